@@ -1,0 +1,163 @@
+//! What user space tells the programs before they load: read-only globals, filled from the running kernel's BTF.
+
+/// Value of an offset that this kernel's BTF does not have; the programs then leave the field zero.
+pub const ABSENT: u32 = u32::MAX;
+
+/// A bit field: the byte it lies in, the bit it starts at in that byte, and how wide it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BitField {
+    /// Offset of the byte from the start of the struct, or [`ABSENT`].
+    pub byte: u32,
+    /// Lowest bit in that byte.
+    pub shift: u32,
+    /// Mask after the shift.
+    pub mask: u32,
+}
+
+impl BitField {
+    /// A field this kernel does not have.
+    pub const NONE: Self = Self { byte: ABSENT, shift: 0, mask: 0 };
+}
+
+/// Byte offsets of the kernel fields the programs read, resolved from BTF when bindwatch starts.
+///
+/// No layout is baked into the programs: each name below is `struct__field`, looked up in `/sys/kernel/btf/vmlinux`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.pid` (the thread)
+    pub task_pid: u32,
+    /// `task_struct.group_leader`
+    pub task_group_leader: u32,
+    /// `task_struct.real_parent`
+    pub task_real_parent: u32,
+    /// `task_struct.start_boottime` (5.5), ns
+    pub task_start_boottime: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `signal_struct.pids[PIDTYPE_SID]`
+    pub signal_session: u32,
+    /// `pid.numbers[0].nr`
+    pub pid_nr: u32,
+    /// `mm_struct.arg_start`
+    pub mm_arg_start: u32,
+    /// `mm_struct.arg_end`
+    pub mm_arg_end: u32,
+    /// `linux_binprm.filename`
+    pub bprm_filename: u32,
+    /// `linux_binprm.interp`
+    pub bprm_interp: u32,
+    /// `sock_common.skc_num`: local port, host order
+    pub skc_num: u32,
+    /// `sock_common.skc_family`
+    pub skc_family: u32,
+    /// `sock_common.skc_state`
+    pub skc_state: u32,
+    /// `sock_common.skc_bound_dev_if`
+    pub skc_bound_dev_if: u32,
+    /// `sock_common.skc_rcv_saddr`
+    pub skc_rcv_saddr: u32,
+    /// `sock_common.skc_v6_rcv_saddr`
+    pub skc_v6_rcv_saddr: u32,
+    /// `sock_common.skc_cookie`
+    pub skc_cookie: u32,
+    /// `sock_common.skc_net`
+    pub skc_net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `net.net_cookie`
+    pub net_cookie: u32,
+    /// `sock.sk_protocol`
+    pub sk_protocol: u32,
+    /// `sock.sk_type`
+    pub sk_type: u32,
+    /// `sock.sk_uid`
+    pub sk_uid: u32,
+    /// `sock.sk_ack_backlog`
+    pub sk_ack_backlog: u32,
+    /// `sock.sk_socket`
+    pub sk_socket: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `file.private_data`
+    pub file_private_data: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// `inode.i_mode`
+    pub inode_mode: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+    /// `cgroup.kn`
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id`
+    pub kernfs_id: u32,
+    /// Field `req` in the record of the tracepoint `io_uring:io_uring_complete`, from tracefs
+    pub uring_complete_req: u32,
+    /// Field `res` there
+    pub uring_complete_res: u32,
+    /// Field `req` in the record of the tracepoint `io_uring:io_uring_submit_req`, from tracefs
+    pub uring_submit_req: u32,
+    /// Field `opcode` there
+    pub uring_submit_opcode: u32,
+    /// `sock_common.skc_reuse`
+    pub skc_reuse: BitField,
+    /// `sock_common.skc_reuseport`
+    pub skc_reuseport: BitField,
+    /// `sock_common.skc_ipv6only`
+    pub skc_ipv6only: BitField,
+}
+
+impl Offsets {
+    /// Nothing resolved: what the object holds until the loader overrides it.
+    pub const NONE: Self = Self {
+        task_tgid: ABSENT,
+        task_pid: ABSENT,
+        task_group_leader: ABSENT,
+        task_real_parent: ABSENT,
+        task_start_boottime: ABSENT,
+        task_mm: ABSENT,
+        task_signal: ABSENT,
+        signal_session: ABSENT,
+        pid_nr: ABSENT,
+        mm_arg_start: ABSENT,
+        mm_arg_end: ABSENT,
+        bprm_filename: ABSENT,
+        bprm_interp: ABSENT,
+        skc_num: ABSENT,
+        skc_family: ABSENT,
+        skc_state: ABSENT,
+        skc_bound_dev_if: ABSENT,
+        skc_rcv_saddr: ABSENT,
+        skc_v6_rcv_saddr: ABSENT,
+        skc_cookie: ABSENT,
+        skc_net: ABSENT,
+        net_inum: ABSENT,
+        net_cookie: ABSENT,
+        sk_protocol: ABSENT,
+        sk_type: ABSENT,
+        sk_uid: ABSENT,
+        sk_ack_backlog: ABSENT,
+        sk_socket: ABSENT,
+        socket_sk: ABSENT,
+        file_private_data: ABSENT,
+        file_inode: ABSENT,
+        inode_mode: ABSENT,
+        inode_ino: ABSENT,
+        cgroup_kn: ABSENT,
+        kernfs_id: ABSENT,
+        uring_complete_req: ABSENT,
+        uring_complete_res: ABSENT,
+        uring_submit_req: ABSENT,
+        uring_submit_opcode: ABSENT,
+        skc_reuse: BitField::NONE,
+        skc_reuseport: BitField::NONE,
+        skc_ipv6only: BitField::NONE,
+    };
+}
+
+const _: () = assert!(size_of::<Offsets>() == 39 * 4 + 3 * 12);

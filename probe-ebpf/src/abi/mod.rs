@@ -1,0 +1,28 @@
+//! Everything that crosses between kernel and user space.
+//!
+//! Rules of the wire: fixed-size integers and byte arrays only, no bool, enum, reference or implicit padding;
+//! every discriminant is an integer that the reader matches; byte order is the machine's, ports are in host order;
+//! sizes and offsets are asserted at compile time here and read field by field in user space (`wire.rs`).
+
+pub mod config;
+pub mod counter;
+pub mod record;
+
+/// Raised by every change of a layout or of a meaning in this module. The loader refuses an object with another number.
+pub const ABI_VERSION: u32 = 1;
+
+/// Default size of the event ring, bytes. A power of two and a multiple of the page size (`BPF_MAP_TYPE_RINGBUF`).
+pub const RING_BYTES: u32 = 16 << 20;
+
+/// Longest argument list that one exec record carries, bytes; the rest is cut and [`record::Exec::args_total`] tells.
+pub const ARGS_MAX: usize = 4096;
+
+/// Longest path in a record, bytes.
+pub const PATH_MAX: usize = 256;
+
+/// Threads that can be between entering a bind, listen or connect and its end at one instant. Beyond it an attempt
+/// is not remembered and [`counter::ATTEMPT`] counts it.
+pub const ATTEMPTS_MAX: u32 = 65_536;
+
+/// Outgoing connections whose opener is remembered (least recently used go first); see `CONNECT_OWNERS`.
+pub const CONNECT_OWNERS_MAX: u32 = 131_072;

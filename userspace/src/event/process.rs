@@ -1,0 +1,93 @@
+//! Facts about processes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BootTime, ProcessKey, Uid};
+
+/// How bindwatch came to know a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Known {
+    /// Its fork was seen; it runs its parent's program.
+    Fork,
+    /// Its exec was seen.
+    Exec,
+    /// It was older than the recording: read from `/proc`.
+    Scan,
+    /// It was named by an event, and gone before anything else could be learnt.
+    Name,
+}
+
+/// A process and everything that was learnt of it. Sent again, whole, when it executes another program.
+///
+/// Text is what the process said, with bytes that are not UTF-8 replaced by U+FFFD: data, to be escaped by every output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its identity.
+    pub process: ProcessKey,
+    /// Its parent at fork; re-parenting does not change it. None for the first process, or unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ProcessKey>,
+    /// Root of its lineage: the process that executed the program which it, by forks alone, still runs.
+    pub lineage: ProcessKey,
+    /// How this was learnt.
+    pub known: Known,
+    /// Name (`comm`).
+    pub comm: String,
+    /// Path of the executable; empty when unknown.
+    #[serde(default)]
+    pub exe: String,
+    /// Argument list; empty when unknown or withheld (`--cmdline`).
+    #[serde(default)]
+    pub cmdline: Vec<String>,
+    /// The argument list was longer than what could be kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cmdline_cut: bool,
+    /// Real user id.
+    pub uid: Uid,
+    /// Session id, 0 unknown.
+    #[serde(default)]
+    pub session: u32,
+    /// Path of its cgroup in the cgroup2 hierarchy; empty when unknown.
+    #[serde(default)]
+    pub cgroup: String,
+    /// Container id, where the cgroup's path shows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// A parent as a finding shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Thread group id.
+    pub pid: u32,
+    /// Name.
+    pub comm: String,
+}
+
+/// A process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Which.
+    pub process: ProcessKey,
+}
+
+/// A process was asked to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Who was asked.
+    pub process: ProcessKey,
+    /// By whom; None when it was the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<ProcessKey>,
+    /// Signal number: SIGHUP, SIGINT, SIGQUIT, SIGKILL or SIGTERM.
+    pub signal: u32,
+}
+
+impl Process {
+    /// When the process started, to the clock tick.
+    #[must_use]
+    pub const fn started(&self) -> BootTime {
+        self.process.started()
+    }
+}

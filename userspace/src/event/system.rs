@@ -1,0 +1,132 @@
+//! Facts about the recording itself: hooks, loss, bounds, jobs, notes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ProcessKey;
+
+/// What saw an event: a program of the probe by its name, or a look-up by user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// `cgroup/bind4`
+    Bind4,
+    /// `cgroup/bind6`
+    Bind6,
+    /// `cgroup/post_bind4`
+    PostBind4,
+    /// `cgroup/post_bind6`
+    PostBind6,
+    /// `cgroup/setsockopt`
+    Setsockopt,
+    /// `cgroup/sock_release`
+    SockRelease,
+    /// `tracepoint/syscalls/sys_exit_bind`
+    SysExitBind,
+    /// `tracepoint/syscalls/sys_exit_listen`
+    SysExitListen,
+    /// `tracepoint/syscalls/sys_exit_connect`
+    SysExitConnect,
+    /// `tracepoint/io_uring/io_uring_complete`
+    IoUringComplete,
+    /// `raw_tp/inet_sock_set_state`
+    InetSockSetState,
+    /// `raw_tp/tcp_destroy_sock`
+    TcpDestroySock,
+    /// `raw_tp/sched_process_fork`
+    SchedProcessFork,
+    /// `raw_tp/sched_process_exec`
+    SchedProcessExec,
+    /// `raw_tp/sched_process_exit`
+    SchedProcessExit,
+    /// `raw_tp/signal_generate`
+    SignalGenerate,
+    /// `raw_tp/cgroup_mkdir`
+    CgroupMkdir,
+    /// `iter/task_file`
+    TaskFile,
+    /// A dump of the socket tables over netlink (sock_diag(7)).
+    SockDiag,
+    /// A look-up in `/proc`.
+    Proc,
+    /// bindwatch itself.
+    Bindwatch,
+}
+
+/// An inventory of the kernel's tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Beginning or end.
+    pub phase: InventoryPhase,
+    /// At the end: network namespaces that could not be looked into.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
+}
+
+/// Where in an inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InventoryPhase {
+    /// What follows are `socket` events, up to the end.
+    Begin,
+    /// What was held before and was not listed since the beginning is closed.
+    End,
+}
+
+/// Events that the probe could not hand over, or the reader could not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// How many, by kind (`bind`, `close`, `option`, `process`, `attempt`, `undecodable`); zero kinds are left out.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// A bound was reached: what was not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Name of the bound.
+    pub bound: String,
+    /// Its value.
+    pub value: u64,
+    /// Its unit, plural.
+    pub unit: String,
+}
+
+/// The command of a `run`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Start or end.
+    pub phase: JobPhase,
+    /// Name for people.
+    pub name: String,
+    /// Its cgroup's path in the cgroup2 hierarchy.
+    pub cgroup: String,
+    /// Its first process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessKey>,
+    /// At the end: its status as a shell would give it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<i32>,
+    /// At the end: processes of the job that are still alive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<ProcessKey>,
+}
+
+/// Where in a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobPhase {
+    /// It starts.
+    Start,
+    /// Its first process ended.
+    End,
+}
+
+/// A note from a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What they wrote.
+    pub text: String,
+    /// Who.
+    pub process: ProcessKey,
+}

@@ -1,0 +1,234 @@
+//! Findings: one thing worth a person's attention each, with the events that prove it.
+//!
+//! Times are [`BootTime`]s; the sinks turn them into wall-clock time with the log's anchors.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Ancestor, BootTime, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, Uid};
+
+/// Number of a finding in its log, from 1, in the order in which the findings were first made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FindingId(pub u32);
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Unrelated processes hold live sockets on exactly the same endpoint.
+    CoBind,
+    /// A newcomer of the same program took an endpoint over and the older holder stopped in time.
+    Handover,
+    /// Unrelated processes hold overlapping endpoints.
+    Shadow,
+    /// `bind()` or `listen()` failed with EADDRINUSE.
+    Refused,
+    /// A socket outlived the job it belonged to.
+    Orphan,
+    /// No free port was left.
+    Exhausted,
+    /// Enforcement refused a bind.
+    Denied,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// For information.
+    Note,
+    /// Something failed, or may.
+    Warning,
+    /// Results of a test cannot be trusted.
+    Error,
+}
+
+impl Kind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 7] = [
+        Self::CoBind,
+        Self::Handover,
+        Self::Shadow,
+        Self::Refused,
+        Self::Orphan,
+        Self::Exhausted,
+        Self::Denied,
+    ];
+
+    /// The name in JSON and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CoBind => "co-bind",
+            Self::Handover => "handover",
+            Self::Shadow => "shadow",
+            Self::Refused => "refused",
+            Self::Orphan => "orphan",
+            Self::Exhausted => "exhausted",
+            Self::Denied => "denied",
+        }
+    }
+
+    /// How bad this kind is.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::CoBind | Self::Exhausted => Severity::Error,
+            Self::Shadow | Self::Refused | Self::Orphan => Severity::Warning,
+            Self::Handover | Self::Denied => Severity::Note,
+        }
+    }
+}
+
+/// Why a bind or listen was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Somebody listens there.
+    Listener,
+    /// Somebody is bound there without listening.
+    Bound,
+    /// Only TIME_WAIT entries of ended connections.
+    TimeWait,
+    /// A connection that is not wholly closed (CLOSE_WAIT, FIN_WAIT…).
+    HalfClosed,
+    /// A socket without any process.
+    Orphan,
+    /// A previous instance of the same program on its way out.
+    Restart,
+    /// The caller or its parent had the port, released it, and somebody took it in between.
+    LostRace,
+    /// The holder did not set the option that the newcomer set.
+    Exclusive,
+    /// SO_REUSEPORT across user ids.
+    OtherUser,
+}
+
+/// What a holder's socket does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HolderState {
+    /// Bound; UDP, or TCP that does not listen.
+    Bound,
+    /// TCP, listening.
+    Listen,
+    /// TCP, connected or closing.
+    Connected,
+    /// Nobody's: TIME_WAIT.
+    TimeWait,
+    /// It was released.
+    Closed,
+}
+
+/// A process that has, or had, a socket on the endpoint. One entry a process, however many sockets it has there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holder {
+    /// Its identity.
+    pub process: ProcessKey,
+    /// Name.
+    pub comm: String,
+    /// Executable; empty unknown.
+    pub exe: String,
+    /// Arguments; empty unknown or withheld.
+    pub cmdline: Vec<String>,
+    /// The arguments are cut.
+    pub cmdline_cut: bool,
+    /// Real user id.
+    pub uid: Uid,
+    /// cgroup2 path; empty unknown.
+    pub cgroup: String,
+    /// Container id.
+    pub container: Option<String>,
+    /// Root of its lineage.
+    pub lineage: ProcessKey,
+    /// Its ancestors, nearest first, as they were at fork.
+    pub parents: Vec<Ancestor>,
+    /// Its first socket there.
+    pub socket_cookie: Cookie,
+    /// All its sockets there, the first included.
+    pub sockets: Vec<Cookie>,
+    /// Local address of the first.
+    pub address: IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// Options of the first, as last seen.
+    pub options: Options,
+    /// What the first does, as last seen.
+    pub state: HolderState,
+    /// When the process began to hold; None before the recording.
+    pub bound_at: Option<BootTime>,
+    /// When its last socket there was released; None while it holds.
+    pub released_at: Option<BootTime>,
+    /// Connections it accepted there; None not counted.
+    pub accepted: Option<u64>,
+    /// The process it got the socket from, when it did not bind it itself.
+    pub inherited_from: Option<ProcessKey>,
+}
+
+/// A process whose call failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Victim {
+    /// Who, in a holder's shape; its address and port are the requested ones.
+    pub holder: Holder,
+    /// How the call ended.
+    pub errno: Errno,
+    /// The call: `bind`, `listen` or `connect`.
+    pub call: &'static str,
+}
+
+/// Who gets new connections or datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receives {
+    /// All of them, by turns.
+    Split,
+    /// One: the root of its lineage.
+    One(ProcessKey),
+}
+
+/// A finding as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// Its number.
+    pub id: FindingId,
+    /// What happened.
+    pub kind: Kind,
+    /// Protocol of the endpoint.
+    pub protocol: Protocol,
+    /// Address of the endpoint (of `shadow`: the more specific one; of `refused`: the requested one).
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its network namespace.
+    pub netns: Inum,
+    /// When it began.
+    pub first_seen: BootTime,
+    /// When it was last so.
+    pub last_seen: BootTime,
+    /// How long unrelated holders overlapped, ns, for the kinds that overlap.
+    pub overlap: Option<u64>,
+    /// It is so now (at the end of the events applied).
+    pub live: bool,
+    /// Why, for `refused`.
+    pub cause: Option<Cause>,
+    /// Where a failed `connect()` wanted to go.
+    pub destination: Option<SocketAddr>,
+    /// Who holds or held, in the order in which they came.
+    pub holders: Vec<Holder>,
+    /// Whose call failed; of several, the last.
+    pub victim: Option<Victim>,
+    /// Who had it when nobody holds it now.
+    pub last_owner: Option<Holder>,
+    /// How often.
+    pub count: u64,
+    /// Lost events could have changed it.
+    pub uncertain: bool,
+    /// Who gets the traffic.
+    pub receives: Option<Receives>,
+    /// Events that prove it, in order; at most [`EVIDENCE_MAX`].
+    pub evidence: Vec<Seq>,
+}
+
+/// Evidence kept for one finding, events: the first half of them and the last half.
+pub const EVIDENCE_MAX: usize = 64;
