@@ -40,6 +40,8 @@ pub struct Offsets {
     pub task_mm: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
+    /// `signal_struct.live.counter`: threads of the group that have not begun to exit
+    pub signal_live: u32,
     /// `signal_struct.pids[PIDTYPE_SID]`
     pub signal_session: u32,
     /// `pid.numbers[0].nr`
@@ -54,6 +56,8 @@ pub struct Offsets {
     pub bprm_interp: u32,
     /// `sock_common.skc_num`: local port, host order
     pub skc_num: u32,
+    /// `sock_common.skc_dport`: 0 unless connected
+    pub skc_dport: u32,
     /// `sock_common.skc_family`
     pub skc_family: u32,
     /// `sock_common.skc_state`
@@ -80,8 +84,8 @@ pub struct Offsets {
     pub sk_uid: u32,
     /// `sock.sk_ack_backlog`
     pub sk_ack_backlog: u32,
-    /// `sock.sk_socket`
-    pub sk_socket: u32,
+    /// `sock.sk_shutdown`
+    pub sk_shutdown: u32,
     /// `socket.sk`
     pub socket_sk: u32,
     /// `file.private_data`
@@ -110,6 +114,8 @@ pub struct Offsets {
     pub skc_reuseport: BitField,
     /// `sock_common.skc_ipv6only`
     pub skc_ipv6only: BitField,
+    /// `tcp_sock.is_mptcp`
+    pub tcp_is_mptcp: BitField,
 }
 
 impl Offsets {
@@ -122,6 +128,7 @@ impl Offsets {
         task_start_boottime: ABSENT,
         task_mm: ABSENT,
         task_signal: ABSENT,
+        signal_live: ABSENT,
         signal_session: ABSENT,
         pid_nr: ABSENT,
         mm_arg_start: ABSENT,
@@ -129,6 +136,7 @@ impl Offsets {
         bprm_filename: ABSENT,
         bprm_interp: ABSENT,
         skc_num: ABSENT,
+        skc_dport: ABSENT,
         skc_family: ABSENT,
         skc_state: ABSENT,
         skc_bound_dev_if: ABSENT,
@@ -142,7 +150,7 @@ impl Offsets {
         sk_type: ABSENT,
         sk_uid: ABSENT,
         sk_ack_backlog: ABSENT,
-        sk_socket: ABSENT,
+        sk_shutdown: ABSENT,
         socket_sk: ABSENT,
         file_private_data: ABSENT,
         file_inode: ABSENT,
@@ -157,7 +165,8 @@ impl Offsets {
         skc_reuse: BitField::NONE,
         skc_reuseport: BitField::NONE,
         skc_ipv6only: BitField::NONE,
+        tcp_is_mptcp: BitField::NONE,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 39 * 4 + 3 * 12);
+const _: () = assert!(size_of::<Offsets>() == 41 * 4 + 4 * 12);

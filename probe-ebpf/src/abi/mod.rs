@@ -11,11 +11,18 @@ pub mod record;
 /// Raised by every change of a layout or of a meaning in this module. The loader refuses an object with another number.
 pub const ABI_VERSION: u32 = 1;
 
+/// A global of the object that is named after [`ABI_VERSION`].
+pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_1";
+
 /// Default size of the event ring, bytes. A power of two and a multiple of the page size (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BYTES: u32 = 16 << 20;
 
-/// Longest argument list that one exec record carries, bytes; the rest is cut and [`record::Exec::args_total`] tells.
+/// Longest argument list that one exec record carries, bytes; the rest is cut and `Exec.args_total` tells.
 pub const ARGS_MAX: usize = 4096;
+/// Room for arguments in a small exec record, bytes: most commands.
+pub const ARGS_SMALL: usize = 256;
+/// Room for arguments in a medium exec record, bytes.
+pub const ARGS_MEDIUM: usize = 1024;
 
 /// Longest path in a record, bytes.
 pub const PATH_MAX: usize = 256;

@@ -1,6 +1,8 @@
 //! The records of the ring, each a fixed layout behind one [`Head`].
 
-use super::{ARGS_MAX, PATH_MAX};
+use super::PATH_MAX;
+#[cfg(doc)]
+use super::{ARGS_MAX, ARGS_MEDIUM, ARGS_SMALL};
 
 /// Kinds of record: the values of [`Head::kind`].
 pub mod kind {
@@ -226,7 +228,8 @@ pub struct Fork {
     pub pad: [u8; 4],
 }
 
-/// A program was executed. A record ends after the arguments it has: [`EXEC_HEAD`] bytes and `args_len` more.
+/// A program was executed. In the ring its arguments follow it, each ending in NUL: `args_len` bytes that count, in a
+/// field of [`ARGS_SMALL`], [`ARGS_MEDIUM`] or [`ARGS_MAX`] bytes, the smallest that holds them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Exec {
@@ -248,12 +251,7 @@ pub struct Exec {
     pub filename: [u8; PATH_MAX],
     /// Path of the interpreter for a script, else equal to `filename`.
     pub interp: [u8; PATH_MAX],
-    /// Arguments, each ending in NUL.
-    pub args: [u8; ARGS_MAX],
 }
-
-/// Bytes of an [`Exec`] before its arguments.
-pub const EXEC_HEAD: usize = size_of::<Exec>() - ARGS_MAX;
 
 /// A process is exiting. 32 bytes.
 #[repr(C)]
@@ -352,7 +350,7 @@ const _: () = {
     assert!(size_of::<Signal>() == 48);
     assert!(size_of::<Cgroup>() == 24 + PATH_MAX);
     assert!(size_of::<FileRow>() == 80);
-    assert!(EXEC_HEAD == 16 + 48 + 24 + 2 * PATH_MAX);
+    assert!(size_of::<Exec>() == 16 + 48 + 24 + 2 * PATH_MAX);
     // No implicit padding: the explicit one of each struct reaches its end.
     assert!(core::mem::offset_of!(Sock, pad) + 4 == size_of::<Sock>());
     assert!(core::mem::offset_of!(Small, pad) + 7 == size_of::<Small>());

@@ -1,0 +1,67 @@
+//! The only reserve and the only submit. A record that does not fit is counted by kind.
+
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+use bindwatch_probe::abi::record::Head;
+
+use crate::kernel::boottime;
+use crate::maps::{COUNTERS, READER_IDLE, RING};
+
+/// Leave the reader asleep: it has a timer.
+const BPF_RB_NO_WAKEUP: u64 = 1;
+/// Wake it whatever it does.
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+
+/// When the reader should see a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// At its next look.
+    Routine,
+    /// At once: what user space looks up because of it goes stale.
+    Now,
+}
+
+/// Reserves a record, lets `fill` write it and submits it.
+///
+/// A wake-up costs more than a bind, so nearly none is made: the reader drains on a timer while records come, and
+/// asks for one wake-up (`READER_IDLE`) before it goes to sleep for long.
+#[inline(always)]
+pub fn emit<T: 'static>(lost_as: u32, urgency: Urgency, fill: impl FnOnce(*mut T)) {
+    let Some(mut entry) = RING.reserve::<T>(0) else {
+        count(lost_as);
+        return;
+    };
+    fill(entry.as_mut_ptr());
+    submit(entry, urgency);
+}
+
+#[inline(always)]
+fn submit<T>(entry: RingBufEntry<T>, urgency: Urgency) {
+    let mut flags = if urgency == Urgency::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    if let Some(idle) = READER_IDLE.get_ptr_mut(0) {
+        // SAFETY: the slot of an array map is valid for the program's life. Two CPUs may both see it set: the reader
+        // is woken twice, once for nothing.
+        unsafe {
+            if *idle != 0 {
+                *idle = 0;
+                flags = BPF_RB_FORCE_WAKEUP;
+            }
+        }
+    }
+    entry.submit(flags);
+}
+
+/// Adds one to a counter of this CPU. No atomics: programs of one CPU that interrupt each other may lose a count of
+/// one another, never a kind; fetching atomics do not load on 5.10.
+#[inline(always)]
+pub fn count(slot: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: the slot is valid for the program's life and this CPU's own.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// A head, stamped now.
+#[inline(always)]
+pub fn head(kind: u32, hook: u32) -> Head {
+    Head { kind, hook, at: boottime() }
+}

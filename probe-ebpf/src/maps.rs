@@ -1,0 +1,77 @@
+//! Every map, once.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use bindwatch_probe::abi::{ATTEMPTS_MAX, CONNECT_OWNERS_MAX, RING_BYTES, counter};
+
+/// Allocate entries when they are made: most threads never bind.
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// All records, in the order in which the kernel made them. Its size is set by `--ring-size`.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// One slot: not 0 while the reader sleeps without a timer and wants to be woken by the next record.
+#[map]
+pub static READER_IDLE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What did not fit, by [`counter`].
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);
+
+/// The bind, listen or connect that a thread is in, by thread id. Written by its own thread only.
+#[map]
+pub static ATTEMPTS: HashMap<u32, Attempt> = HashMap::with_max_entries(ATTEMPTS_MAX, BPF_F_NO_PREALLOC);
+
+/// Who opened a TCP connection, by socket cookie: a TIME_WAIT entry keeps the cookie and nothing else.
+#[map]
+pub static CONNECT_OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(CONNECT_OWNERS_MAX, 0);
+
+/// io_uring bind requests that are being carried out: the request's address, and the thread that submitted it.
+#[map]
+pub static URING_BINDS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// What a thread is in: the values of [`Attempt::call`].
+pub mod call {
+    /// Nothing.
+    pub const NONE: u32 = 0;
+    /// bind(2), not known how it ends.
+    pub const BIND: u32 = 1;
+    /// bind(2) that got its port.
+    pub const BOUND: u32 = 2;
+    /// listen(2)
+    pub const LISTEN: u32 = 3;
+    /// connect(2)
+    pub const CONNECT: u32 = 4;
+}
+
+/// A call in progress, as far as its failure needs to be told.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Attempt {
+    pub cookie: u64,
+    pub netns_cookie: u64,
+    pub address: [u8; 16],
+    pub call: u32,
+    pub netns: u32,
+    pub uid: u32,
+    pub device: u32,
+    pub port: u16,
+    pub options: u16,
+    pub family: u16,
+    pub protocol: u16,
+    pub state: u8,
+    pub door: u8,
+    pub pad: [u8; 6],
+}
+
+/// Who opened a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// Start of the process, ns since boot.
+    pub start: u64,
+    /// Its thread group id.
+    pub tgid: u32,
+    pub pad: u32,
+}

@@ -1,0 +1,74 @@
+//! What a thread is in the middle of, so that a failure can be told with everything that was asked for.
+//!
+//! The entry of a thread is made at its first bind and lives as long as the thread: a later bind only overwrites it.
+
+use bindwatch_probe::abi::counter;
+use bindwatch_probe::abi::record::Sock;
+
+use crate::emit::{Urgency, count, emit, head};
+use crate::maps::{ATTEMPTS, Attempt, call};
+use crate::task;
+
+const EMPTY: Attempt = Attempt {
+    cookie: 0,
+    netns_cookie: 0,
+    address: [0; 16],
+    call: call::NONE,
+    netns: 0,
+    uid: 0,
+    device: 0,
+    port: 0,
+    options: 0,
+    family: 0,
+    protocol: 0,
+    state: 0,
+    door: 0,
+    pad: [0; 6],
+};
+
+/// The attempt of a thread, if it has one.
+#[inline(always)]
+pub fn of(tid: u32) -> Option<*mut Attempt> {
+    ATTEMPTS.get_ptr_mut(tid)
+}
+
+/// The attempt of a thread, made when missing; None when there are too many, which is counted.
+#[inline(always)]
+pub fn entry(tid: u32) -> Option<*mut Attempt> {
+    if let Some(attempt) = of(tid) {
+        return Some(attempt);
+    }
+    if ATTEMPTS.insert(tid, EMPTY, 0).is_err() {
+        count(counter::ATTEMPT);
+        return None;
+    }
+    of(tid)
+}
+
+/// Emits the attempt as a record of `kind`, by the running task.
+#[inline(always)]
+pub fn report(attempt: &Attempt, kind: u32, hook: u32, errno: u32, urgency: Urgency) {
+    emit::<Sock>(counter::BIND, urgency, |record| {
+        let sock = Sock {
+            head: head(kind, hook),
+            task: task::facts(),
+            cookie: attempt.cookie,
+            netns_cookie: attempt.netns_cookie,
+            address: attempt.address,
+            netns: attempt.netns,
+            uid: attempt.uid,
+            device: attempt.device,
+            errno,
+            port: attempt.port,
+            requested_port: attempt.port,
+            options: attempt.options,
+            family: attempt.family,
+            protocol: attempt.protocol,
+            state: attempt.state,
+            door: attempt.door,
+            pad: [0; 4],
+        };
+        // SAFETY: the pointer is to a reserved record of this size.
+        unsafe { record.write(sock) };
+    });
+}

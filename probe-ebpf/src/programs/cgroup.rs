@@ -1,0 +1,266 @@
+//! The cgroup programs, attached to the root of the cgroup2 hierarchy: every socket of every network namespace.
+//!
+//! Floor: 5.8 (the ring buffer); links at cgroups exist since 5.7. They run in the context of the caller, also for
+//! io_uring and 32-bit system calls.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockoptContext};
+use bindwatch_probe::abi::counter;
+use bindwatch_probe::abi::record::{SetOption, Small, Sock, door, hook, kind};
+
+use super::{attempt, uring};
+use crate::emit::{Urgency, emit, head};
+use crate::kernel::Addr;
+use crate::maps::{Attempt, call};
+use crate::sock::{AF_INET, AF_INET6, Sk};
+use crate::task;
+
+/// Watching never denies.
+const ALLOW: i32 = 1;
+
+/// A bind of an IPv4 socket begins. Runs before the kernel checks anything, so it sees what will be refused.
+///
+/// Proves: the requested address and port, the options as they are. Misses: the outcome, and v4-mapped addresses
+/// (those come through bind6). Kernel: `__inet_bind`/`inet_bind_sk` in net/ipv4/af_inet.c, before `__inet_bind`'s checks.
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: the fields of bpf_sock_addr that a bind4 program may read.
+    let (ip, port, sk) = unsafe {
+        let addr = &*ctx.sock_addr;
+        (addr.user_ip4, addr.user_port, addr.__bindgen_anon_1.sk)
+    };
+    let Some(entry) = begin(&ctx, Addr::of_pointer(sk), AF_INET, hook::BIND4) else { return ALLOW };
+    // SAFETY: the entry is this thread's own.
+    unsafe {
+        (*entry).address = v4(ip);
+        (*entry).port = u16::from_be(port as u16);
+    }
+    ALLOW
+}
+
+/// A bind of an IPv6 socket begins, v4-mapped addresses and dual-stack wildcards included. As `bind4`.
+///
+/// Kernel: `inet6_bind_sk` in net/ipv6/af_inet6.c.
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    // SAFETY: the fields of bpf_sock_addr that a bind6 program may read; word by word, as the verifier wants it.
+    let (a, b, c, d, port, sk) = unsafe {
+        let addr = ctx.sock_addr;
+        (
+            (*addr).user_ip6[0],
+            (*addr).user_ip6[1],
+            (*addr).user_ip6[2],
+            (*addr).user_ip6[3],
+            (*addr).user_port,
+            (*addr).__bindgen_anon_1.sk,
+        )
+    };
+    let Some(entry) = begin(&ctx, Addr::of_pointer(sk), AF_INET6, hook::BIND6) else { return ALLOW };
+    // SAFETY: the entry is this thread's own, and sixteen bytes long.
+    unsafe {
+        let words = (&raw mut (*entry).address).cast::<u32>();
+        words.write_unaligned(a);
+        words.add(1).write_unaligned(b);
+        words.add(2).write_unaligned(c);
+        words.add(3).write_unaligned(d);
+        (*entry).port = u16::from_be(port as u16);
+    }
+    ALLOW
+}
+
+/// Remembers what is asked for, but for address and port. An attempt of this thread that never ended is told first:
+/// it came through a 32-bit system call, or it left the choice of the port for later.
+#[inline(always)]
+fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut Attempt> {
+    let tid = task::tid();
+    let pointer = attempt::entry(tid)?;
+    // SAFETY: the entry is this thread's own: no other thread writes it, and it lives as long as the thread.
+    let entry = unsafe { &mut *pointer };
+    if entry.call == call::BIND {
+        attempt::report(entry, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
+    }
+    let sk = Sk(sk);
+    entry.call = call::BIND;
+    // SAFETY: ctx is the program's context; both helpers exist for this program type on every kernel from 5.8.
+    unsafe {
+        entry.cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        entry.netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
+    }
+    entry.netns = sk.netns();
+    entry.uid = sk.uid();
+    entry.device = sk.device();
+    entry.options = sk.options(family);
+    entry.family = family;
+    entry.protocol = sk.protocol();
+    entry.state = sk.state();
+    entry.door = if uring::is_submitting(tid) { door::IO_URING } else { door::SYSCALL };
+    Some(pointer)
+}
+
+/// An IPv4 socket got its port.
+///
+/// Proves: the bind took the port it names (a program after this one may still deny: then `sys_exit_bind` takes it
+/// back). Misses: binds that leave the port for later (IP_BIND_ADDRESS_NO_PORT), automatic binds of listen(),
+/// connect() and sendto(). Kernel: `__inet_bind`, after `get_port`.
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    bound(&ctx, AF_INET, hook::POST_BIND4);
+    ALLOW
+}
+
+/// An IPv6 socket got its port. As `post_bind4`; kernel: `__inet6_bind`.
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    bound(&ctx, AF_INET6, hook::POST_BIND6);
+    ALLOW
+}
+
+#[inline(always)]
+fn bound(ctx: &SockContext, family: u16, hook: u32) {
+    let sk = Sk(Addr::of_pointer(ctx.sock));
+    let task = task::facts();
+    let port = sk.port();
+    let (mut requested_port, mut from) = (port, door::SYSCALL);
+    if let Some(entry) = attempt::of(task.tid) {
+        // SAFETY: the entry is this thread's own.
+        let entry = unsafe { &mut *entry };
+        if entry.call == call::BIND {
+            entry.call = call::BOUND;
+            requested_port = entry.port;
+            from = entry.door;
+        }
+    }
+    emit::<Sock>(counter::BIND, Urgency::Routine, |record| {
+        let sock = Sock {
+            head: head(kind::BIND, hook),
+            task,
+            // SAFETY: ctx is the program's context; both helpers exist for this program type from 5.8.
+            cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+            // SAFETY: as above.
+            netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+            address: sk.address(family),
+            netns: sk.netns(),
+            uid: sk.uid(),
+            device: sk.device(),
+            errno: 0,
+            port,
+            requested_port,
+            options: sk.options(family),
+            family,
+            protocol: sk.protocol(),
+            state: sk.state(),
+            door: from,
+            pad: [0; 4],
+        };
+        // SAFETY: the pointer is to a reserved record of this size.
+        unsafe { record.write(sock) };
+    });
+}
+
+/// A socket was made: asks for its cookie, so that it has one wherever it is met later (setsockopt programs and
+/// tracepoints can only read it, not ask for it).
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    // SAFETY: ctx is the program's context; the helper exists for this program type from 5.8.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    crate::kernel::keep_abi();
+    ALLOW
+}
+
+/// The last reference to a socket is gone.
+///
+/// Proves: no process and no descriptor in flight has it. Misses: when the port is free (a connection may linger;
+/// `tcp_destroy_sock` tells). Fires for each accepted connection too, which has no cookie unless somebody asked for
+/// it: those are left out. Kernel: `inet_release`, before `sk_prot->close`.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    let sk = Sk(Addr::of_pointer(ctx.sock));
+    let cookie = sk.raw_cookie();
+    let port = sk.port();
+    if cookie == 0 || port == 0 {
+        return ALLOW;
+    }
+    emit::<Small>(counter::CLOSE, Urgency::Routine, |record| {
+        let small = Small {
+            head: head(kind::CLOSE, hook::SOCK_RELEASE),
+            cookie,
+            tgid: task::tgid(),
+            netns: sk.netns(),
+            backlog: sk.backlog(),
+            port,
+            protocol: sk.protocol(),
+            state: sk.state(),
+            pad: [0; 7],
+        };
+        // SAFETY: the pointer is to a reserved record of this size.
+        unsafe { record.write(small) };
+    });
+    ALLOW
+}
+
+/// An option is being set.
+///
+/// Proves: that a bound socket is asked to change an option that decides about sharing, by whatever door but a
+/// 32-bit system call. Misses: whether the call succeeds; user space reads the option again where it matters.
+/// Kernel: `__cgroup_bpf_run_filter_setsockopt`.
+#[cgroup_sockopt(setsockopt)]
+pub fn setsockopt(ctx: SockoptContext) -> i32 {
+    // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
+    let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
+    if !decides(level, name) {
+        return ALLOW;
+    }
+    // SAFETY: as above; the bounds are compared before the read, as the verifier wants it.
+    let (sk, value) = unsafe {
+        let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
+        let end = (*ctx.sockopt).__bindgen_anon_3.optval_end as *const i32;
+        let value = if value.wrapping_add(1) <= end { *value } else { 0 };
+        ((*ctx.sockopt).__bindgen_anon_1.sk, value)
+    };
+    let sk = Sk(Addr::of_pointer(sk));
+    let cookie = sk.raw_cookie();
+    if cookie == 0 || sk.port() == 0 {
+        return ALLOW;
+    }
+    emit::<SetOption>(counter::OPTION, Urgency::Routine, |record| {
+        let option = SetOption {
+            head: head(kind::OPTION, hook::SETSOCKOPT),
+            cookie,
+            tgid: task::tgid(),
+            level,
+            name,
+            value,
+        };
+        // SAFETY: the pointer is to a reserved record of this size.
+        unsafe { record.write(option) };
+    });
+    ALLOW
+}
+
+/// The options that decide about sharing a port (socket(7), ip(7), ipv6(7)).
+#[inline(always)]
+fn decides(level: i32, name: i32) -> bool {
+    match level {
+        // SOL_SOCKET: SO_REUSEADDR, SO_REUSEPORT, SO_BINDTODEVICE, SO_BINDTOIFINDEX
+        1 => matches!(name, 2 | 15 | 25 | 62),
+        // IPPROTO_IP: IP_ADD_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP
+        0 => matches!(name, 35 | 39 | 42 | 46),
+        // IPPROTO_IPV6: IPV6_JOIN_GROUP, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP
+        41 => matches!(name, 20 | 42 | 46),
+        _ => false,
+    }
+}
+
+/// An IPv4 address in network byte order, as the first four bytes of a record's address.
+#[inline(always)]
+pub fn v4(ip: u32) -> [u8; 16] {
+    let bytes = ip.to_ne_bytes();
+    let mut address = [0; 16];
+    address[0] = bytes[0];
+    address[1] = bytes[1];
+    address[2] = bytes[2];
+    address[3] = bytes[3];
+    address
+}

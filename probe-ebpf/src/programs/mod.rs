@@ -1,0 +1,10 @@
+//! The programs, by how they attach. All of these watch and always allow.
+
+mod attempt;
+mod cgroup;
+mod connect;
+mod iter;
+mod sched;
+mod syscall;
+mod tcp;
+mod uring;

@@ -1,0 +1,134 @@
+//! Facts about a socket, read from the kernel's `struct sock`.
+//!
+//! The options are read where they take effect, on the socket, not from the calls that set them: a 32-bit
+//! setsockopt, an option set through io_uring or one that failed all look right here.
+
+use bindwatch_probe::abi::record::option;
+
+use crate::kernel::{Addr, offset};
+
+/// AF_INET
+pub const AF_INET: u16 = 2;
+/// AF_INET6
+pub const AF_INET6: u16 = 10;
+/// TCP_CLOSE
+pub const TCP_CLOSE: u8 = 7;
+/// TCP_LISTEN
+pub const TCP_LISTEN: u8 = 10;
+/// IPPROTO_TCP
+pub const IPPROTO_TCP: u16 = 6;
+
+/// A `struct sock`.
+#[derive(Clone, Copy)]
+pub struct Sk(pub Addr);
+
+impl Sk {
+    /// The cookie as it stands in the socket: 0 until somebody asked for it. `sock_create` asks.
+    #[inline(always)]
+    pub fn raw_cookie(self) -> u64 {
+        self.0.read(offset!(skc_cookie))
+    }
+
+    /// Inode number of the socket's network namespace.
+    #[inline(always)]
+    pub fn netns(self) -> u32 {
+        self.0.follow(offset!(skc_net)).read(offset!(net_inum))
+    }
+
+    /// Cookie of the socket's network namespace (5.12; `bpf_get_netns_cookie` is not available to tracing programs).
+    #[inline(always)]
+    pub fn netns_cookie(self) -> u64 {
+        self.0.follow(offset!(skc_net)).read(offset!(net_cookie))
+    }
+
+    /// Local port, host order.
+    #[inline(always)]
+    pub fn port(self) -> u16 {
+        self.0.read(offset!(skc_num))
+    }
+
+    /// Remote port: not 0 once connected.
+    #[inline(always)]
+    pub fn remote_port(self) -> u16 {
+        self.0.read(offset!(skc_dport))
+    }
+
+    /// Address family.
+    #[inline(always)]
+    pub fn family(self) -> u16 {
+        self.0.read(offset!(skc_family))
+    }
+
+    /// IP protocol. 16 bits since 5.6; the floor is 5.8.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        self.0.read(offset!(sk_protocol))
+    }
+
+    /// TCP state.
+    #[inline(always)]
+    pub fn state(self) -> u8 {
+        self.0.read(offset!(skc_state))
+    }
+
+    /// Bound device, 0 none.
+    #[inline(always)]
+    pub fn device(self) -> u32 {
+        self.0.read(offset!(skc_bound_dev_if))
+    }
+
+    /// Owner.
+    #[inline(always)]
+    pub fn uid(self) -> u32 {
+        self.0.read(offset!(sk_uid))
+    }
+
+    /// Connections waiting in the accept queue.
+    #[inline(always)]
+    pub fn backlog(self) -> u32 {
+        self.0.read(offset!(sk_ack_backlog))
+    }
+
+    /// What has been shut down: 3 means that the socket is being closed.
+    #[inline(always)]
+    pub fn shutdown(self) -> u8 {
+        self.0.read(offset!(sk_shutdown))
+    }
+
+    /// It is the subflow of an MPTCP socket. TCP sockets only.
+    #[inline(always)]
+    pub fn is_mptcp_subflow(self) -> bool {
+        self.0.bits(offset!(tcp_is_mptcp)) != 0
+    }
+
+    /// Local address; IPv4 in the first four bytes.
+    #[inline(always)]
+    pub fn address(self, family: u16) -> [u8; 16] {
+        if family == AF_INET6 {
+            return self.0.read(offset!(skc_v6_rcv_saddr));
+        }
+        let v4: [u8; 4] = self.0.read(offset!(skc_rcv_saddr));
+        let mut address = [0; 16];
+        address[0] = v4[0];
+        address[1] = v4[1];
+        address[2] = v4[2];
+        address[3] = v4[3];
+        address
+    }
+
+    /// Options that decide about sharing.
+    #[inline(always)]
+    pub fn options(self, family: u16) -> u16 {
+        let mut options = 0;
+        if self.0.bits(offset!(skc_reuse)) != 0 {
+            options |= option::REUSEADDR;
+        }
+        if self.0.bits(offset!(skc_reuseport)) != 0 {
+            options |= option::REUSEPORT;
+        }
+        if family == AF_INET6 && self.0.bits(offset!(skc_ipv6only)) != 0 {
+            options |= option::V6ONLY;
+        }
+        options
+    }
+}

@@ -1,0 +1,60 @@
+//! Facts about the caller and about other tasks.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated};
+use bindwatch_probe::abi::record::Task;
+
+use crate::kernel::{Addr, offset};
+
+/// The running task.
+#[inline(always)]
+pub fn current() -> Addr {
+    // SAFETY: takes no arguments; the result is used as a number. Works in every program type of every kernel run.
+    Addr(unsafe { generated::bpf_get_current_task() })
+}
+
+/// Thread id of the running task.
+#[inline(always)]
+pub fn tid() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// Thread group id of the running task.
+#[inline(always)]
+pub fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// When the task's thread group started, ns since boot: with its id, the identity of a process.
+#[inline(always)]
+pub fn start_of(task: Addr) -> u64 {
+    task.follow(offset!(task_group_leader)).read(offset!(task_start_boottime))
+}
+
+/// Thread group id of a task.
+#[inline(always)]
+pub fn tgid_of(task: Addr) -> u32 {
+    task.read(offset!(task_tgid))
+}
+
+/// Session id of a task, 0 where the kernel does not tell.
+#[inline(always)]
+pub fn session_of(task: Addr) -> u32 {
+    let session = task.follow(offset!(task_signal)).follow(offset!(signal_session));
+    if session.0 == 0 { 0 } else { session.read(offset!(pid_nr)) }
+}
+
+/// Who is running.
+#[inline(always)]
+pub fn facts() -> Task {
+    let ids = bpf_get_current_pid_tgid();
+    Task {
+        start: start_of(current()),
+        // SAFETY: takes no arguments.
+        cgroup: unsafe { generated::bpf_get_current_cgroup_id() },
+        tgid: (ids >> 32) as u32,
+        tid: ids as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        pad: 0,
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,224 @@
+//! Where the running kernel keeps its fields: a reader for `/sys/kernel/btf/vmlinux` that knows structs and members.
+//!
+//! One pass over the types, no copies: some milliseconds for a whole kernel. Format: Documentation/bpf/btf.rst.
+
+use bindwatch_probe::abi::config::{ABSENT, BitField};
+
+/// Why a BTF blob could not be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BtfError {
+    /// It does not begin as BTF does.
+    #[error("it is not BTF (the magic number is wrong)")]
+    Magic,
+    /// It ends early.
+    #[error("it is cut short at byte {0}")]
+    Short(usize),
+    /// It holds a type of a kind that bindwatch does not know.
+    #[error("it holds a type of unknown kind {0}")]
+    Kind(u32),
+}
+
+/// A parsed BTF blob.
+pub struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// Byte offset of each type in `types`; type ids start at 1.
+    index: Vec<u32>,
+    /// Ids of the named structs that were asked for.
+    structs: Vec<(&'static str, u32)>,
+}
+
+const MAGIC: u16 = 0xeb9f;
+
+const KIND_INT: u32 = 1;
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
+const KIND_RESTRICT: u32 = 11;
+const KIND_TYPE_TAG: u32 = 18;
+
+/// Types deep that a member path is followed; far above what the kernel has.
+const DEPTH_MAX: u32 = 32;
+
+/// Where a member lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Bits from the start of the struct.
+    bits: u32,
+    /// Width in bits for a bit field, else 0.
+    width: u32,
+    /// Its type.
+    type_id: u32,
+}
+
+struct Header {
+    name: u32,
+    kind: u32,
+    vlen: u32,
+    kind_flag: bool,
+    /// Size, or another type's id.
+    value: u32,
+}
+
+impl<'a> Btf<'a> {
+    /// Indexes `blob` and finds the structs named in `wanted`.
+    ///
+    /// # Errors
+    /// When it is not BTF, ends early, or holds a type kind newer than those known here.
+    pub fn parse(blob: &'a [u8], wanted: &[&'static str]) -> Result<Self, BtfError> {
+        if half(blob, 0)? != MAGIC {
+            return Err(BtfError::Magic);
+        }
+        let body = word(blob, 4)? as usize;
+        let section = |offset: usize| -> Result<&'a [u8], BtfError> {
+            let (start, len) = (body + word(blob, offset)? as usize, word(blob, offset + 4)? as usize);
+            blob.get(start..start.saturating_add(len)).ok_or(BtfError::Short(blob.len()))
+        };
+        let mut btf = Self { types: section(8)?, strings: section(16)?, index: vec![0], structs: Vec::new() };
+        let mut at = 0;
+        while at < btf.types.len() {
+            let header = btf.header(at)?;
+            if header.kind == KIND_STRUCT
+                && let Some(name) = wanted.iter().find(|name| btf.is_named(header.name, name))
+                && !btf.structs.iter().any(|(known, _)| known == name)
+            {
+                btf.structs.push((name, u32::try_from(btf.index.len()).unwrap_or(0)));
+            }
+            btf.index.push(u32::try_from(at).map_err(|_| BtfError::Short(at))?);
+            at += 12 + header.tail()?;
+        }
+        Ok(btf)
+    }
+
+    /// Byte offset of `path` (members joined by dots) in the struct `of`, or [`ABSENT`].
+    #[must_use]
+    pub fn offset(&self, of: &str, path: &str) -> u32 {
+        self.place(of, path).map_or(ABSENT, |place| place.bits / 8)
+    }
+
+    /// The bit field `path` in the struct `of`, or [`BitField::NONE`].
+    #[must_use]
+    pub fn bit_field(&self, of: &str, path: &str) -> BitField {
+        let Some(place) = self.place(of, path) else { return BitField::NONE };
+        let width = if place.width == 0 { 8 } else { place.width.min(8) };
+        BitField { byte: place.bits / 8, shift: place.bits % 8, mask: (1 << width) - 1 }
+    }
+
+    fn place(&self, of: &str, path: &str) -> Option<Place> {
+        let mut type_id = self.structs.iter().find(|(name, _)| *name == of)?.1;
+        let mut bits = 0;
+        let mut found = None;
+        for member in path.split('.') {
+            let place = self.member(type_id, member, DEPTH_MAX)?;
+            bits += place.bits;
+            type_id = place.type_id;
+            found = Some(Place { bits, ..place });
+        }
+        found
+    }
+
+    /// Looks for a member in a struct or union, through anonymous ones.
+    fn member(&self, type_id: u32, name: &str, depth: u32) -> Option<Place> {
+        let depth = depth.checked_sub(1)?;
+        let at = *self.index.get(type_id as usize)? as usize;
+        let header = self.header(at).ok()?;
+        match header.kind {
+            KIND_STRUCT | KIND_UNION => {}
+            KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                return self.member(header.value, name, depth);
+            }
+            // The first element stands for all.
+            KIND_ARRAY => return self.member(word(self.types, at + 12).ok()?, name, depth),
+            _ => return None,
+        }
+        for number in 0..header.vlen as usize {
+            let member = at + 12 + number * 12;
+            let (member_name, member_type, offset) = (
+                word(self.types, member).ok()?,
+                word(self.types, member + 4).ok()?,
+                word(self.types, member + 8).ok()?,
+            );
+            let (bits, width) =
+                if header.kind_flag { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
+            if self.is_named(member_name, name) {
+                return Some(Place { bits, width, type_id: member_type });
+            }
+            if member_name == 0
+                && let Some(inner) = self.member(member_type, name, depth)
+            {
+                return Some(Place { bits: bits + inner.bits, ..inner });
+            }
+        }
+        None
+    }
+
+    fn header(&self, at: usize) -> Result<Header, BtfError> {
+        let info = word(self.types, at + 4)?;
+        Ok(Header {
+            name: word(self.types, at)?,
+            kind: (info >> 24) & 0x1f,
+            vlen: info & 0xffff,
+            kind_flag: info >> 31 != 0,
+            value: word(self.types, at + 8)?,
+        })
+    }
+
+    fn is_named(&self, name: u32, wanted: &str) -> bool {
+        let from = name as usize;
+        name != 0
+            && self.strings.get(from..from + wanted.len()) == Some(wanted.as_bytes())
+            && self.strings.get(from + wanted.len()) == Some(&0)
+    }
+}
+
+impl Header {
+    /// Bytes that follow the header.
+    const fn tail(&self) -> Result<usize, BtfError> {
+        let vlen = self.vlen as usize;
+        Ok(match self.kind {
+            // VAR (14) and DECL_TAG (17) carry a number too.
+            KIND_INT | 14 | 17 => 4,
+            KIND_ARRAY => 12,
+            // DATASEC (15) and ENUM64 (19) have entries of the same size.
+            KIND_STRUCT | KIND_UNION | 15 | 19 => vlen * 12,
+            // ENUM, FUNC_PROTO
+            6 | 13 => vlen * 8,
+            // PTR, FWD, typedefs and qualifiers, FUNC, FLOAT, TYPE_TAG
+            2 | 7..=12 | 16 | KIND_TYPE_TAG => 0,
+            other => return Err(BtfError::Kind(other)),
+        })
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes).ok_or(BtfError::Short(at))
+}
+
+fn half(bytes: &[u8], at: usize) -> Result<u16, BtfError> {
+    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes).ok_or(BtfError::Short(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_not_btf() {
+        assert_eq!(Btf::parse(&[0; 64], &[]).err(), Some(BtfError::Magic));
+        assert_eq!(Btf::parse(&[0x9f], &[]).err(), Some(BtfError::Short(0)));
+    }
+
+    #[test]
+    fn survives_every_cut_of_the_running_kernel() {
+        let Ok(blob) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            // Declared minimum: a kernel with BTF. One without it cannot run the probe either.
+            return;
+        };
+        for cut in (0..blob.len()).step_by(blob.len() / 200) {
+            assert!(Btf::parse(&blob[..cut], &["sock_common"]).is_err(), "cut at {cut}");
+        }
+    }
+}

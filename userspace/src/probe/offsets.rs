@@ -1,0 +1,170 @@
+//! The offsets the probe needs, from the running kernel's BTF and tracefs.
+
+use std::path::Path;
+
+use bindwatch_probe::abi::config::{ABSENT, Offsets};
+
+use super::ProbeError;
+use super::btf::Btf;
+
+/// Where the kernel shows its own types (`CONFIG_DEBUG_INFO_BTF`).
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
+const PIDTYPE_SID: u32 = 3;
+
+const STRUCTS: [&str; 19] = [
+    "task_struct",
+    "signal_struct",
+    "pid",
+    "mm_struct",
+    "linux_binprm",
+    "sock_common",
+    "sock",
+    "tcp_sock",
+    "socket",
+    "net",
+    "file",
+    "inode",
+    "cgroup",
+    "kernfs_node",
+    "upid",
+    "inet_sock",
+    "ns_common",
+    "atomic_t",
+    "possible_net_t",
+];
+
+/// Reads the offsets from the kernel's BTF. Those of io_uring's tracepoints are left out: see [`add_uring`].
+///
+/// # Errors
+/// When the kernel has no BTF, or lacks a field that the probe cannot do without.
+pub fn resolve() -> Result<Offsets, ProbeError> {
+    let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
+    let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
+    let offsets = from_btf(&btf);
+    let needed = [
+        ("task_struct.tgid", offsets.task_tgid),
+        ("task_struct.group_leader", offsets.task_group_leader),
+        ("task_struct.start_boottime", offsets.task_start_boottime),
+        ("task_struct.signal", offsets.task_signal),
+        ("signal_struct.live", offsets.signal_live),
+        ("sock_common.skc_num", offsets.skc_num),
+        ("sock_common.skc_family", offsets.skc_family),
+        ("sock_common.skc_state", offsets.skc_state),
+        ("sock_common.skc_cookie", offsets.skc_cookie),
+        ("sock_common.skc_net", offsets.skc_net),
+        ("net.ns.inum", offsets.net_inum),
+        ("sock.sk_protocol", offsets.sk_protocol),
+        ("sock_common.skc_reuseport", offsets.skc_reuseport.byte),
+    ];
+    match needed.iter().find(|(_, offset)| *offset == ABSENT) {
+        Some((field, _)) => Err(ProbeError::NoField { field }),
+        None => Ok(offsets),
+    }
+}
+
+fn from_btf(btf: &Btf<'_>) -> Offsets {
+    let task = |path| btf.offset("task_struct", path);
+    let skc = |path| btf.offset("sock_common", path);
+    let sk = |path| btf.offset("sock", path);
+    let pids = btf.offset("signal_struct", "pids");
+    Offsets {
+        task_tgid: task("tgid"),
+        task_pid: task("pid"),
+        task_group_leader: task("group_leader"),
+        task_real_parent: task("real_parent"),
+        task_start_boottime: task("start_boottime"),
+        task_mm: task("mm"),
+        task_signal: task("signal"),
+        signal_live: btf.offset("signal_struct", "live"),
+        signal_session: if pids == ABSENT { ABSENT } else { pids + 8 * PIDTYPE_SID },
+        pid_nr: btf.offset("pid", "numbers.nr"),
+        mm_arg_start: btf.offset("mm_struct", "arg_start"),
+        mm_arg_end: btf.offset("mm_struct", "arg_end"),
+        bprm_filename: btf.offset("linux_binprm", "filename"),
+        bprm_interp: btf.offset("linux_binprm", "interp"),
+        skc_num: skc("skc_num"),
+        skc_dport: skc("skc_dport"),
+        skc_family: skc("skc_family"),
+        skc_state: skc("skc_state"),
+        skc_bound_dev_if: skc("skc_bound_dev_if"),
+        skc_rcv_saddr: skc("skc_rcv_saddr"),
+        skc_v6_rcv_saddr: skc("skc_v6_rcv_saddr"),
+        skc_cookie: skc("skc_cookie"),
+        skc_net: skc("skc_net"),
+        net_inum: btf.offset("net", "ns.inum"),
+        net_cookie: btf.offset("net", "net_cookie"),
+        sk_protocol: sk("sk_protocol"),
+        sk_type: sk("sk_type"),
+        sk_uid: sk("sk_uid"),
+        sk_ack_backlog: sk("sk_ack_backlog"),
+        sk_shutdown: sk("sk_shutdown"),
+        socket_sk: btf.offset("socket", "sk"),
+        file_private_data: btf.offset("file", "private_data"),
+        file_inode: btf.offset("file", "f_inode"),
+        inode_mode: btf.offset("inode", "i_mode"),
+        inode_ino: btf.offset("inode", "i_ino"),
+        cgroup_kn: btf.offset("cgroup", "kn"),
+        kernfs_id: btf.offset("kernfs_node", "id"),
+        skc_reuse: btf.bit_field("sock_common", "skc_reuse"),
+        skc_reuseport: btf.bit_field("sock_common", "skc_reuseport"),
+        skc_ipv6only: btf.bit_field("sock_common", "skc_ipv6only"),
+        tcp_is_mptcp: btf.bit_field("tcp_sock", "is_mptcp"),
+        ..Offsets::NONE
+    }
+}
+
+/// Adds the fields of io_uring's tracepoints from their format files; leaves them absent where there are none
+/// (no io_uring, or a kernel whose records have no request).
+pub fn add_uring(offsets: &mut Offsets, tracefs: &Path) {
+    let field = |event: &str, name: &str| {
+        let path = tracefs.join("events/io_uring").join(event).join("format");
+        std::fs::read_to_string(path).ok().and_then(|format| field_offset(&format, name)).unwrap_or(ABSENT)
+    };
+    let found = (
+        field("io_uring_complete", "req"),
+        field("io_uring_complete", "res"),
+        field("io_uring_submit_req", "req"),
+        field("io_uring_submit_req", "opcode"),
+    );
+    if [found.0, found.1, found.2, found.3].contains(&ABSENT) {
+        return;
+    }
+    (offsets.uring_complete_req, offsets.uring_complete_res, offsets.uring_submit_req, offsets.uring_submit_opcode) =
+        found;
+}
+
+/// The offset of a field in a tracepoint's format file: `field:void * req;	offset:16;	size:8;	signed:0;`.
+fn field_offset(format: &str, name: &str) -> Option<u32> {
+    format.lines().find_map(|line| {
+        let (declaration, rest) = line.trim().strip_prefix("field:")?.split_once(';')?;
+        let declared = declaration.rsplit([' ', '*']).next()?;
+        if declared.split('[').next()? != name {
+            return None;
+        }
+        rest.trim().strip_prefix("offset:")?.split_once(';')?.0.trim().parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_fields_in_a_format_file() {
+        let format = "name: io_uring_complete\nID: 1\nformat:\n\tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\n\
+             \tfield:void * ctx;\toffset:8;\tsize:8;\tsigned:0;\n\tfield:void * req;\toffset:16;\tsize:8;\tsigned:0;\n\
+             \tfield:int res;\toffset:32;\tsize:4;\tsigned:1;\n";
+        assert_eq!(field_offset(format, "req"), Some(16));
+        assert_eq!(field_offset(format, "res"), Some(32));
+        assert_eq!(field_offset(format, "opcode"), None);
+    }
+
+    #[test]
+    fn resolves_every_field_on_the_running_kernel() {
+        let offsets = resolve().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(offsets.skc_family, 16, "sock_common begins with two addresses, a hash and two ports");
+        assert!(offsets.skc_reuse.mask == 0xf && offsets.skc_reuseport.mask == 1 && offsets.skc_ipv6only.mask == 1);
+    }
+}
