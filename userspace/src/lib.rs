@@ -3,5 +3,8 @@
 //! The tree reads as the path of one bind: the probe's record ([`event`] is what becomes of it), the `ledger` that
 //! judges, and the sinks that speak. `docs/architecture.md` is the map.
 
+pub mod cgroup2;
 pub mod event;
 pub mod ledger;
+pub mod probe;
+pub mod wire;

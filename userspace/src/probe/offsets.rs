@@ -131,8 +131,12 @@ pub fn add_uring(offsets: &mut Offsets, tracefs: &Path) {
     if [found.0, found.1, found.2, found.3].contains(&ABSENT) {
         return;
     }
-    (offsets.uring_complete_req, offsets.uring_complete_res, offsets.uring_submit_req, offsets.uring_submit_opcode) =
-        found;
+    (
+        offsets.uring_complete_req,
+        offsets.uring_complete_res,
+        offsets.uring_submit_req,
+        offsets.uring_submit_opcode,
+    ) = found;
 }
 
 /// The offset of a field in a tracepoint's format file: `field:void * req;	offset:16;	size:8;	signed:0;`.
@@ -165,6 +169,10 @@ mod tests {
     fn resolves_every_field_on_the_running_kernel() {
         let offsets = resolve().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(offsets.skc_family, 16, "sock_common begins with two addresses, a hash and two ports");
-        assert!(offsets.skc_reuse.mask == 0xf && offsets.skc_reuseport.mask == 1 && offsets.skc_ipv6only.mask == 1);
+        assert!(
+            offsets.skc_reuse.mask == 0xf
+                && offsets.skc_reuseport.mask == 1
+                && offsets.skc_ipv6only.mask == 1
+        );
     }
 }

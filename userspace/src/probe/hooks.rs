@@ -1,0 +1,109 @@
+//! Every program of the object: how it attaches, and what is not seen without it.
+
+/// How a program attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// To the root of the cgroup2 hierarchy, by a link.
+    Cgroup,
+    /// To a raw tracepoint of its own name.
+    RawTracepoint,
+    /// To a trace event of this category and its own name (needs tracefs).
+    Tracepoint(&'static str),
+}
+
+/// Whether recording makes sense without a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It does not.
+    Core,
+    /// It does; the text says what is missing then.
+    Extra(&'static str),
+    /// As `Extra`, and left out with `--errno off`.
+    Errno(&'static str),
+}
+
+/// A program of the probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// Its name in the object, which is also the name of what it hooks.
+    pub name: &'static str,
+    /// How.
+    pub attach: Attach,
+    /// How much it matters.
+    pub need: Need,
+    /// What it tells.
+    pub tells: &'static str,
+}
+
+const NO_ERRNO: &str = "refused binds are not explained";
+const NO_URING: &str = "binds through io_uring fail unseen";
+
+/// The programs in the order in which they attach: those that end something before those that begin it, so that
+/// nothing is seen to begin whose end is then missed.
+pub const HOOKS: [Hook; 21] = [
+    hook("sched_process_exit", Attach::RawTracepoint, Need::Core, "processes that end"),
+    hook("sched_process_fork", Attach::RawTracepoint, Need::Core, "lineage"),
+    hook("sched_process_exec", Attach::RawTracepoint, Need::Core, "programs and their arguments"),
+    hook(
+        "signal_generate",
+        Attach::RawTracepoint,
+        Need::Extra("a restart is not told from a listener"),
+        "requests to end",
+    ),
+    hook(
+        "cgroup_mkdir",
+        Attach::RawTracepoint,
+        Need::Extra("cgroups that live for a moment have no name"),
+        "cgroups made",
+    ),
+    hook("sock_create", Attach::Cgroup, Need::Extra("options set late are missed"), "socket cookies"),
+    hook("sock_release", Attach::Cgroup, Need::Core, "sockets closed"),
+    hook(
+        "tcp_destroy_sock",
+        Attach::RawTracepoint,
+        Need::Extra("ports of MPTCP sockets seem held for ever"),
+        "TCP sockets destroyed",
+    ),
+    hook(
+        "inet_sock_set_state",
+        Attach::RawTracepoint,
+        Need::Extra("listening is not told from bound"),
+        "listen()",
+    ),
+    hook("setsockopt", Attach::Cgroup, Need::Extra("options set after the bind are missed"), "late options"),
+    hook(
+        "connect4",
+        Attach::Cgroup,
+        Need::Extra("TIME_WAIT has no owner, exhaustion no destination"),
+        "openers of connections",
+    ),
+    hook(
+        "connect6",
+        Attach::Cgroup,
+        Need::Extra("TIME_WAIT has no owner, exhaustion no destination"),
+        "openers of connections",
+    ),
+    hook(
+        "io_uring_complete",
+        Attach::Tracepoint("io_uring"),
+        Need::Errno(NO_URING),
+        "ends of io_uring binds",
+    ),
+    hook("io_uring_submit_req", Attach::Tracepoint("io_uring"), Need::Errno(NO_URING), "io_uring binds"),
+    hook("sys_exit_bind", Attach::Tracepoint("syscalls"), Need::Errno(NO_ERRNO), "why a bind failed"),
+    hook("sys_exit_listen", Attach::Tracepoint("syscalls"), Need::Errno(NO_ERRNO), "why a listen failed"),
+    hook(
+        "sys_exit_connect",
+        Attach::Tracepoint("syscalls"),
+        Need::Errno("exhausted ports are not noticed"),
+        "connects without a port",
+    ),
+    hook("post_bind4", Attach::Cgroup, Need::Core, "IPv4 binds"),
+    hook("post_bind6", Attach::Cgroup, Need::Core, "IPv6 binds"),
+    hook("bind4", Attach::Cgroup, Need::Core, "requested IPv4 addresses"),
+    hook("bind6", Attach::Cgroup, Need::Core, "requested IPv6 addresses"),
+];
+
+const fn hook(name: &'static str, attach: Attach, need: Need, tells: &'static str) -> Hook {
+    Hook { name, attach, need, tells }
+}

@@ -1,0 +1,264 @@
+//! Loading and attaching.
+
+use std::fs::File;
+use std::path::Path;
+
+use aya::programs::{CgroupAttachMode, Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use bindwatch_probe::abi::config::Offsets;
+use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES};
+
+use super::hooks::{Attach, HOOKS, Hook, Need};
+use super::{ProbeError, offsets, tracefs};
+use crate::{cgroup2, wire};
+
+/// The compiled probe; `cargo xtask build-ebpf` makes it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../probe/bindwatch.bpf.o");
+
+/// aya-log's level global: 0 is off, 4 is debug.
+const LOG_LEVEL_SYMBOL: &str = "AYA_LOG_LEVEL";
+
+/// How to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Size of the event ring, bytes; a power of two.
+    pub ring_bytes: u32,
+    /// Attach the system call events that tell errnos.
+    pub errno: bool,
+    /// Let the programs' own diagnostics through.
+    pub diagnostics: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false }
+    }
+}
+
+/// A program that is not attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which.
+    pub hook: &'static str,
+    /// Why.
+    pub reason: String,
+    /// What is not seen without it.
+    pub costs: &'static str,
+}
+
+/// What became of each program.
+#[derive(Clone, Debug, Default)]
+pub struct Attached {
+    /// Names of the attached ones, in order.
+    pub hooks: Vec<&'static str>,
+    /// The others.
+    pub refused: Vec<Refused>,
+}
+
+/// The loaded probe. Dropping it detaches everything.
+pub struct Probe {
+    pub(super) ebpf: Ebpf,
+    attached: Attached,
+}
+
+impl Probe {
+    /// Loads the object, without attaching anything.
+    ///
+    /// # Errors
+    /// Without privileges, without BTF, or on a kernel older than 5.8.
+    pub fn load(options: &Options) -> Result<Self, ProbeError> {
+        if !nix::unistd::geteuid().is_root() && !has_bpf_capability() {
+            return Err(ProbeError::NotPermitted);
+        }
+        let mut offsets = offsets::resolve()?;
+        if options.errno {
+            tracefs::with(|visible| {
+                if let Ok(path) = visible {
+                    offsets::add_uring(&mut offsets, path);
+                }
+            });
+        }
+        let ebpf = load_object(options, &offsets)?;
+        Ok(Self { ebpf, attached: Attached::default() })
+    }
+
+    /// Loads and attaches everything this kernel takes.
+    ///
+    /// # Errors
+    /// As [`Probe::load`], and when a program of the core is refused.
+    pub fn attach(options: &Options) -> Result<Self, ProbeError> {
+        let mut probe = Self::load(options)?;
+        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
+        let cgroup = open_root(&root)?;
+        tracefs::with(|visible| probe.attach_all(&cgroup, visible.err().as_deref(), options.errno))?;
+        Ok(probe)
+    }
+
+    /// Tries each program without leaving it attached: what `doctor` shows.
+    ///
+    /// # Errors
+    /// As [`Probe::load`].
+    pub fn try_all(options: &Options) -> Result<Attached, ProbeError> {
+        let mut probe = Self::load(options)?;
+        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
+        let cgroup = open_root(&root)?;
+        tracefs::with(|visible| {
+            let no_tracefs = visible.err();
+            for hook in &HOOKS {
+                let outcome = probe.attach_one(hook, &cgroup, no_tracefs.as_deref());
+                probe.note(hook, outcome);
+            }
+        });
+        Ok(probe.attached.clone())
+    }
+
+    /// What is attached and what is not.
+    #[must_use]
+    pub const fn attached(&self) -> &Attached {
+        &self.attached
+    }
+
+    /// The programs' own diagnostics, forwarded to the `log` crate. None when the object was loaded without them.
+    pub fn logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).ok()
+    }
+
+    fn attach_all(&mut self, cgroup: &File, no_tracefs: Option<&str>, errno: bool) -> Result<(), ProbeError> {
+        for hook in &HOOKS {
+            if !errno && matches!(hook.need, Need::Errno(_)) {
+                self.note(hook, Err("switched off (--errno off)".to_owned()));
+                continue;
+            }
+            let outcome = self.attach_one(hook, cgroup, no_tracefs);
+            if let (Need::Core, Err(reason)) = (hook.need, &outcome) {
+                return Err(ProbeError::Core { hook: hook.name, reason: reason.clone() });
+            }
+            self.note(hook, outcome);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, hook: &Hook, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => self.attached.hooks.push(hook.name),
+            Err(reason) => {
+                let (Need::Extra(costs) | Need::Errno(costs)) = hook.need else {
+                    self.attached.refused.push(Refused {
+                        hook: hook.name,
+                        reason,
+                        costs: "nothing can be recorded",
+                    });
+                    return;
+                };
+                self.attached.refused.push(Refused { hook: hook.name, reason, costs });
+            }
+        }
+    }
+
+    fn attach_one(&mut self, hook: &Hook, cgroup: &File, no_tracefs: Option<&str>) -> Result<(), String> {
+        if let (Attach::Tracepoint(_), Some(reason)) = (hook.attach, no_tracefs) {
+            return Err(reason.to_owned());
+        }
+        let program = self.ebpf.program_mut(hook.name).ok_or("it is not in the object")?;
+        attach_program(program, hook, cgroup).map_err(|error| reason(&error))
+    }
+}
+
+fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(), ProgramError> {
+    // A link at a cgroup runs beside those of others by itself: the flags are for the legacy attachment.
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSockAddr(program) => {
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
+        Program::CgroupSock(program) => {
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
+        Program::CgroupSockopt(program) => {
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
+        Program::RawTracePoint(program) => {
+            program.load()?;
+            program.attach(hook.name)?;
+        }
+        Program::TracePoint(program) => {
+            let Attach::Tracepoint(category) = hook.attach else {
+                return Err(ProgramError::UnexpectedProgramType);
+            };
+            program.load()?;
+            program.attach(category, hook.name)?;
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    }
+    Ok(())
+}
+
+fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError> {
+    let level: u8 = if options.diagnostics { 4 } else { 0 };
+    let words = wire::offset_words(offsets);
+    EbpfLoader::new()
+        // The object has no relocations against the kernel's types: their parsing is saved.
+        .btf(None)
+        .override_global(ABI_SYMBOL, &ABI_VERSION, true)
+        .override_global("OFFSETS", words.as_slice(), true)
+        .override_global(LOG_LEVEL_SYMBOL, &level, false)
+        .map_max_entries("RING", options.ring_bytes)
+        .load(OBJECT)
+        .map_err(|error| match io_error(&error) {
+            Some(nix::libc::EPERM) => ProbeError::NotPermitted,
+            _ => ProbeError::Object { reason: chain(&error) },
+        })
+}
+
+fn open_root(path: &Path) -> Result<File, ProbeError> {
+    File::open(path).map_err(|source| ProbeError::Cgroup2 { path: path.display().to_string(), source })
+}
+
+fn has_bpf_capability() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    const CAP_BPF: u32 = 39;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    bits & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN) != 0
+}
+
+/// Why a program was refused, on one line: the last thing the verifier said, if it said something.
+fn reason(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        log::debug!("the verifier's log:\n{verifier_log}");
+        let log = verifier_log.to_string();
+        let said =
+            log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed ")).unwrap_or("");
+        return if said.is_empty() { io_error.to_string() } else { format!("{io_error}: {said}") };
+    }
+    chain(error)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn io_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = at {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error();
+        }
+        at = error.source();
+    }
+    None
+}

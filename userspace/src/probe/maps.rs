@@ -1,0 +1,114 @@
+//! The probe's maps, as typed handles.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use bindwatch_probe::abi::counter;
+
+use super::{Probe, ProbeError};
+use crate::event::{Cookie, ProcessKey};
+
+/// The event ring.
+pub struct Ring(RingBuf<MapData>);
+
+impl Ring {
+    /// Hands the next record to `read`; None when the ring is empty.
+    pub fn next<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        self.0.next().map(|record| read(&record))
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The reader's wish to be woken.
+pub struct Idle(Array<MapData, u32>);
+
+impl Idle {
+    /// Asks for a wake-up with the next record. The ring must be looked at once more before going to sleep.
+    ///
+    /// # Errors
+    /// When the kernel refuses, which it does not for a map that is there.
+    pub fn ask(&mut self) -> Result<(), aya::maps::MapError> {
+        self.0.set(0, 1, 0)
+    }
+}
+
+/// The loss counters.
+pub struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    /// The counters' sums over all CPUs, in the order of [`counter::NAMES`]. Unreadable ones are 0.
+    #[must_use]
+    pub fn read(&self) -> [u64; counter::SLOTS as usize] {
+        let mut sums = [0; counter::SLOTS as usize];
+        for (slot, sum) in (0..counter::SLOTS).zip(&mut sums) {
+            if let Ok(values) = self.0.get(&slot, 0) {
+                *sum = values.iter().sum();
+            }
+        }
+        sums
+    }
+}
+
+/// Who opened which TCP connection.
+pub struct Owners(HashMap<MapData, u64, [u64; 2]>);
+
+impl Owners {
+    /// The process that connected the socket with this cookie, if it is still remembered.
+    #[must_use]
+    pub fn of(&self, cookie: Cookie) -> Option<ProcessKey> {
+        let [start, rest] = self.0.get(&cookie.0, 0).ok()?;
+        let tgid = u32::try_from(rest & 0xffff_ffff).ok()?;
+        Some(ProcessKey::from_ns(tgid, start))
+    }
+}
+
+fn missing(name: &str) -> ProbeError {
+    ProbeError::Object { reason: format!("the object has no map {name}") }
+}
+
+fn refused(error: &aya::maps::MapError) -> ProbeError {
+    ProbeError::Object { reason: error.to_string() }
+}
+
+impl Probe {
+    /// The event ring. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn ring(&mut self) -> Result<Ring, ProbeError> {
+        let map = self.ebpf.take_map("RING").ok_or_else(|| missing("RING"))?;
+        RingBuf::try_from(map).map(Ring).map_err(|error| refused(&error))
+    }
+
+    /// The reader's bell. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn idle(&mut self) -> Result<Idle, ProbeError> {
+        let map = self.ebpf.take_map("READER_IDLE").ok_or_else(|| missing("READER_IDLE"))?;
+        Array::try_from(map).map(Idle).map_err(|error| refused(&error))
+    }
+
+    /// The loss counters. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn counters(&mut self) -> Result<Counters, ProbeError> {
+        let map = self.ebpf.take_map("COUNTERS").ok_or_else(|| missing("COUNTERS"))?;
+        PerCpuArray::try_from(map).map(Counters).map_err(|error| refused(&error))
+    }
+
+    /// The openers of connections. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn owners(&mut self) -> Result<Owners, ProbeError> {
+        let map = self.ebpf.take_map("CONNECT_OWNERS").ok_or_else(|| missing("CONNECT_OWNERS"))?;
+        HashMap::try_from(map).map(Owners).map_err(|error| refused(&error))
+    }
+}

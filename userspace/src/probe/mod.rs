@@ -1,0 +1,84 @@
+//! The kernel side as user space sees it: loads the checked-in object, attaches what this kernel takes, and owns it.
+//!
+//! Every program is attached by a link or a perf event that belongs to this process: when the process ends, however
+//! it ends, the kernel removes them.
+
+pub mod btf;
+pub mod hooks;
+mod load;
+mod maps;
+mod offsets;
+mod task_files;
+pub mod tracefs;
+
+pub use load::{Attached, Options, Probe, Refused};
+pub use maps::{Counters, Idle, Owners, Ring};
+pub use offsets::VMLINUX;
+pub use task_files::FileRow;
+
+/// Why the probe could not be used. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// Not enough privileges.
+    #[error(
+        "bindwatch needs root to load its probe (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN): run it with sudo"
+    )]
+    NotPermitted,
+    /// No cgroup2.
+    #[error(
+        "no cgroup2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with \
+         systemd.unified_cgroup_hierarchy=1"
+    )]
+    NoCgroup2,
+    /// The cgroup2 root cannot be opened.
+    #[error("the cgroup2 hierarchy at {path} cannot be opened: {source}")]
+    Cgroup2 {
+        /// Its mount point.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No BTF.
+    #[error(
+        "this kernel does not describe its types ({VMLINUX}: {source}): bindwatch needs Linux 5.8 or newer with \
+         CONFIG_DEBUG_INFO_BTF"
+    )]
+    NoBtf {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Unreadable BTF.
+    #[error("{VMLINUX} cannot be read: {source}; please report this kernel")]
+    BadBtf {
+        /// Why.
+        source: btf::BtfError,
+    },
+    /// A field is missing.
+    #[error("this kernel has no {field}: bindwatch needs Linux 5.8 or newer")]
+    NoField {
+        /// Which.
+        field: &'static str,
+    },
+    /// The object was refused.
+    #[error("the kernel refused the probe's maps: {reason}; bindwatch needs Linux 5.8 or newer")]
+    Object {
+        /// Why.
+        reason: String,
+    },
+    /// A program that recording cannot do without was refused.
+    #[error(
+        "the kernel refused the program {hook}: {reason}; `bindwatch doctor` shows what this kernel can do"
+    )]
+    Core {
+        /// Which.
+        hook: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The iterator was refused.
+    #[error("the kernel refused the iterator task_file: {reason}")]
+    Iterator {
+        /// Why.
+        reason: String,
+    },
+}
