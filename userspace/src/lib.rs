@@ -3,5 +3,11 @@
 //! The tree reads as the path of one bind: the probe's record ([`event`] is what becomes of it), the `ledger` that
 //! judges, and the sinks that speak. `docs/architecture.md` is the map.
 
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
 pub mod event;
+pub mod judge;
 pub mod ledger;
+pub mod sink;
