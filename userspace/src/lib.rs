@@ -10,4 +10,6 @@ pub mod config;
 pub mod event;
 pub mod judge;
 pub mod ledger;
+pub mod log;
 pub mod sink;
+pub mod source;
