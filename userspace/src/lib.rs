@@ -4,7 +4,15 @@
 //! judges, and the sinks that speak. `docs/architecture.md` is the map.
 
 pub mod cgroup2;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
 pub mod event;
+pub mod judge;
 pub mod ledger;
+pub mod log;
 pub mod probe;
+pub mod sink;
+pub mod source;
 pub mod wire;

@@ -1,0 +1,262 @@
+//! Values that are one of a few, and small compounds of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use super::address::port;
+use super::quantity::shown;
+use crate::ledger::finding::{Finding, Kind, Severity};
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// `bindwatch.report/1`.
+    Json,
+    /// For a pull request's comment.
+    Markdown,
+    /// One page.
+    Html,
+    /// For a CI system's test view.
+    Junit,
+    /// For code scanning.
+    Sarif,
+    /// Workflow commands of GitHub Actions.
+    Github,
+}
+
+impl Format {
+    /// The formats this version can write.
+    pub const AVAILABLE: [Self; 2] = [Self::Text, Self::Json];
+
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Markdown => "markdown",
+            Self::Html => "html",
+            Self::Junit => "junit",
+            Self::Sarif => "sarif",
+            Self::Github => "github",
+        }
+    }
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set or TERM is dumb.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Events {
+    /// Every event
+    #[default]
+    All,
+    /// Only events of endpoints that were in conflict, or failed
+    Conflicts,
+}
+
+/// How much of a process's arguments is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Cmdline {
+    /// All arguments
+    #[default]
+    Full,
+    /// Only the executable's path
+    Exe,
+    /// Neither: the name only
+    None,
+}
+
+impl Cmdline {
+    /// The name on the command line and in a log's header.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Exe => "exe",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Which kernel hooks are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The best that loads
+    #[default]
+    Auto,
+    /// Programs on the root cgroup, raw tracepoints beside them
+    Cgroup,
+}
+
+/// Where the errno of failed binds comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ErrnoSource {
+    /// The cheapest hook that gives it.
+    #[default]
+    Auto,
+    /// None: failed binds are shown without it.
+    Off,
+}
+
+/// What is done about a conflict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is reported.
+    #[default]
+    Report,
+}
+
+impl FromStr for OnConflict {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "report" => Ok(Self::Report),
+            "deny" => Err("deny is not available in this version; use report".to_owned()),
+            _ if text == "wait" || text.starts_with("wait=") => {
+                Err("wait is not available in this version; use report".to_owned())
+            }
+            _ => Err("expected report".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for OnConflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("report")
+    }
+}
+
+/// Parses the name of a kind of finding.
+///
+/// # Errors
+/// One line with the names there are.
+pub fn parse_kind(text: &str) -> Result<Kind, String> {
+    Kind::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        format!("\"{}\" is not a kind of finding: {}", shown(text), names.join(", "))
+    })
+}
+
+/// Kinds of findings that make the exit code 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailOn(BTreeSet<Kind>);
+
+impl FailOn {
+    /// Whether `finding` counts.
+    #[must_use]
+    pub fn matches(&self, finding: &Finding) -> bool {
+        self.contains(finding.kind)
+    }
+
+    /// Whether findings of `kind` count.
+    #[must_use]
+    pub fn contains(&self, kind: Kind) -> bool {
+        self.0.contains(&kind)
+    }
+
+    /// Whether nothing counts.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for FailOn {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at_least = |severity| Kind::ALL.into_iter().filter(move |kind| kind.severity() >= severity);
+        let mut kinds = BTreeSet::new();
+        if text == "none" {
+            return Ok(Self(kinds));
+        }
+        for word in text.split(',') {
+            match word {
+                "error" => kinds.extend(at_least(Severity::Error)),
+                "warning" => kinds.extend(at_least(Severity::Warning)),
+                "none" => return Err("none cannot be combined with other words".to_owned()),
+                _ => match parse_kind(word) {
+                    Ok(kind) => drop(kinds.insert(kind)),
+                    Err(error) => return Err(format!("{error}; or error, warning, none")),
+                },
+            }
+        }
+        Ok(Self(kinds))
+    }
+}
+
+/// A report to write when the recording ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportTarget {
+    /// In which format.
+    pub format: Format,
+    /// Where to; `-` is standard output.
+    pub path: PathBuf,
+}
+
+impl FromStr for ReportTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, path) = match text.split_once('=') {
+            Some((name, path)) if name.bytes().all(|b| b.is_ascii_lowercase()) => {
+                let format = Format::from_str(name, false).map_err(|_| {
+                    format!(
+                        "\"{}\" is not a format; for a file with = in its name write text=FILE",
+                        shown(name)
+                    )
+                })?;
+                (format, path)
+            }
+            _ => (format_by_name(text), text),
+        };
+        if path.is_empty() {
+            return Err("the file's name is missing: write [FORMAT=]FILE".to_owned());
+        }
+        if !Format::AVAILABLE.contains(&format) {
+            let name = format.name();
+            return Err(format!("format {name} is not available in this version; use text or json"));
+        }
+        Ok(Self { format, path: PathBuf::from(path) })
+    }
+}
+
+fn format_by_name(path: &str) -> Format {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("json") => Format::Json,
+        Some("md") => Format::Markdown,
+        Some("html" | "htm") => Format::Html,
+        Some("xml") => Format::Junit,
+        Some("sarif") => Format::Sarif,
+        _ => Format::Text,
+    }
+}
+
+/// Parses `8080` or `8000-8999`.
+///
+/// # Errors
+/// One line that says what is wrong with `text`.
+pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last { Err(format!("{first} is above {last}")) } else { Ok(first..=last) }
+}

@@ -1,0 +1,337 @@
+//! The command line: one struct a verb, validated into plain values. What the values mean is the commands' business.
+
+mod address;
+mod choice;
+mod quantity;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use address::{Place, Target};
+pub use choice::{
+    Backend, Cmdline, Color, ErrnoSource, Events, FailOn, Format, OnConflict, ReportTarget, parse_kind, ports,
+};
+pub use quantity::{duration, duration_text, ring_size, size};
+
+use crate::ledger::finding::Kind;
+
+/// See every socket bind on this machine, and who shared, took or held which port.
+#[derive(Debug, Parser)]
+#[command(name = "bindwatch", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  bindwatch run -- make test                run a test suite and say who fought over which port
+  bindwatch report bindwatch.jsonl          what happened, from the log of a run
+  bindwatch check 127.0.0.1:8080            is it free, and if not, who has it
+  bindwatch doctor                          what this kernel and this user can do
+
+Exit codes: 0 success, 1 findings or held, 2 wrong usage, 125 bindwatch itself failed; `run` ends with its command's status.")]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options that every verb has.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// How to print the result [default: text]
+    #[arg(long, global = true, value_enum, hide_possible_values = true, value_name = "text|json")]
+    pub format: Option<Format>,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; repeat for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// When to use colours; NO_COLOR is honoured
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+    /// Settings and allow rules [default: ./bindwatch.toml, then ~/.config/bindwatch/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl Globals {
+    /// Whether to colour what goes to `stream`.
+    #[must_use]
+    pub fn colored(&self, stream: &impl IsTerminal) -> bool {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => !no_color && !dumb && stream.is_terminal(),
+        }
+    }
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a command, watch the machine meanwhile, report what happened to its ports
+    Run(RunArgs),
+    /// Write the event log until interrupted, stopped, or a time is over
+    Record(RecordArgs),
+    /// Tell what a log shows: findings with their evidence
+    Report(ReportArgs),
+    /// Show who holds which port now
+    List(ListArgs),
+    /// Ask whether an address and port are free: exit 0 free, 1 held
+    Check(CheckArgs),
+    /// Show what this kernel and this user can do, and how to get what is missing
+    Doctor(DoctorArgs),
+    /// End the caller's running recording in order
+    Stop(StopArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print a manual page (roff)
+    Man(ManArgs),
+    /// Inner stage of `run`: becomes the command.
+    #[command(name = "__launch", hide = true)]
+    Launch(TrailingArgs),
+    /// Inner stage of `run`: cleans up should bindwatch be killed.
+    #[command(name = "__janitor", hide = true)]
+    Janitor(TrailingArgs),
+}
+
+/// How findings are judged: what `run`, `record`, `report` and `list` share. Unset values come from the
+/// configuration file, then (for `report`) from the log's header, then from the defaults.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Judging")]
+pub struct JudgeArgs {
+    /// Who may share a port without a finding: holders with the same … [default: lineage]
+    #[arg(long, value_name = "process|lineage|session|cgroup|user", value_enum, hide_possible_values = true)]
+    pub related_by: Option<crate::judge::RelatedBy>,
+    /// Sharing that is meant: program=NAME,cgroup=PATH,address=ADDRESS,port=PORT[-PORT], all of those given must match
+    #[arg(long, value_name = "RULE")]
+    pub allow: Vec<crate::judge::AllowRule>,
+    /// How long an old instance may overlap its successor in a reload [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub handover: Option<Duration>,
+    /// Exit with 1 on findings of these kinds, or of this severity and worse [default: none]
+    #[arg(long, value_name = "KIND[,KIND…]|error|warning|none")]
+    pub fail_on: Option<FailOn>,
+}
+
+/// What `run` and `record` share.
+#[derive(Clone, Debug, Args)]
+pub struct RecordingArgs {
+    /// The event log; compressed when the name ends in .zst
+    #[arg(short, long, value_name = "LOG", default_value = "bindwatch.jsonl")]
+    pub output: PathBuf,
+    /// Write a report too; the format is taken from the file's name when not given
+    #[arg(long, value_name = "[FORMAT=]FILE")]
+    pub report: Vec<ReportTarget>,
+    /// A file to create once everything is watched: nothing bound after it exists is missed
+    #[arg(long, value_name = "PATH")]
+    pub ready_file: Option<PathBuf>,
+    /// What to do about a conflict: report
+    #[arg(long, value_name = "report", default_value = "report")]
+    pub on_conflict: OnConflict,
+    /// What to log; findings are the same
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub events: Events,
+    /// Stop logging events when the log has this size (16M, 1G); findings go on
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// How much of the arguments of processes to keep
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub cmdline: Cmdline,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Which kernel hooks to use
+    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Probe")]
+    pub backend: Backend,
+    /// Where the errno of failed binds comes from; off: no syscall tracepoints, no errno
+    #[arg(long, value_enum, default_value_t, value_name = "auto|off", hide_possible_values = true)]
+    #[arg(help_heading = "Probe")]
+    pub errno: ErrnoSource,
+    /// Size of the buffer between kernel and bindwatch, a power of two from 64K to 1G
+    #[arg(long, value_name = "SIZE", value_parser = ring_size, default_value = "16M", help_heading = "Probe")]
+    pub ring_size: u32,
+    /// How to judge.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+}
+
+/// `run`
+#[derive(Clone, Debug, Args)]
+#[command(override_usage = "bindwatch run [OPTIONS] -- CMD [ARG]…")]
+#[command(after_help = "Examples:
+  bindwatch run -- make test
+  bindwatch run --fail-on co-bind,exhausted -- pytest -n 8
+  sudo bindwatch run -o ci.jsonl.zst --report json=ci.json -- npm test
+  bindwatch run --ready-file /tmp/ready --user build -- ./suite.sh
+
+Exit code: the command's own, 128+N when signal N ended it; 1 when it succeeded and --fail-on matched;
+125 bindwatch failed, 126 the command cannot be executed, 127 it was not found.")]
+pub struct RunArgs {
+    /// What is recorded and how.
+    #[command(flatten)]
+    pub recording: RecordingArgs,
+    /// Who the command runs as [default: the caller; under sudo, who called sudo]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `record`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  sudo bindwatch record -o night.jsonl.zst --duration 8h
+  sudo bindwatch record --ready-file /run/ready & …; bindwatch stop
+  sudo bindwatch record --report json=findings.json --max-size 1G
+
+Exit code: 0 when it was ended in order, 1 when --fail-on matched, 125 bindwatch failed.")]
+pub struct RecordArgs {
+    /// What is recorded and how.
+    #[command(flatten)]
+    pub recording: RecordingArgs,
+    /// End by itself after this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+}
+
+/// `report`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch report bindwatch.jsonl
+  bindwatch report --format json ci.jsonl.zst | jq '.findings[].summary'
+  bindwatch report --fail-on error --kind co-bind --port 8000-8999 ci.jsonl
+  ssh runner cat bindwatch.jsonl | bindwatch report -
+
+Exit code: 0, or 1 when --fail-on matched; 125 when a log cannot be read.")]
+pub struct ReportArgs {
+    /// Logs to read; - is standard input
+    #[arg(required = true, value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Only findings that last past this time (RFC 3339, or 30s: that long after the start of the log)
+    #[arg(long, value_name = "TIME", help_heading = "Choosing findings")]
+    pub since: Option<crate::clock::When>,
+    /// Only findings that begin before this time
+    #[arg(long, value_name = "TIME", help_heading = "Choosing findings")]
+    pub until: Option<crate::clock::When>,
+    /// Only findings of these kinds
+    #[arg(long, value_name = "KIND[,KIND…]", value_delimiter = ',', value_parser = parse_kind)]
+    #[arg(help_heading = "Choosing findings")]
+    pub kind: Vec<Kind>,
+    /// Only findings on this port, or in this range
+    #[arg(long, value_name = "PORT[-PORT]", value_parser = ports, help_heading = "Choosing findings")]
+    pub port: Option<std::ops::RangeInclusive<u16>>,
+    /// Only findings with this process: a PID, or a part of its name or program path
+    #[arg(long, value_name = "PID|NAME", help_heading = "Choosing findings")]
+    pub process: Option<String>,
+    /// How to judge.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+}
+
+/// `list`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch list
+  bindwatch list :8080 tcp/127.0.0.1
+  bindwatch list --format json | jq '.sockets[] | select(.port == 8080)'
+  bindwatch list --fail-on co-bind
+
+Exit code: 0, or 1 when --fail-on matched.")]
+pub struct ListArgs {
+    /// Only these: 127.0.0.1:80, [::1]:80, :80, tcp/…, udp/…; a bare address is every port on it
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub targets: Vec<Target>,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// How to judge.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+}
+
+/// `check`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch check 127.0.0.1:8080
+  bindwatch check :5432 udp/:5353
+  bindwatch check localhost:8080 --wait 30s && ./server
+
+Exit code: 0 free, 1 held (says by whom), 124 the wait ran out.")]
+pub struct CheckArgs {
+    /// What to ask for: 127.0.0.1:80, [::1]:80, *:80, :80, localhost:80, tcp/…, udp/…; a bare address is every port on it
+    #[arg(required = true, value_name = "ADDRESS[:PORT]")]
+    pub targets: Vec<Target>,
+    /// Wait until all are free, this long at most
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub wait: Option<Duration>,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
+}
+
+/// `doctor`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch doctor
+  sudo bindwatch doctor --format json
+
+Exit code: 0 when everything needed for `run` and `record` is there, 125 when not.")]
+pub struct DoctorArgs {}
+
+/// `stop`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch stop
+  bindwatch stop --timeout 1m
+
+Exit code: 0 when the recording has written its last line, 125 when there is none or it does not end.")]
+pub struct StopArgs {
+    /// How long to wait for the recording's last line
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub timeout: Duration,
+}
+
+/// `completions`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch completions bash > /usr/share/bash-completion/completions/bindwatch
+  bindwatch completions zsh > \"${fpath[1]}/_bindwatch\"
+  bindwatch completions fish > ~/.config/fish/completions/bindwatch.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch man | man -l -
+  bindwatch man run > bindwatch-run.1")]
+pub struct ManArgs {
+    /// The verb; without it, the page of bindwatch itself
+    #[arg(value_name = "VERB")]
+    pub verb: Option<String>,
+}
+
+/// Arguments of an inner stage, as they are.
+#[derive(Clone, Debug, Args)]
+pub struct TrailingArgs {
+    /// The arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}

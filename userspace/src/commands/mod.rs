@@ -1,0 +1,64 @@
+//! The verbs: each chooses its sources and sinks. Here they are called, and their outcome becomes an exit code.
+
+mod check;
+mod completions;
+mod doctor;
+mod janitor;
+mod launch;
+mod list;
+mod man;
+mod record;
+mod report;
+mod run;
+mod stop;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Verb};
+
+/// Exit code when findings matched `--fail-on`, or something `check` was asked about is held.
+pub const EXIT_FOUND: u8 = 1;
+/// Exit code on wrong usage.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code when bindwatch itself fails.
+pub const EXIT_FAILED: u8 = 125;
+
+/// Usage that is wrong in a way that only the command can see: ends with [`EXIT_USAGE`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Does what the command line says. Errors are printed here, as one line on standard error.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    let globals = &cli.globals;
+    let outcome = match &cli.verb {
+        Verb::Run(args) => run::run(args, globals),
+        Verb::Record(args) => record::run(args, globals),
+        Verb::Report(args) => report::run(args, globals),
+        Verb::List(args) => list::run(args, globals),
+        Verb::Check(args) => check::run(args, globals),
+        Verb::Doctor(args) => doctor::run(args, globals),
+        Verb::Stop(args) => stop::run(args, globals),
+        Verb::Completions(args) => completions::run(args),
+        Verb::Man(args) => man::run(args),
+        Verb::Launch(args) => launch::run(args),
+        Verb::Janitor(args) => janitor::run(args),
+    };
+    outcome.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // Whoever read our output has seen enough of it: `bindwatch report LOG | head`.
+    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let line = format!("{error:#}");
+    // Nothing is left to do should standard error be closed.
+    drop(writeln!(io::stderr(), "bindwatch: {}", crate::sink::escape::line(&line)));
+    ExitCode::from(if error.is::<UsageError>() { EXIT_USAGE } else { EXIT_FAILED })
+}

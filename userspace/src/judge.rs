@@ -1,0 +1,179 @@
+//! How findings are judged: the rules a user can set, as text on the command line, in the configuration file and in a
+//! log's header.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::cli::JudgeArgs;
+use crate::config::Config;
+
+/// How long an old instance may overlap its successor unless `--handover` says otherwise.
+pub const HANDOVER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Which holders of one endpoint are related, and so raise nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RelatedBy {
+    /// Only a process and itself.
+    Process,
+    /// Holders of one lineage, ancestors, workers of a recognised pool.
+    #[default]
+    Lineage,
+    /// Holders of one session (setsid(2)).
+    Session,
+    /// Holders of one cgroup.
+    Cgroup,
+    /// Holders of one user.
+    User,
+}
+
+/// Sharing that is meant. A finding is allowed when everything the rule gives matches.
+///
+/// As text: `program=nginx,port=8000-8099`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowRule {
+    /// Name of the program: the process's name, the last part of its executable's path, or the whole path.
+    pub program: Option<String>,
+    /// The cgroup2 path, or an ancestor of it.
+    pub cgroup: Option<String>,
+    /// The endpoint's address.
+    pub address: Option<IpAddr>,
+    /// The endpoint's port.
+    pub port: Option<RangeInclusive<u16>>,
+}
+
+impl FromStr for AllowRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut rule = Self::default();
+        for part in text.split(',') {
+            let (key, value) = part.split_once('=').ok_or_else(|| {
+                format!(
+                    "\"{}\" is not KEY=VALUE: write for example program=nginx,port=8080",
+                    part.escape_debug()
+                )
+            })?;
+            if value.is_empty() {
+                return Err(format!("{}= needs a value", key.escape_debug()));
+            }
+            let twice = match key {
+                "program" => rule.program.replace(value.to_owned()).is_some(),
+                "cgroup" if !value.starts_with('/') => {
+                    return Err("cgroup= needs a path that begins with /".to_owned());
+                }
+                "cgroup" => rule.cgroup.replace(value.trim_end_matches('/').to_owned()).is_some(),
+                "address" => {
+                    let bare = value.trim_start_matches('[').trim_end_matches(']');
+                    let address = bare
+                        .parse()
+                        .map_err(|_| format!("address={} is not an IP address", value.escape_debug()))?;
+                    rule.address.replace(address).is_some()
+                }
+                "port" => rule.port.replace(crate::cli::ports(value)?).is_some(),
+                _ => {
+                    let key = key.escape_debug();
+                    return Err(format!(
+                        "\"{key}\" is not a key of a rule: program, cgroup, address or port"
+                    ));
+                }
+            };
+            if twice {
+                return Err(format!("{key}= is given twice"));
+            }
+        }
+        Ok(rule)
+    }
+}
+
+impl fmt::Display for AllowRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = self.port.as_ref().map(|range| {
+            if range.start() == range.end() {
+                range.start().to_string()
+            } else {
+                format!("{}-{}", range.start(), range.end())
+            }
+        });
+        let parts = [
+            ("program", self.program.clone()),
+            ("cgroup", self.cgroup.clone()),
+            ("address", self.address.map(|address| address.to_string())),
+            ("port", port),
+        ];
+        let mut separator = "";
+        for (key, value) in parts {
+            if let Some(value) = value {
+                write!(f, "{separator}{key}={value}")?;
+                separator = ",";
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for AllowRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AllowRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Everything a judgement depends on, besides the events. Stored in a log's header, so that a report judges as the
+/// recording did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Who is related.
+    pub related_by: RelatedBy,
+    /// Longest overlap of a reload, ns.
+    pub handover_ns: u64,
+    /// Sharing that is meant.
+    #[serde(default)]
+    pub allow: Vec<AllowRule>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            related_by: RelatedBy::default(),
+            handover_ns: nanoseconds(HANDOVER_DEFAULT),
+            allow: Vec::new(),
+        }
+    }
+}
+
+impl Rules {
+    /// The rules by the command line, then the configuration file, then `base` (a log's header, or the defaults).
+    /// Allow rules of all three add up.
+    #[must_use]
+    pub fn resolve(args: &JudgeArgs, config: &Config, base: Self) -> Self {
+        let mut allow = base.allow;
+        for rule in config.allow.iter().chain(&args.allow) {
+            if !allow.contains(rule) {
+                allow.push(rule.clone());
+            }
+        }
+        let handover = args.handover.or(config.handover);
+        Self {
+            related_by: args.related_by.or(config.related_by).unwrap_or(base.related_by),
+            handover_ns: handover.map_or(base.handover_ns, nanoseconds),
+            allow,
+        }
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,139 @@
+//! Creating a log's file: for its user alone, and never through a link that somebody left there.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::{Gid, Uid, fchown, geteuid};
+
+/// Mode of a log: it holds arguments of other people's processes.
+const MODE: u32 = 0o600;
+/// What a compressed log begins with (RFC 8878).
+pub(super) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// What a plain log begins with.
+pub(super) const PLAIN_MAGIC: &[u8] = b"{\"type\":\"header\"";
+
+/// A place that a log can be written to.
+pub struct LogFile {
+    pub(super) path: PathBuf,
+    pub(super) inner: Box<dyn Write + Send>,
+    pub(super) compressed: bool,
+}
+
+impl LogFile {
+    /// Any place; `path` is its name in messages.
+    #[must_use]
+    pub fn over(inner: Box<dyn Write + Send>, path: &Path, compressed: bool) -> Self {
+        Self { path: path.to_owned(), inner, compressed }
+    }
+}
+
+/// A log's file that cannot be created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The system refused.
+    #[error("cannot create the log {path}: {source}")]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The name is taken by something that a log cannot replace.
+    #[error("cannot create the log {path}: {why}; name another with -o")]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        why: String,
+    },
+}
+
+/// Creates the file of a log: mode 0600, of the user who called sudo if there is one, compressed when the name ends in
+/// `.zst`. A log that is there is replaced; `-` is standard output; a character device is taken as it is.
+///
+/// # Errors
+/// When the system refuses, or something is there that is not a log of this user's.
+pub fn create(path: &Path) -> Result<LogFile, CreateError> {
+    let compressed = path.extension().is_some_and(|extension| extension == "zst");
+    if path.as_os_str() == "-" {
+        return Ok(LogFile {
+            path: PathBuf::from("standard output"),
+            inner: Box::new(io::stdout()),
+            compressed,
+        });
+    }
+    let system = |source| CreateError::System { path: path.to_owned(), source };
+    let taken = |why: &str| CreateError::Taken { path: path.to_owned(), why: why.to_owned() };
+
+    // O_NONBLOCK: opening a pipe that nobody reads must fail and not wait.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(flags.bits());
+    let mut file = options.open(path).map_err(|source| {
+        match nix::errno::Errno::from_raw(source.raw_os_error().unwrap_or(0)) {
+            nix::errno::Errno::ELOOP => taken("a symbolic link is there"),
+            nix::errno::Errno::EISDIR => taken("a directory is there"),
+            _ => system(source),
+        }
+    })?;
+    let found = file.metadata().map_err(system)?;
+    if found.file_type().is_char_device() {
+        return Ok(LogFile { path: path.to_owned(), inner: Box::new(file), compressed });
+    }
+    if !found.is_file() {
+        return Err(taken("it is not a regular file"));
+    }
+    let caller = sudo_caller();
+    let owners = [Some(geteuid().as_raw()), caller.map(|(uid, _)| uid.as_raw())];
+    if !owners.contains(&Some(found.uid())) {
+        return Err(taken(&format!("a file of another user (uid {}) is there", found.uid())));
+    }
+    if found.nlink() > 1 {
+        return Err(taken("a file with more than one name is there"));
+    }
+    if found.len() > 0 && !is_log(&mut file).map_err(system)? {
+        return Err(taken("a file that is not a log is there"));
+    }
+    // Held until the process ends or the log is closed; another recording into this file would garble both.
+    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| taken("another recording writes to it"))?;
+    file.set_len(0).map_err(system)?;
+    file.set_permissions(Permissions::from_mode(MODE)).map_err(system)?;
+    if let Some((uid, gid)) = caller {
+        fchown(&*file, Some(uid), Some(gid)).map_err(|errno| system(errno.into()))?;
+    }
+    let mut file = file;
+    io::Seek::rewind(&mut *file).map_err(system)?;
+    Ok(LogFile { path: path.to_owned(), inner: Box::new(Locked(file)), compressed })
+}
+
+/// A locked file, to be written.
+struct Locked(Flock<File>);
+
+impl Write for Locked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn is_log(file: &mut File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(PLAIN_MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start.starts_with(&ZSTD_MAGIC) || start == PLAIN_MAGIC)
+}
+
+/// Who called sudo, when this runs as root by sudo.
+fn sudo_caller() -> Option<(Uid, Gid)> {
+    let id = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if !geteuid().is_root() {
+        return None;
+    }
+    Some((Uid::from_raw(id("SUDO_UID")?), Gid::from_raw(id("SUDO_GID")?)))
+}

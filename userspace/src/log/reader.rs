@@ -1,0 +1,300 @@
+//! Reading a log, whole or cut short.
+
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::file::ZSTD_MAGIC;
+use super::{End, Header, LINE_MAX, Line, SCHEMA_NAME, SCHEMA_VERSION, line};
+use crate::event::{Event, Seq};
+
+/// What is read at once, bytes.
+const BUFFER: usize = 256 << 10;
+
+/// A log that cannot be read, or cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system refused.
+    #[error("cannot read {path}: {source}")]
+    System {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{path} is not a bindwatch log: {why}")]
+    NotALog {
+        /// The file.
+        path: PathBuf,
+        /// What is there instead.
+        why: String,
+    },
+    /// A later bindwatch wrote it.
+    #[error(
+        "{path} has schema \"{found}\", newer than this version reads ({SCHEMA_NAME}{SCHEMA_VERSION}); update bindwatch"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: String,
+    },
+    /// It ends before its header does.
+    #[error("{path} was cut off within its first line; nothing can be read from it")]
+    NoHeader {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A line in the middle is broken.
+    #[error("{path}, line {line}: {why}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: u64,
+        /// What was expected.
+        why: String,
+    },
+}
+
+/// Where and how a log was cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// The first line that is not whole, from 1.
+    pub line: u64,
+    /// What is missing, for people.
+    pub reason: String,
+}
+
+/// How a log ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Its last line; None when the recording did not end in order, or is still going on.
+    pub end: Option<End>,
+    /// It was cut within a line, or within compressed data.
+    pub torn: Option<Torn>,
+    /// Whole lines read.
+    pub lines: u64,
+    /// Lines skipped because a newer version added their type.
+    pub unknown: u64,
+}
+
+impl Ending {
+    /// The log has everything up to an orderly end.
+    #[must_use]
+    pub const fn complete(&self) -> bool {
+        self.end.is_some() && self.torn.is_none()
+    }
+}
+
+/// Reads a log: its header at once, its events one by one.
+///
+/// The iterator ends at the end of the log, or after its first error; [`Reader::ending`] then says how it ended.
+pub struct Reader {
+    input: Box<dyn BufRead + Send>,
+    path: PathBuf,
+    header: Header,
+    ending: Ending,
+    buffer: Vec<u8>,
+    last: Seq,
+    done: bool,
+}
+
+/// What [`Reader::read_line`] found.
+enum Got {
+    Line,
+    /// A last line without its line feed, or compressed data that ends too early, and why.
+    Part(&'static str),
+    Nothing,
+}
+
+impl Reader {
+    /// Begins to read; `path` is the log's name in messages. Compressed logs are recognised by their first bytes.
+    ///
+    /// # Errors
+    /// When it is not a log, is cut off within its header, or has a schema that is too new.
+    pub fn new<R: Read + Send + 'static>(mut input: R, path: &Path) -> Result<Self, ReadError> {
+        let system = |source| ReadError::System { path: path.to_owned(), source };
+        let mut magic = Vec::new();
+        input.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic).map_err(system)?;
+        let compressed = magic == ZSTD_MAGIC;
+        let not_a_log = |why: &str| Err(ReadError::NotALog { path: path.to_owned(), why: why.to_owned() });
+        if magic.is_empty() {
+            return not_a_log("it is empty");
+        }
+        if magic.starts_with(&[0x1f, 0x8b]) {
+            return not_a_log("it is gzip data; decompress it first");
+        }
+        let input = Cursor::new(magic).chain(input);
+        let input: Box<dyn BufRead + Send> = if compressed {
+            let decoder = zstd::stream::read::Decoder::new(input).map_err(system)?;
+            Box::new(BufReader::with_capacity(BUFFER, decoder))
+        } else {
+            Box::new(BufReader::with_capacity(BUFFER, input))
+        };
+        Self::begin(input, path)
+    }
+
+    fn begin(input: Box<dyn BufRead + Send>, path: &Path) -> Result<Self, ReadError> {
+        #[derive(Deserialize)]
+        struct First {
+            #[serde(rename = "type")]
+            kind: String,
+            schema: String,
+        }
+        let header = Header {
+            version: String::new(),
+            host: super::Host::default(),
+            clock: crate::clock::Anchors::default(),
+            command_line: Vec::new(),
+            hooks: Vec::new(),
+            refused: Vec::new(),
+            rules: crate::judge::Rules::default(),
+            cmdline: String::new(),
+            events: String::new(),
+        };
+        let (ending, buffer, path) = (Ending::default(), Vec::new(), path.to_owned());
+        let mut reader = Self { input, path, header, ending, buffer, last: Seq(0), done: false };
+        let got = reader.read_line()?;
+        let first: First = match serde_json::from_slice(&reader.buffer) {
+            Ok(first) => first,
+            Err(error) if error.is_eof() && matches!(got, Got::Part(_) | Got::Nothing) => {
+                return Err(ReadError::NoHeader { path: reader.path });
+            }
+            Err(_) => return Err(reader.not_a_log("its first line is not a header")),
+        };
+        let version = first.schema.strip_prefix(SCHEMA_NAME).and_then(|version| version.parse::<u32>().ok());
+        match version {
+            Some(SCHEMA_VERSION) if first.kind == "header" => {}
+            Some(version) if version > SCHEMA_VERSION => {
+                return Err(ReadError::Newer { path: reader.path, found: format!("{SCHEMA_NAME}{version}") });
+            }
+            _ => return Err(reader.not_a_log("its first line is not a header")),
+        }
+        match serde_json::from_slice(&reader.buffer) {
+            Ok(header) => reader.header = header,
+            Err(error) => return Err(reader.broken(&format!("expected a header: {error}"))),
+        }
+        Ok(reader)
+    }
+
+    /// The log's first line.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How the log ended, once the iterator has; before, what is known so far.
+    #[must_use]
+    pub const fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// Reads the next line into the buffer, without its line feed.
+    fn read_line(&mut self) -> Result<Got, ReadError> {
+        self.buffer.clear();
+        let read = (&mut self.input).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut self.buffer);
+        if let Err(source) = read {
+            // zstd says so when its input ends within a frame.
+            return match source.kind() {
+                io::ErrorKind::UnexpectedEof => Ok(Got::Part("the compressed data ends too early")),
+                _ if self.ending.lines > 0 => {
+                    Err(self.broken(&format!("cannot be read: {source}; the lines before it can")))
+                }
+                _ => Err(ReadError::System { path: self.path.clone(), source }),
+            };
+        }
+        if self.buffer.last() == Some(&b'\n') {
+            self.buffer.pop();
+            self.ending.lines += 1;
+            return Ok(Got::Line);
+        }
+        if self.buffer.len() > LINE_MAX {
+            return Err(self.broken_next("is longer than any line of a log"));
+        }
+        Ok(if self.buffer.is_empty() { Got::Nothing } else { Got::Part("the line is cut off") })
+    }
+
+    fn not_a_log(self, why: &str) -> ReadError {
+        ReadError::NotALog { path: self.path, why: why.to_owned() }
+    }
+
+    /// An error in the line last read whole.
+    fn broken(&self, why: &str) -> ReadError {
+        ReadError::Line { path: self.path.clone(), line: self.ending.lines.max(1), why: why.to_owned() }
+    }
+
+    /// An error in the line after that.
+    fn broken_next(&self, why: &str) -> ReadError {
+        ReadError::Line { path: self.path.clone(), line: self.ending.lines + 1, why: why.to_owned() }
+    }
+
+    fn step(&mut self) -> Option<Result<Event, ReadError>> {
+        loop {
+            let got = match self.read_line() {
+                Ok(got) => got,
+                Err(error) => return Some(Err(error)),
+            };
+            let part = match got {
+                Got::Line => None,
+                Got::Nothing => return None,
+                Got::Part(reason) => Some(reason),
+            };
+            if let Some(reason) = part {
+                if serde_json::from_slice::<IgnoredAny>(&self.buffer).is_err() {
+                    // After the log's last line only a compressor's closing bytes can be missing.
+                    if self.ending.end.is_none() {
+                        self.ending.torn =
+                            Some(Torn { line: self.ending.lines + 1, reason: reason.to_owned() });
+                    }
+                    return None;
+                }
+                // Only its line feed is missing.
+                self.ending.lines += 1;
+            }
+            let line = match line::decode(&mut self.buffer) {
+                Ok(line) => line,
+                Err(error) => return Some(Err(self.broken(&error.to_string()))),
+            };
+            if self.ending.end.is_some() {
+                return Some(Err(
+                    self.broken("more lines follow the log's last; are these two logs in one file?")
+                ));
+            }
+            match line {
+                Line::Event(event) if event.seq <= self.last => {
+                    let (seq, last) = (event.seq.0, self.last.0);
+                    return Some(Err(
+                        self.broken(&format!("event {seq} follows event {last}; the log is out of order"))
+                    ));
+                }
+                Line::Event(event) => {
+                    self.last = event.seq;
+                    return Some(Ok(event));
+                }
+                Line::Finding => {}
+                Line::Header => {
+                    return Some(Err(self.broken("a second header; are these two logs in one file?")));
+                }
+                Line::End(end) => self.ending.end = Some(end),
+                Line::Unknown => self.ending.unknown += 1,
+            }
+        }
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Event, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let step = self.step();
+        self.done = !matches!(step, Some(Ok(_)));
+        step
+    }
+}
