@@ -66,6 +66,9 @@ impl Folder {
     /// Calls `each` with every entry whose name is a number. An entry that appears or vanishes meanwhile may or may
     /// not be seen. Ends early, without a word, when the folder's process is gone.
     pub(crate) fn numbers(&self, buffer: &mut Vec<u8>, mut each: impl FnMut(u32)) {
+        if rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Start(0)).is_err() {
+            return;
+        }
         buffer.clear();
         buffer.reserve(CHUNK);
         let mut entries = RawDir::new(&self.0, buffer.spare_capacity_mut());

@@ -19,6 +19,10 @@ const EXE_MAX: usize = 4096;
 const FILE_MAX: usize = 64 << 10;
 /// Ancestors that are followed to the root of a lineage.
 const ANCESTORS_MAX: usize = 128;
+/// Processes that are worth a thread of their own in a scan: 10 ms of work.
+const THREAD_WORTH: usize = 512;
+/// Threads of a scan.
+const THREADS_MAX: usize = 4;
 
 /// A reader of `/proc`, with its buffers. Cheap to keep; not shared between threads.
 pub struct Proc {
@@ -89,10 +93,30 @@ impl Proc {
     pub fn scan_all(&mut self) -> Vec<Process> {
         let mut tgids = Vec::new();
         self.root.numbers(&mut self.text, |tgid| tgids.push(tgid));
-        let mut found: Vec<Alone> = tgids.into_iter().filter_map(|tgid| self.alone(tgid)).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let share = tgids.len().div_ceil(threads).max(THREAD_WORTH);
+        let mut shares = tgids.chunks(share);
+        let own = shares.next().unwrap_or_default();
+        let mut found = std::thread::scope(|scope| {
+            // Nearly all of the time is the kernel's, and it does not mind two readers.
+            let helpers: Vec<_> = shares
+                .map(|share| {
+                    scope.spawn(move || {
+                        Self::open().map(|mut proc| proc.each_alone(share)).unwrap_or_default()
+                    })
+                })
+                .collect();
+            let mut found = self.each_alone(own);
+            found.extend(helpers.into_iter().flat_map(|helper| helper.join().unwrap_or_default()));
+            found
+        });
         // A parent started before its children, or in the same tick; then mostly with the lower PID.
         found.sort_unstable_by_key(|alone| (alone.process.process.start, alone.process.process.tgid));
         related(found)
+    }
+
+    fn each_alone(&mut self, tgids: &[u32]) -> Vec<Alone> {
+        tgids.iter().filter_map(|tgid| self.alone(*tgid)).collect()
     }
 
     fn folder(&self, tgid: u32) -> Option<Folder> {

@@ -99,7 +99,10 @@ fn forks_share_a_lineage_and_execs_begin_one() {
 #[test]
 fn a_scan_has_every_process_once_and_parents_first() {
     let (actor, said) = Actor::shell("( ( echo $BASHPID; read -r; : ); : ); :", 1);
-    let all = Proc::open().unwrap().scan_all();
+    let mut proc = Proc::open().unwrap();
+    let earlier = proc.scan_all();
+    assert!(earlier.iter().any(|p| p.process.tgid == actor.0.id()));
+    let all = proc.scan_all();
     let mut seen = HashSet::new();
     for process in &all {
         if let Some(parent) = process.parent {
