@@ -13,6 +13,7 @@ pub mod judge;
 pub mod ledger;
 pub mod log;
 pub mod probe;
+pub mod proc;
 pub mod sink;
 pub mod source;
 pub mod wire;
