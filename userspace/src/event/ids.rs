@@ -65,7 +65,7 @@ pub struct ProcessKey {
 }
 
 /// Nanoseconds in one clock tick of `/proc/PID/stat` (`USER_HZ` is 100 on every architecture bindwatch supports).
-pub const TICK_NS: u64 = 10_000_000;
+pub(super) const TICK_NS: u64 = 10_000_000;
 
 impl ProcessKey {
     /// From a kernel record, whose start time is in ns since boot.

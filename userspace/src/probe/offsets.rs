@@ -39,7 +39,7 @@ const STRUCTS: [&str; 19] = [
 ///
 /// # Errors
 /// When the kernel has no BTF, or lacks a field that the probe cannot do without.
-pub fn resolve() -> Result<Offsets, ProbeError> {
+pub(super) fn resolve() -> Result<Offsets, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
     let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
     let offsets = from_btf(&btf);
@@ -117,7 +117,7 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
 
 /// Adds the fields of io_uring's tracepoints from their format files; leaves them absent where there are none
 /// (no io_uring, or a kernel whose records have no request).
-pub fn add_uring(offsets: &mut Offsets, tracefs: &Path) {
+pub(super) fn add_uring(offsets: &mut Offsets, tracefs: &Path) {
     let field = |event: &str, name: &str| {
         let path = tracefs.join("events/io_uring").join(event).join("format");
         std::fs::read_to_string(path).ok().and_then(|format| field_offset(&format, name)).unwrap_or(ABSENT)

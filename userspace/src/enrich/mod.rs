@@ -1,0 +1,340 @@
+//! From the probe's records to events: names for processes, and what has to be looked up because of an event.
+//!
+//! Everything the ledger will ever know goes through here and comes out as an event, so that a replay needs neither
+//! `/proc` nor the kernel. Look-ups are made through [`Lookups`]; tests give their own.
+
+mod names;
+mod processes;
+mod sockets;
+
+use std::collections::BTreeSet;
+
+pub use names::Names;
+pub use processes::Processes;
+
+use crate::cgroup2;
+use crate::event::{
+    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Errno, Exit, Gone, Holders, Hook, Ifindex, Inum,
+    Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting, Signal, SocketFacts, TableRow, TcpState,
+    Unlisten, Unresolved,
+};
+use crate::wire::{Call, Record, SetOption, Stamped};
+use sockets::Sockets;
+
+/// A fact that has no place in the order yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// When.
+    pub at: BootTime,
+    /// What saw it.
+    pub hook: Hook,
+    /// What.
+    pub body: Body,
+}
+
+/// What the kernel's tables have on a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRow {
+    /// The socket; for TIME_WAIT the cookie of the one it was.
+    pub socket: SocketFacts,
+    /// Its state.
+    pub state: TcpState,
+    /// The other side.
+    pub peer: Option<std::net::SocketAddr>,
+    /// Who has it open.
+    pub holders: Vec<ProcessKey>,
+}
+
+/// Questions to the running system.
+pub trait Lookups {
+    /// The rows of the kernel's tables with this local port.
+    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow>;
+    /// Who has these sockets open now. A socket that nobody has is left out.
+    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)>;
+    /// Who opened the connection that had this cookie.
+    fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
+}
+
+/// Refused binds whose port is looked up, a second. More are told without; `table-lookups` says so.
+pub const LOOKUPS_PER_SECOND: u32 = 200;
+/// The same port is looked up again after this time, ns.
+const LOOKUP_AGAIN_NS: u64 = 50_000_000;
+/// How long a socket may be without a living holder before its holder is looked up, ns: an exiting process closes
+/// its descriptors right after its end is told.
+pub const UNHELD_NS: u64 = 20_000_000;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Makes events of records.
+pub struct Enricher<L> {
+    processes: Processes,
+    sockets: Sockets,
+    cgroups: cgroup2::Paths,
+    lookups: L,
+    budget: Budget,
+}
+
+/// How often the tables were asked.
+#[derive(Default)]
+struct Budget {
+    second: u64,
+    spent: u32,
+    told: bool,
+    last: std::collections::HashMap<(Inum, Protocol, u16), BootTime>,
+}
+
+impl<L: Lookups> Enricher<L> {
+    /// With the processes that exist, from a scan, and the cgroup2 hierarchy.
+    #[must_use]
+    pub fn new(processes: Processes, cgroups: cgroup2::Paths, lookups: L) -> Self {
+        Self { processes, sockets: Sockets::default(), cgroups, lookups, budget: Budget::default() }
+    }
+
+    /// The look-ups, for what is asked outside of records.
+    pub const fn lookups(&mut self) -> &mut L {
+        &mut self.lookups
+    }
+
+    /// Takes a record and appends what it means. `next` is the number that the first appended fact will get.
+    pub fn record(&mut self, stamped: Stamped, next: Seq, facts: &mut Vec<Fact>) {
+        let Stamped { at, hook, record } = stamped;
+        let begin = facts.len();
+        let mut push = |body| facts.push(Fact { at, hook, body });
+        match record {
+            Record::Bind(call) => {
+                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                self.sockets.held(&call.socket, call.task.process);
+                facts.push(Fact { at, hook, body: Body::Bind(bind(call)) });
+            }
+            Record::BindFailed(call) => self.failed(call, at, hook, next, begin, facts),
+            Record::Unresolved(call) => {
+                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                let body = Body::Unresolved(Unresolved { process: call.task.process, socket: call.socket });
+                facts.push(Fact { at, hook, body });
+            }
+            Record::Listen(call) => self.listening(call, at, hook, facts),
+            Record::ListenFailed(call) => {
+                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                let asked_by = after(next, begin, facts);
+                let endpoint = (call.socket.netns, call.socket.protocol, call.socket.port);
+                let body = ListenFailed {
+                    process: call.task.process,
+                    comm: call.task.comm,
+                    socket: call.socket,
+                    errno: call.errno,
+                };
+                facts.push(Fact { at, hook, body: Body::ListenFailed(body) });
+                self.look_up(endpoint, asked_by, at, facts);
+            }
+            Record::ConnectFailed(call) => {
+                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                let body = ConnectFailed {
+                    process: call.task.process,
+                    comm: call.task.comm,
+                    cookie: call.socket.cookie,
+                    netns: call.socket.netns,
+                    protocol: call.socket.protocol,
+                    destination: call.socket.address,
+                    destination_port: call.socket.port,
+                    errno: call.errno,
+                };
+                facts.push(Fact { at, hook, body: Body::ConnectFailed(body) });
+            }
+            Record::Unlisten(small) if self.sockets.knows(small.cookie) => {
+                push(Body::Unlisten(Unlisten { cookie: small.cookie, backlog: small.backlog }));
+            }
+            Record::Close(small) if self.sockets.closed(small.cookie, small.state) => {
+                push(Body::Close(Close { cookie: small.cookie, state: small.state, backlog: small.backlog }));
+            }
+            Record::Destroy(small) if self.sockets.destroyed(small.cookie) => {
+                push(Body::Gone(Gone { cookie: small.cookie }));
+            }
+            Record::Option(option) if self.sockets.knows(option.cookie) => {
+                if let Some(setting) = setting(&option) {
+                    push(Body::Option(OptionSet { cookie: option.cookie, setting }));
+                }
+            }
+            Record::Fork(fork) => self.processes.forked(&fork),
+            Record::Exec(exec) => self.processes.executed(&exec, &mut self.cgroups, at, facts),
+            Record::Exit(process) => {
+                self.sockets.holder_ended(process, at);
+                if self.processes.ended(process) {
+                    push(Body::Exit(Exit { process }));
+                }
+            }
+            Record::Signal { target, sender, signal } => {
+                if self.processes.is_published(target) {
+                    if let Some(sender) = sender {
+                        self.processes.publish(sender, None, &mut self.cgroups, at, facts);
+                    }
+                    facts.push(Fact { at, hook, body: Body::Signal(Signal { process: target, sender, signal }) });
+                }
+            }
+            Record::Cgroup { id, path } => self.cgroups.learn(id, &path),
+            Record::Unlisten(_) | Record::Close(_) | Record::Destroy(_) | Record::Option(_) | Record::Foreign => {}
+        }
+    }
+
+    /// A socket from an inventory, with those who have it open.
+    pub fn found(&mut self, found: crate::event::Found, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
+        for holder in &found.holders {
+            self.processes.publish(*holder, None, &mut self.cgroups, at, facts);
+        }
+        self.sockets.found(&found);
+        facts.push(Fact { at, hook, body: Body::Socket(found) });
+    }
+
+    /// Whether a socket is known from a record.
+    #[must_use]
+    pub fn knows(&self, cookie: Cookie) -> bool {
+        self.sockets.knows(cookie)
+    }
+
+    /// Forgets sockets that an inventory did not find: their release was lost.
+    pub fn keep_only(&mut self, cookies: &BTreeSet<Cookie>) {
+        self.sockets.keep_only(cookies);
+    }
+
+    /// Makes a process known that is named by something else than a record.
+    pub fn name(&mut self, process: ProcessKey, at: BootTime, facts: &mut Vec<Fact>) {
+        self.processes.publish(process, None, &mut self.cgroups, at, facts);
+    }
+
+    /// When something is due that no record will bring: the earliest instant at which [`Enricher::due`] has work.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootTime> {
+        self.sockets.first_unheld().map(|since| BootTime(since.0 + UNHELD_NS))
+    }
+
+    /// Looks up who holds the sockets whose known holders have ended.
+    pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
+        let unheld = self.sockets.take_unheld(now, UNHELD_NS);
+        if unheld.is_empty() {
+            return;
+        }
+        let mut found = self.lookups.holders(&unheld);
+        found.sort_by_key(|(cookie, _)| *cookie);
+        for cookie in unheld {
+            let processes = found
+                .binary_search_by_key(&cookie, |(found, _)| *found)
+                .ok()
+                .and_then(|at| found.get(at))
+                .map(|(_, processes)| processes.clone())
+                .unwrap_or_default();
+            for process in &processes {
+                self.processes.publish(*process, None, &mut self.cgroups, now, facts);
+            }
+            self.sockets.holders(cookie, &processes);
+            let body = Body::Holders(Holders { cookie, processes });
+            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
+        }
+    }
+
+    fn failed(&mut self, call: Call, at: BootTime, hook: Hook, next: Seq, begin: usize, facts: &mut Vec<Fact>) {
+        self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+        let asked_by = after(next, begin, facts);
+        let endpoint = (call.socket.netns, call.socket.protocol, call.socket.port);
+        let in_use = call.errno == Errno::EADDRINUSE && call.socket.port != 0;
+        let body = BindFailed {
+            process: call.task.process,
+            tid: call.task.tid,
+            comm: call.task.comm,
+            socket: call.socket,
+            errno: call.errno,
+            door: call.door,
+        };
+        facts.push(Fact { at, hook, body: Body::BindFailed(body) });
+        if in_use {
+            self.look_up(endpoint, asked_by, at, facts);
+        }
+    }
+
+    fn listening(&mut self, call: Call, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
+        let process = call.task.process;
+        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
+        if !self.sockets.knows(call.socket.cookie) {
+            self.sockets.held(&call.socket, process);
+        }
+        facts.push(Fact { at, hook, body: Body::Listen(Listen { process, socket: call.socket }) });
+    }
+
+    /// Asks the kernel's tables what is on a port that was refused: TIME_WAIT and closing connections have no event.
+    fn look_up(&mut self, endpoint: (Inum, Protocol, u16), asked_by: Seq, at: BootTime, facts: &mut Vec<Fact>) {
+        if !self.budget.allows(endpoint, at, facts) {
+            return;
+        }
+        let (netns, protocol, port) = endpoint;
+        for row in self.lookups.on_port(netns, protocol, port) {
+            let last_owner =
+                if row.holders.is_empty() { self.lookups.opener(row.socket.cookie) } else { None };
+            for process in row.holders.iter().chain(&last_owner) {
+                self.processes.publish(*process, None, &mut self.cgroups, at, facts);
+            }
+            let body = TableRow {
+                asked_by,
+                socket: row.socket,
+                state: row.state,
+                peer: row.peer,
+                holders: row.holders,
+                last_owner,
+            };
+            facts.push(Fact { at, hook: Hook::SockDiag, body: Body::Table(body) });
+        }
+    }
+}
+
+impl Budget {
+    fn allows(&mut self, endpoint: (Inum, Protocol, u16), at: BootTime, facts: &mut Vec<Fact>) -> bool {
+        let second = at.0 / SECOND_NS;
+        if second != self.second {
+            (self.second, self.spent, self.told) = (second, 0, false);
+            self.last.retain(|_, last| at.since(*last) < LOOKUP_AGAIN_NS);
+        }
+        if self.last.get(&endpoint).is_some_and(|last| at.since(*last) < LOOKUP_AGAIN_NS) {
+            return false;
+        }
+        if self.spent >= LOOKUPS_PER_SECOND {
+            if !self.told {
+                self.told = true;
+                let limit = crate::event::Limit {
+                    bound: "table-lookups".to_owned(),
+                    value: LOOKUPS_PER_SECOND.into(),
+                    unit: "look-ups a second".to_owned(),
+                };
+                facts.push(Fact { at, hook: Hook::Bindwatch, body: Body::Limit(limit) });
+            }
+            return false;
+        }
+        self.spent += 1;
+        self.last.insert(endpoint, at);
+        true
+    }
+}
+
+/// The number of the next fact, when the first one after `begin` gets `next`.
+fn after(next: Seq, begin: usize, facts: &[Fact]) -> Seq {
+    Seq(next.0 + (facts.len() - begin) as u64)
+}
+
+fn bind(call: Call) -> Bind {
+    Bind {
+        process: call.task.process,
+        tid: call.task.tid,
+        comm: call.task.comm,
+        socket: call.socket,
+        requested_port: call.requested_port,
+        door: call.door,
+    }
+}
+
+/// What an option means for sharing (socket(7), ip(7), ipv6(7)).
+fn setting(option: &SetOption) -> Option<Setting> {
+    match (option.level, option.name) {
+        (1, 2) => Some(Setting::ReuseAddr(option.value != 0)),
+        (1, 15) => Some(Setting::ReusePort(option.value != 0)),
+        (1, 62) => Some(Setting::Device(Ifindex(option.value.unsigned_abs()))),
+        // SO_BINDTODEVICE names the device; which index that is must be asked of the socket.
+        (1, _) => None,
+        _ => Some(Setting::Multicast),
+    }
+}

@@ -1,0 +1,358 @@
+//! Every process, from fork, exec and exit as they happen, so that one that lived two milliseconds has a name.
+//!
+//! A process becomes an event only when something names it: most processes never touch a port.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use super::{Fact, Names};
+use crate::cgroup2;
+use crate::cli::Cmdline;
+use crate::event::{Body, BootTime, Hook, Known, Process, ProcessKey, Uid};
+use crate::proc::{Proc, container_id};
+use crate::wire::{Exec, Fork, Task};
+
+/// Ancestors that are made known with a process.
+const ANCESTORS_MAX: usize = 64;
+
+/// Ended processes that are remembered, for what names them later: an owner of TIME_WAIT, a sender of a signal.
+const ENDED_MAX: usize = 4096;
+
+/// What a process runs; shared by everything it forked.
+#[derive(Debug, Default)]
+struct Program {
+    /// Resolved when it is first told.
+    exe: String,
+    /// As it was executed; empty when `exe` is known.
+    executed: String,
+    cmdline: Vec<String>,
+    cmdline_cut: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    parent: Option<ProcessKey>,
+    lineage: ProcessKey,
+    known: Known,
+    comm: String,
+    program: Rc<Program>,
+    uid: Uid,
+    session: u32,
+    cgroup: Cgroup,
+    container: Option<String>,
+    /// Children that are in the table: they need this entry's name.
+    children: u32,
+    /// It ended, and so did [`ENDED_MAX`] others since.
+    forgettable: bool,
+    /// It was told, with the facts it has now.
+    told: bool,
+    /// It was told once.
+    published: bool,
+}
+
+/// A cgroup by its id until its path is asked for.
+#[derive(Clone, Debug, PartialEq)]
+enum Cgroup {
+    Id(u64),
+    Path(String),
+}
+
+/// The table of processes.
+pub struct Processes {
+    entries: HashMap<ProcessKey, Entry>,
+    /// Ended processes, in the order of their ends.
+    ended: VecDeque<ProcessKey>,
+    names: Names,
+    proc: Option<Proc>,
+    cmdline: Cmdline,
+    mask: fn(&mut [String]),
+}
+
+impl Processes {
+    /// Nobody yet. `mask` hides what must not be kept of an argument list.
+    #[must_use]
+    pub fn new(cmdline: Cmdline, mask: fn(&mut [String])) -> Self {
+        Self {
+            entries: HashMap::new(),
+            ended: VecDeque::new(),
+            names: Names::default(),
+            proc: Proc::open().ok(),
+            cmdline,
+            mask,
+        }
+    }
+
+    /// Takes every process there is now. To be called after the hooks are attached: what happens meanwhile comes as
+    /// records, which win.
+    pub fn scan(&mut self) {
+        let Some(proc) = &mut self.proc else { return };
+        for process in proc.scan_all() {
+            self.adopt(process);
+        }
+    }
+
+    fn adopt(&mut self, process: Process) {
+        let key = process.process;
+        if self.entries.contains_key(&key) {
+            return;
+        }
+        self.child_of(process.parent);
+        let program = Program {
+            exe: process.exe,
+            executed: String::new(),
+            cmdline: process.cmdline,
+            cmdline_cut: process.cmdline_cut,
+        };
+        let entry = Entry {
+            parent: process.parent,
+            lineage: process.lineage,
+            known: process.known,
+            comm: process.comm,
+            program: Rc::new(program),
+            uid: process.uid,
+            session: process.session,
+            cgroup: Cgroup::Path(process.cgroup),
+            container: process.container,
+            children: 0,
+            forgettable: false,
+            told: false,
+            published: false,
+        };
+        self.entries.insert(key, entry);
+    }
+
+    /// A process was made.
+    pub fn forked(&mut self, fork: &Fork) {
+        if self.entries.contains_key(&fork.child) {
+            // The scan met it after its fork and before this record; it may have executed since, which comes next.
+            return;
+        }
+        let entry = match self.entries.get(&fork.parent) {
+            Some(parent) => Entry {
+                parent: Some(fork.parent),
+                lineage: parent.lineage,
+                known: Known::Fork,
+                comm: parent.comm.clone(),
+                program: Rc::clone(&parent.program),
+                uid: parent.uid,
+                session: fork.session,
+                cgroup: parent.cgroup.clone(),
+                container: parent.container.clone(),
+                children: 0,
+                forgettable: false,
+                told: false,
+                published: false,
+            },
+            None => Entry { parent: Some(fork.parent), session: fork.session, ..Entry::unknown(fork.child) },
+        };
+        self.child_of(Some(fork.parent));
+        self.entries.insert(fork.child, entry);
+    }
+
+    /// A process executed a program.
+    pub fn executed(&mut self, exec: &Exec, cgroups: &mut cgroup2::Paths, at: BootTime, facts: &mut Vec<Fact>) {
+        let key = exec.task.process;
+        if !self.entries.contains_key(&key) {
+            self.child_of(Some(exec.parent));
+            let entry = Entry { parent: Some(exec.parent), ..Entry::unknown(key) };
+            self.entries.insert(key, entry);
+        }
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.lineage = key;
+        entry.known = Known::Exec;
+        entry.comm.clone_from(&exec.task.comm);
+        entry.uid = exec.task.uid;
+        entry.session = exec.session;
+        entry.cgroup = Cgroup::Id(exec.task.cgroup);
+        entry.program = Rc::new(Program {
+            exe: String::new(),
+            executed: exec.interp.clone(),
+            cmdline: exec.args.clone(),
+            cmdline_cut: exec.args_cut,
+        });
+        entry.told = false;
+        if entry.published {
+            self.publish(key, None, cgroups, at, facts);
+        }
+    }
+
+    /// A process ended. Whether it was ever told.
+    pub fn ended(&mut self, key: ProcessKey) -> bool {
+        let Some(entry) = self.entries.get(&key) else { return false };
+        let published = entry.published;
+        self.ended.push_back(key);
+        if self.ended.len() > ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            if let Some(entry) = self.entries.get_mut(&oldest) {
+                entry.forgettable = true;
+            }
+            self.forget(oldest);
+        }
+        published
+    }
+
+    /// Whether a process was told.
+    #[must_use]
+    pub fn is_published(&self, key: ProcessKey) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.published)
+    }
+
+    /// Drops entries that nobody needs: ended long ago, and without children in the table.
+    fn forget(&mut self, key: ProcessKey) {
+        let mut next = Some(key);
+        while let Some(key) = next {
+            if self.entries.get(&key).is_none_or(|entry| !entry.forgettable || entry.children > 0) {
+                return;
+            }
+            next = self.entries.remove(&key).and_then(|entry| entry.parent);
+            if let Some(parent) = next.and_then(|parent| self.entries.get_mut(&parent)) {
+                parent.children = parent.children.saturating_sub(1);
+            }
+        }
+    }
+
+    fn child_of(&mut self, parent: Option<ProcessKey>) {
+        if let Some(parent) = parent.and_then(|key| self.entries.get_mut(&key)) {
+            parent.children += 1;
+        }
+    }
+
+    /// Tells a process, its ancestors first, unless it was told already as it is. `seen` is what a record says of it
+    /// now: its user and its cgroup may have changed since its exec.
+    pub fn publish(
+        &mut self,
+        key: ProcessKey,
+        seen: Option<&Task>,
+        cgroups: &mut cgroup2::Paths,
+        at: BootTime,
+        facts: &mut Vec<Fact>,
+    ) {
+        if !self.entries.contains_key(&key) && !self.ask(key) {
+            if seen.is_none() {
+                // Gone, and nothing is known of it: the events that name it stand alone.
+                return;
+            }
+            self.entries.insert(key, Entry::unknown(key));
+        }
+        if let (Some(seen), Some(entry)) = (seen, self.entries.get_mut(&key)) {
+            entry.update(seen, cgroups);
+        }
+        let mut line = Vec::new();
+        let mut up = Some(key);
+        while let Some(key) = up.filter(|_| line.len() < ANCESTORS_MAX) {
+            match self.entries.get(&key) {
+                Some(entry) if entry.told => break,
+                Some(entry) => {
+                    line.push(key);
+                    up = entry.parent;
+                }
+                None => break,
+            }
+        }
+        for key in line.into_iter().rev() {
+            if let Some(process) = self.tell(key, cgroups) {
+                facts.push(Fact { at, hook: Hook::Bindwatch, body: Body::Process(process) });
+            }
+        }
+    }
+
+    /// Looks a process up that no record told: its fork was lost, or it is older and the scan missed it. Whether it
+    /// was found.
+    fn ask(&mut self, key: ProcessKey) -> bool {
+        let found = self.proc.as_mut().and_then(|proc| proc.process(key.tgid)).filter(|found| found.process == key);
+        let is_found = found.is_some();
+        if let Some(process) = found {
+            self.adopt(process);
+        }
+        is_found
+    }
+
+    fn tell(&mut self, key: ProcessKey, cgroups: &mut cgroup2::Paths) -> Option<Process> {
+        let entry = self.entries.get_mut(&key)?;
+        entry.told = true;
+        entry.published = true;
+        let cgroup = entry.cgroup.path(cgroups);
+        if entry.container.is_none() {
+            entry.container = container_id(&cgroup).map(std::borrow::Cow::into_owned);
+        }
+        if entry.program.exe.is_empty() && !entry.program.executed.is_empty() {
+            let exe = self.names.program(&entry.program.executed, key.tgid, entry.container.is_some());
+            entry.program = Rc::new(Program {
+                exe,
+                executed: String::new(),
+                cmdline: entry.program.cmdline.clone(),
+                cmdline_cut: entry.program.cmdline_cut,
+            });
+        }
+        let mut cmdline = match self.cmdline {
+            Cmdline::Full => entry.program.cmdline.clone(),
+            Cmdline::Exe | Cmdline::None => Vec::new(),
+        };
+        (self.mask)(&mut cmdline);
+        Some(Process {
+            process: key,
+            parent: entry.parent,
+            lineage: entry.lineage,
+            known: entry.known,
+            comm: entry.comm.clone(),
+            exe: if self.cmdline == Cmdline::None { String::new() } else { entry.program.exe.clone() },
+            cmdline,
+            cmdline_cut: entry.program.cmdline_cut,
+            uid: entry.uid,
+            session: entry.session,
+            cgroup,
+            container: entry.container.clone(),
+        })
+    }
+}
+
+impl Entry {
+    /// A process of which nothing is known but that it is.
+    fn unknown(key: ProcessKey) -> Self {
+        Self {
+            parent: None,
+            lineage: key,
+            known: Known::Name,
+            comm: String::new(),
+            program: Rc::default(),
+            uid: Uid(0),
+            session: 0,
+            cgroup: Cgroup::Path(String::new()),
+            container: None,
+            children: 0,
+            forgettable: false,
+            told: false,
+            published: false,
+        }
+    }
+
+    /// Takes what a record says of the process now.
+    fn update(&mut self, seen: &Task, cgroups: &mut cgroup2::Paths) {
+        let is_leader = seen.tid.0 == seen.process.tgid;
+        if (is_leader || self.comm.is_empty()) && self.comm != seen.comm {
+            self.comm.clone_from(&seen.comm);
+            self.told = false;
+        }
+        if self.uid != seen.uid {
+            self.uid = seen.uid;
+            self.told = false;
+        }
+        let path = cgroups.path(seen.cgroup);
+        if !path.is_empty() && !matches!(&self.cgroup, Cgroup::Path(known) if known == path) {
+            let path = path.to_owned();
+            let same = self.cgroup.path(cgroups) == path;
+            self.cgroup = Cgroup::Path(path);
+            self.told = self.told && same;
+        }
+    }
+}
+
+impl Cgroup {
+    fn path(&self, cgroups: &mut cgroup2::Paths) -> String {
+        match self {
+            Self::Id(id) => cgroups.path(*id).to_owned(),
+            Self::Path(path) => path.clone(),
+        }
+    }
+}

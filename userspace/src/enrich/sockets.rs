@@ -1,0 +1,119 @@
+//! Which sockets are held, as far as records need it: to leave out those of no interest, and to notice a socket whose
+//! known holders are all gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::event::{BootTime, Cookie, Found, ProcessKey, Protocol, SocketFacts, TcpState};
+
+/// The held sockets.
+#[derive(Default)]
+pub(super) struct Sockets {
+    by_cookie: HashMap<Cookie, Protocol>,
+    /// Holder and socket, in both directions.
+    held_by: BTreeSet<(ProcessKey, Cookie)>,
+    holders: BTreeMap<Cookie, BTreeSet<ProcessKey>>,
+    /// Closed by their last holder, but still connected.
+    lingering: BTreeSet<Cookie>,
+    /// Open, but no known holder lives; since when.
+    unheld: BTreeMap<Cookie, BootTime>,
+}
+
+impl Sockets {
+    /// A process bound a socket, or listens on it.
+    pub(super) fn held(&mut self, socket: &SocketFacts, process: ProcessKey) {
+        self.by_cookie.insert(socket.cookie, socket.protocol);
+        self.holds(socket.cookie, process);
+    }
+
+    /// An inventory found a socket.
+    pub(super) fn found(&mut self, found: &Found) {
+        self.by_cookie.insert(found.socket.cookie, found.socket.protocol);
+        for holder in &found.holders {
+            self.holds(found.socket.cookie, *holder);
+        }
+    }
+
+    fn holds(&mut self, cookie: Cookie, process: ProcessKey) {
+        self.held_by.insert((process, cookie));
+        self.holders.entry(cookie).or_default().insert(process);
+        self.unheld.remove(&cookie);
+    }
+
+    /// Whether it is held.
+    pub(super) fn knows(&self, cookie: Cookie) -> bool {
+        self.by_cookie.contains_key(&cookie)
+    }
+
+    /// The last reference went away. Whether the socket was known.
+    pub(super) fn closed(&mut self, cookie: Cookie, state: TcpState) -> bool {
+        let Some(protocol) = self.by_cookie.remove(&cookie) else { return false };
+        self.let_go(cookie);
+        if protocol == Protocol::Tcp && !matches!(state, TcpState::Close | TcpState::Listen) {
+            self.lingering.insert(cookie);
+        }
+        true
+    }
+
+    /// The kernel destroyed it. Whether it was waited for.
+    pub(super) fn destroyed(&mut self, cookie: Cookie) -> bool {
+        self.lingering.remove(&cookie)
+    }
+
+    /// A process ended: it holds nothing any more.
+    pub(super) fn holder_ended(&mut self, process: ProcessKey, at: BootTime) {
+        let first = (process, Cookie(0));
+        let last = (process, Cookie(u64::MAX));
+        let held: Vec<Cookie> = self.held_by.range(first..=last).map(|(_, cookie)| *cookie).collect();
+        for cookie in held {
+            self.held_by.remove(&(process, cookie));
+            let Some(holders) = self.holders.get_mut(&cookie) else { continue };
+            holders.remove(&process);
+            if holders.is_empty() {
+                self.holders.remove(&cookie);
+                self.unheld.insert(cookie, at);
+            }
+        }
+    }
+
+    /// The earliest instant since which a socket has no known holder.
+    pub(super) fn first_unheld(&self) -> Option<BootTime> {
+        self.unheld.values().min().copied()
+    }
+
+    /// Takes the sockets that have had no known holder for `longer_than` ns.
+    pub(super) fn take_unheld(&mut self, now: BootTime, longer_than: u64) -> BTreeSet<Cookie> {
+        let ripe: BTreeSet<Cookie> =
+            self.unheld.iter().filter(|(_, since)| now.since(**since) >= longer_than).map(|(cookie, _)| *cookie).collect();
+        for cookie in &ripe {
+            self.unheld.remove(cookie);
+        }
+        ripe
+    }
+
+    /// Who holds a socket, from a look-up.
+    pub(super) fn holders(&mut self, cookie: Cookie, processes: &[ProcessKey]) {
+        if !self.knows(cookie) {
+            return;
+        }
+        self.let_go(cookie);
+        for process in processes {
+            self.holds(cookie, *process);
+        }
+    }
+
+    /// Forgets every socket but these.
+    pub(super) fn keep_only(&mut self, cookies: &BTreeSet<Cookie>) {
+        let gone: Vec<Cookie> = self.by_cookie.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
+        for cookie in gone {
+            self.by_cookie.remove(&cookie);
+            self.let_go(cookie);
+        }
+    }
+
+    fn let_go(&mut self, cookie: Cookie) {
+        self.unheld.remove(&cookie);
+        for process in self.holders.remove(&cookie).unwrap_or_default() {
+            self.held_by.remove(&(process, cookie));
+        }
+    }
+}
