@@ -6,3 +6,4 @@
 pub mod event;
 pub mod ledger;
 pub mod proc;
+pub mod source;

@@ -1,0 +1,3 @@
+//! Where events and inventories come from.
+
+pub mod sockets;
