@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use crate::cli::{Globals, StopArgs};
+use crate::control;
 
 /// Runs the verb.
-pub(super) fn run(_args: &StopArgs, _globals: &Globals) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("stop is not available in this version")
+pub(super) fn run(args: &StopArgs, _globals: &Globals) -> anyhow::Result<ExitCode> {
+    control::stop(args.timeout)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! The probe's maps, as typed handles.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use bindwatch_probe::abi::counter;
@@ -15,6 +15,12 @@ impl Ring {
     /// Hands the next record to `read`; None when the ring is empty.
     pub fn next<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         self.0.next().map(|record| read(&record))
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

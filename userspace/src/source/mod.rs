@@ -1,3 +1,6 @@
-//! Where events come from.
+//! Where events and inventories come from.
 
+pub mod live;
 pub mod log;
+pub mod sockets;
+mod system;

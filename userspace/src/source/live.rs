@@ -1,0 +1,267 @@
+//! Live events: the probe's ring, made into events in order.
+//!
+//! Waking a reader costs more than a bind, so the probe wakes nobody while records come: the reader looks every
+//! [`DRAIN_EVERY`]. When nothing came for [`IDLE_AFTER`] looks it asks for one wake-up and sleeps without a timer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bindwatch_probe::abi::counter;
+use tokio::io::unix::AsyncFd;
+
+use super::sockets::{Tables, TablesError};
+use super::system::{Survey, System};
+use crate::cgroup2;
+use crate::clock;
+use crate::enrich::{Enricher, Fact, Processes};
+use crate::event::{
+    Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, Lost, ProcessKey, Seq,
+};
+use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring};
+use crate::wire::{self, Record, Stamped};
+
+/// How often the ring is looked into while records come.
+pub const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// Looks without a record before the reader sleeps without a timer.
+pub const IDLE_AFTER: u32 = 20;
+/// Records taken in one go, so that a flood does not keep everything else waiting.
+pub const DRAIN_MAX: usize = 65_536;
+/// After a loss the tables are looked at again when none followed for this long, ns.
+const SETTLED_NS: u64 = 200_000_000;
+
+/// Why live events cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The probe.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The socket tables.
+    #[error("the sockets that exist already cannot be listed: {0}")]
+    Tables(#[from] TablesError),
+    /// The ring cannot be waited for.
+    #[error("the event ring cannot be waited for: {0}")]
+    Ring(#[source] std::io::Error),
+}
+
+/// The live source.
+pub struct Live {
+    ring: AsyncFd<Ring>,
+    idle: Idle,
+    counters: Counters,
+    enricher: Enricher<System>,
+    attached: Attached,
+    facts: Vec<Fact>,
+    seq: Seq,
+    lost: [u64; counter::SLOTS as usize],
+    undecodable: u64,
+    quiet_looks: u32,
+    /// When the last loss was noticed, until the tables were looked at again.
+    unsettled: Option<BootTime>,
+}
+
+impl Live {
+    /// Attaches the probe and takes the inventory of what exists. The first events (the inventory) are appended to
+    /// `events`. Nothing that is bound after this returns is missed.
+    ///
+    /// # Errors
+    /// Without privileges, on a kernel that cannot carry the probe, or without socket tables.
+    pub fn start(options: &Options, mut processes: Processes, events: &mut Vec<Event>) -> Result<Self, LiveError> {
+        let tables = Tables::open()?;
+        let mut probe = Probe::attach(options)?;
+        let ring = AsyncFd::register(probe.ring()?).map_err(LiveError::Ring)?;
+        let (idle, counters, owners) = (probe.idle()?, probe.counters()?, probe.owners()?);
+        let attached = probe.attached().clone();
+        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
+        processes.scan();
+        let enricher =
+            Enricher::new(processes, cgroup2::Paths::new(&root), System::new(probe, owners, tables));
+        let mut live = Self {
+            ring,
+            idle,
+            counters,
+            enricher,
+            attached,
+            facts: Vec::new(),
+            seq: Seq(1),
+            lost: [0; counter::SLOTS as usize],
+            undecodable: 0,
+            quiet_looks: 0,
+            unsettled: None,
+        };
+        live.take_inventory(events)?;
+        Ok(live)
+    }
+
+    /// Which hooks are in use.
+    #[must_use]
+    pub const fn attached(&self) -> &Attached {
+        &self.attached
+    }
+
+    /// Forwards the probe's own diagnostics, where it was loaded with them.
+    pub fn diagnostics(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        self.enricher.lookups().probe().logger()
+    }
+
+    /// Waits until there may be something to drain.
+    ///
+    /// # Errors
+    /// When the ring cannot be waited for.
+    pub async fn ready(&mut self) -> Result<(), LiveError> {
+        let due = self.next_due().map(|due| Duration::from_nanos(due.since(clock::boot_now())));
+        if self.quiet_looks < IDLE_AFTER {
+            tokio::time::sleep(due.map_or(DRAIN_EVERY, |due| due.min(DRAIN_EVERY))).await;
+            return Ok(());
+        }
+        let readable = self.ring.readable();
+        let mut guard = match due {
+            None => readable.await,
+            Some(due) => match tokio::time::timeout(due, readable).await {
+                Ok(guard) => guard,
+                Err(_elapsed) => return Ok(()),
+            },
+        }
+        .map_err(LiveError::Ring)?;
+        guard.clear_ready();
+        self.quiet_looks = 0;
+        Ok(())
+    }
+
+    fn next_due(&self) -> Option<BootTime> {
+        let settled = self.unsettled.map(|since| BootTime(since.0 + SETTLED_NS));
+        [settled, self.enricher.next_due()].into_iter().flatten().min()
+    }
+
+    /// Appends everything that is in the ring, and what is due, to `events`. Whether there may be more at once.
+    ///
+    /// # Errors
+    /// When the tables cannot be looked at again after a loss.
+    pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<bool, LiveError> {
+        let mut taken = self.take_records(events);
+        if taken == 0 {
+            self.quiet_looks = self.quiet_looks.saturating_add(1);
+            if self.quiet_looks >= IDLE_AFTER {
+                // A record that came since the last look would not ring the bell: look once more after asking for it.
+                if self.idle.ask().is_err() {
+                    self.quiet_looks = 0;
+                }
+                taken = self.take_records(events);
+            }
+        }
+        if taken > 0 {
+            self.quiet_looks = 0;
+        }
+        if taken > 0 || self.quiet_looks == 1 {
+            self.count_losses(events);
+        }
+        let now = clock::boot_now();
+        if self.enricher.next_due().is_some_and(|due| due <= now) {
+            self.enricher.due(now, &mut self.facts);
+            self.stamp(events);
+        }
+        if self.unsettled.is_some_and(|since| now.since(since) >= SETTLED_NS) {
+            self.unsettled = None;
+            self.take_inventory(events)?;
+        }
+        Ok(taken >= DRAIN_MAX)
+    }
+
+    /// Appends a fact of bindwatch's own. The processes that it names are made known first.
+    pub fn insert(&mut self, body: Body, names: &[ProcessKey], events: &mut Vec<Event>) {
+        let at = clock::boot_now();
+        for process in names {
+            self.enricher.name(*process, at, &mut self.facts);
+        }
+        self.facts.push(Fact { at, hook: Hook::Bindwatch, body });
+        self.stamp(events);
+    }
+
+    fn take_records(&mut self, events: &mut Vec<Event>) -> usize {
+        let mut taken = 0;
+        while taken < DRAIN_MAX {
+            let Some(decoded) = self.ring.get_mut().next(wire::decode) else { break };
+            taken += 1;
+            match decoded {
+                Ok(record) => {
+                    self.enricher.record(record, self.seq, &mut self.facts);
+                    self.stamp(events);
+                }
+                Err(error) => {
+                    log::warn!("the probe sent {error}");
+                    self.undecodable += 1;
+                }
+            }
+        }
+        taken
+    }
+
+    fn stamp(&mut self, events: &mut Vec<Event>) {
+        for Fact { at, hook, body } in self.facts.drain(..) {
+            events.push(Event { seq: self.seq, at, hook, body });
+            self.seq.0 += 1;
+        }
+    }
+
+    /// Makes an event of what was lost since the last look.
+    fn count_losses(&mut self, events: &mut Vec<Event>) {
+        let now = self.counters.read();
+        let mut counts: BTreeMap<String, u64> = counter::NAMES
+            .iter()
+            .zip(now.iter().zip(&self.lost))
+            .filter(|(_, (now, before))| now > before)
+            .map(|(name, (now, before))| ((*name).to_owned(), now - before))
+            .collect();
+        self.lost = now;
+        if self.undecodable > 0 {
+            counts.insert("undecodable".to_owned(), std::mem::take(&mut self.undecodable));
+        }
+        if counts.is_empty() {
+            return;
+        }
+        self.insert(Body::Lost(Lost { counts }), &[], events);
+        self.unsettled = Some(clock::boot_now());
+    }
+
+    /// Looks at the kernel's tables and makes events of them.
+    ///
+    /// Records that came before or during the look and not yet read are newer than some of what it saw: a socket
+    /// whose bind is among them is left to that record.
+    fn take_inventory(&mut self, events: &mut Vec<Event>) -> Result<(), LiveError> {
+        let begin = clock::boot_now();
+        let Survey { sockets, unseen } = self.enricher.lookups().survey()?;
+        let mut pending: Vec<Stamped> = Vec::new();
+        while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
+            match decoded {
+                Ok(record) => pending.push(record),
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        let in_records: BTreeSet<Cookie> = pending
+            .iter()
+            .filter_map(|stamped| match &stamped.record {
+                Record::Bind(call) | Record::Listen(call) => Some(call.socket.cookie),
+                _ => None,
+            })
+            .collect();
+        let listed: BTreeSet<Cookie> = sockets.iter().map(|found| found.socket.cookie).collect();
+        self.enricher.keep_only(&listed);
+        let phase = |phase, unseen| Body::Inventory(Inventory { phase, unseen });
+        self.facts.push(Fact {
+            at: begin,
+            hook: Hook::Bindwatch,
+            body: phase(InventoryPhase::Begin, Vec::new()),
+        });
+        for found in sockets {
+            if self.enricher.knows(found.socket.cookie) || !in_records.contains(&found.socket.cookie) {
+                self.enricher.found(found, begin, Hook::SockDiag, &mut self.facts);
+            }
+        }
+        self.facts.push(Fact { at: begin, hook: Hook::Bindwatch, body: phase(InventoryPhase::End, unseen) });
+        self.stamp(events);
+        for record in pending {
+            self.enricher.record(record, self.seq, &mut self.facts);
+            self.stamp(events);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! Look-ups in the running system: what the probe's listing, the socket tables and `/proc` say now.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::sockets::{Holdings, InventorySocket, States, Tables};
+use crate::enrich::{Lookups, PortRow};
+use crate::event::{Cookie, Found, Inum, Protocol, ProcessKey, TcpState};
+use crate::probe::{FileRow, Owners, Probe};
+
+/// The running system.
+pub(super) struct System {
+    probe: Probe,
+    owners: Owners,
+    tables: Tables,
+}
+
+/// What an inventory found.
+pub(super) struct Survey {
+    /// Sockets that hold a port.
+    pub(super) sockets: Vec<Found>,
+    /// What could not be looked into.
+    pub(super) unseen: Vec<String>,
+}
+
+impl System {
+    /// With a probe that is attached.
+    pub(super) const fn new(probe: Probe, owners: Owners, tables: Tables) -> Self {
+        Self { probe, owners, tables }
+    }
+
+    /// The probe.
+    pub(super) const fn probe(&mut self) -> &mut Probe {
+        &mut self.probe
+    }
+
+    /// Every socket that holds a port now, in all network namespaces, with its options and holders.
+    ///
+    /// The dump of the tables comes first: it makes the kernel give a cookie to every socket it lists, which the
+    /// listing of descriptors can then only read.
+    ///
+    /// # Errors
+    /// When the tables of the own network namespace cannot be had.
+    pub(super) fn survey(&mut self) -> Result<Survey, super::sockets::TablesError> {
+        let states = States::LISTEN.and(States::BOUND).and(States::CONNECTED);
+        let inventory = self.tables.inventory(states, super::sockets::Scope::Every)?;
+        let mut unseen = inventory.unseen;
+        let rows = self.probe.task_files().unwrap_or_else(|error| {
+            unseen.push(format!("options of sockets older than the recording ({error})"));
+            Vec::new()
+        });
+        let mut by_inode: BTreeMap<u64, Vec<&FileRow>> = BTreeMap::new();
+        for row in &rows {
+            by_inode.entry(row.inode).or_default().push(row);
+        }
+        let holds_port = |socket: &InventorySocket| {
+            let at_rest = matches!(socket.state, TcpState::Listen | TcpState::Close);
+            socket.socket.port != 0 && (at_rest || socket.socket.protocol != Protocol::Tcp)
+        };
+        let sockets = inventory
+            .sockets
+            .into_iter()
+            .filter(holds_port)
+            .map(|socket| {
+                let descriptors = by_inode.get(&u64::from(socket.inode)).map_or(&[][..], Vec::as_slice);
+                join(&socket, descriptors)
+            })
+            .collect();
+        Ok(Survey { sockets, unseen })
+    }
+}
+
+/// A socket of the tables with what its descriptors tell: the options, and every process that has one.
+fn join(socket: &InventorySocket, descriptors: &[&FileRow]) -> Found {
+    let mut found = socket.found();
+    if let Some(row) = descriptors.first() {
+        found.socket.options = row.options;
+        found.socket.netns_cookie = row.netns_cookie;
+    }
+    found.holders.extend(descriptors.iter().map(|row| row.process));
+    found.holders.sort_unstable();
+    found.holders.dedup();
+    found
+}
+
+impl Lookups for System {
+    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
+        let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return Vec::new() };
+        let mut inodes: Vec<u32> = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0).collect();
+        inodes.sort_unstable();
+        let holdings =
+            if inodes.is_empty() { Holdings::default() } else { Holdings::scan(Some(&inodes)).unwrap_or_default() };
+        rows.into_iter()
+            .map(|row| PortRow {
+                holders: if row.inode == 0 { Vec::new() } else { holdings.processes(row.inode) },
+                socket: row.socket,
+                state: row.state,
+                peer: row.peer,
+            })
+            .collect()
+    }
+
+    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
+        let mut found: BTreeMap<Cookie, Vec<ProcessKey>> = BTreeMap::new();
+        for row in self.probe.task_files().unwrap_or_default() {
+            if let Some(cookie) = row.cookie.filter(|cookie| cookies.contains(cookie)) {
+                found.entry(cookie).or_default().push(row.process);
+            }
+        }
+        for processes in found.values_mut() {
+            processes.sort_unstable();
+            processes.dedup();
+        }
+        found.into_iter().collect()
+    }
+
+    fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {
+        self.owners.of(cookie)
+    }
+}
