@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use bindwatch_probe::abi::counter;
+use tokio::io::unix::AsyncFd;
 
 use super::{Probe, ProbeError};
 use crate::event::{Cookie, ProcessKey};
@@ -15,6 +16,17 @@ impl Ring {
     /// Hands the next record to `read`; None when the ring is empty.
     pub fn next<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
         self.0.next().map(|record| read(&record))
+    }
+
+    /// The ring, with the runtime told to watch for its bell. Needs a runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    #[expect(unsafe_code, reason = "the runtime wants a promise about the descriptor")]
+    pub fn watched(self) -> std::io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is owned by the map inside, which is never replaced: it stays open and the same one
+        // until the ring, and with it the registration, is dropped.
+        unsafe { AsyncFd::register(self) }.map_err(|error| error.into_parts().1)
     }
 }
 

@@ -68,7 +68,7 @@ impl Live {
     pub fn start(options: &Options, mut processes: Processes, events: &mut Vec<Event>) -> Result<Self, LiveError> {
         let tables = Tables::open()?;
         let mut probe = Probe::attach(options)?;
-        let ring = AsyncFd::register(probe.ring()?).map_err(|error| LiveError::Ring(error.into_parts().1))?;
+        let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;
         let (idle, counters, owners) = (probe.idle()?, probe.counters()?, probe.owners()?);
         let attached = probe.attached().clone();
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
