@@ -97,7 +97,9 @@ pub enum StopError {
     #[error("several recordings of yours are running (PIDs {0}): end the one you mean with kill -TERM PID")]
     Several(String),
     /// It does not answer.
-    #[error("the recording (PID {pid}) did not end within {seconds} s: it may still be writing; see if PID {pid} lives")]
+    #[error(
+        "the recording (PID {pid}) did not end within {seconds} s: it may still be writing; see if PID {pid} lives"
+    )]
     Silent {
         /// Its PID.
         pid: u32,
@@ -105,7 +107,9 @@ pub enum StopError {
         seconds: u64,
     },
     /// It broke off.
-    #[error("the recording (PID {pid}) ended without saying that its log is complete: look at the log's last line")]
+    #[error(
+        "the recording (PID {pid}) ended without saying that its log is complete: look at the log's last line"
+    )]
     Broken {
         /// Its PID.
         pid: u32,

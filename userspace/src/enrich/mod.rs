@@ -14,9 +14,9 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Errno, Exit, Gone, Holders, Hook, Ifindex, Inum,
-    Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting, Signal, SocketFacts, TableRow, TcpState,
-    Unlisten, Unresolved,
+    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Errno, Exit, Gone, Holders, Hook,
+    Ifindex, Inum, Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting, Signal, SocketFacts,
+    TableRow, TcpState, Unlisten, Unresolved,
 };
 use crate::wire::{Call, Record, SetOption, Stamped};
 use sockets::Sockets;
@@ -167,11 +167,19 @@ impl<L: Lookups> Enricher<L> {
                     if let Some(sender) = sender {
                         self.processes.publish(sender, None, &mut self.cgroups, at, facts);
                     }
-                    facts.push(Fact { at, hook, body: Body::Signal(Signal { process: target, sender, signal }) });
+                    facts.push(Fact {
+                        at,
+                        hook,
+                        body: Body::Signal(Signal { process: target, sender, signal }),
+                    });
                 }
             }
             Record::Cgroup { id, path } => self.cgroups.learn(id, &path),
-            Record::Unlisten(_) | Record::Close(_) | Record::Destroy(_) | Record::Option(_) | Record::Foreign => {}
+            Record::Unlisten(_)
+            | Record::Close(_)
+            | Record::Destroy(_)
+            | Record::Option(_)
+            | Record::Foreign => {}
         }
     }
 
@@ -230,7 +238,15 @@ impl<L: Lookups> Enricher<L> {
         }
     }
 
-    fn failed(&mut self, call: Call, at: BootTime, hook: Hook, next: Seq, begin: usize, facts: &mut Vec<Fact>) {
+    fn failed(
+        &mut self,
+        call: Call,
+        at: BootTime,
+        hook: Hook,
+        next: Seq,
+        begin: usize,
+        facts: &mut Vec<Fact>,
+    ) {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
         let asked_by = after(next, begin, facts);
         let endpoint = (call.socket.netns, call.socket.protocol, call.socket.port);
@@ -259,7 +275,13 @@ impl<L: Lookups> Enricher<L> {
     }
 
     /// Asks the kernel's tables what is on a port that was refused: TIME_WAIT and closing connections have no event.
-    fn look_up(&mut self, endpoint: (Inum, Protocol, u16), asked_by: Seq, at: BootTime, facts: &mut Vec<Fact>) {
+    fn look_up(
+        &mut self,
+        endpoint: (Inum, Protocol, u16),
+        asked_by: Seq,
+        at: BootTime,
+        facts: &mut Vec<Fact>,
+    ) {
         if !self.budget.allows(endpoint, at, facts) {
             return;
         }

@@ -150,7 +150,13 @@ impl Processes {
     }
 
     /// A process executed a program.
-    pub fn executed(&mut self, exec: &Exec, cgroups: &mut cgroup2::Paths, at: BootTime, facts: &mut Vec<Fact>) {
+    pub fn executed(
+        &mut self,
+        exec: &Exec,
+        cgroups: &mut cgroup2::Paths,
+        at: BootTime,
+        facts: &mut Vec<Fact>,
+    ) {
         let key = exec.task.process;
         if !self.entries.contains_key(&key) {
             self.child_of(Some(exec.parent));
@@ -260,7 +266,8 @@ impl Processes {
     /// Looks a process up that no record told: its fork was lost, or it is older and the scan missed it. Whether it
     /// was found.
     fn ask(&mut self, key: ProcessKey) -> bool {
-        let found = self.proc.as_mut().and_then(|proc| proc.process(key.tgid)).filter(|found| found.process == key);
+        let found =
+            self.proc.as_mut().and_then(|proc| proc.process(key.tgid)).filter(|found| found.process == key);
         let is_found = found.is_some();
         if let Some(process) = found {
             self.adopt(process);

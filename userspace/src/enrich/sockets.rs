@@ -82,8 +82,12 @@ impl Sockets {
 
     /// Takes the sockets that have had no known holder for `longer_than` ns.
     pub(super) fn take_unheld(&mut self, now: BootTime, longer_than: u64) -> BTreeSet<Cookie> {
-        let ripe: BTreeSet<Cookie> =
-            self.unheld.iter().filter(|(_, since)| now.since(**since) >= longer_than).map(|(cookie, _)| *cookie).collect();
+        let ripe: BTreeSet<Cookie> = self
+            .unheld
+            .iter()
+            .filter(|(_, since)| now.since(**since) >= longer_than)
+            .map(|(cookie, _)| *cookie)
+            .collect();
         for cookie in &ripe {
             self.unheld.remove(cookie);
         }
@@ -103,7 +107,8 @@ impl Sockets {
 
     /// Forgets every socket but these.
     pub(super) fn keep_only(&mut self, cookies: &BTreeSet<Cookie>) {
-        let gone: Vec<Cookie> = self.by_cookie.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
+        let gone: Vec<Cookie> =
+            self.by_cookie.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
         for cookie in gone {
             self.by_cookie.remove(&cookie);
             self.let_go(cookie);

@@ -14,9 +14,7 @@ use super::system::{Survey, System};
 use crate::cgroup2;
 use crate::clock;
 use crate::enrich::{Enricher, Fact, Processes};
-use crate::event::{
-    Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, Lost, ProcessKey, Seq,
-};
+use crate::event::{Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, Lost, ProcessKey, Seq};
 use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring};
 use crate::wire::{self, Record, Stamped};
 
@@ -65,7 +63,11 @@ impl Live {
     ///
     /// # Errors
     /// Without privileges, on a kernel that cannot carry the probe, or without socket tables.
-    pub fn start(options: &Options, mut processes: Processes, events: &mut Vec<Event>) -> Result<Self, LiveError> {
+    pub fn start(
+        options: &Options,
+        mut processes: Processes,
+        events: &mut Vec<Event>,
+    ) -> Result<Self, LiveError> {
         let tables = Tables::open()?;
         let mut probe = Probe::attach(options)?;
         let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::sockets::{Holdings, InventorySocket, States, Tables};
 use crate::enrich::{Lookups, PortRow};
-use crate::event::{Cookie, Found, Inum, Protocol, ProcessKey, TcpState};
+use crate::event::{Cookie, Found, Inum, ProcessKey, Protocol, TcpState};
 use crate::probe::{FileRow, Owners, Probe};
 
 /// The running system.
@@ -87,8 +87,11 @@ impl Lookups for System {
         let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return Vec::new() };
         let mut inodes: Vec<u32> = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0).collect();
         inodes.sort_unstable();
-        let holdings =
-            if inodes.is_empty() { Holdings::default() } else { Holdings::scan(Some(&inodes)).unwrap_or_default() };
+        let holdings = if inodes.is_empty() {
+            Holdings::default()
+        } else {
+            Holdings::scan(Some(&inodes)).unwrap_or_default()
+        };
         rows.into_iter()
             .map(|row| PortRow {
                 holders: if row.inode == 0 { Vec::new() } else { holdings.processes(row.inode) },
