@@ -162,11 +162,6 @@ impl Record {
         }
     }
 
-    /// The sockets of its members, live or not.
-    pub(super) fn involves(&self, cookie: Cookie) -> bool {
-        self.members.iter().any(|member| member.cookie == cookie)
-    }
-
     /// The finding as it stands at `now`.
     pub(super) fn finding(&self, kin: &Kinship, now: BootTime) -> Finding {
         let last_seen = if self.live { now } else { self.last_seen };

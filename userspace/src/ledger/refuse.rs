@@ -136,8 +136,12 @@ impl Ledger {
         record.join(members, &mut self.kin);
         proof.into_iter().for_each(|seq| record.prove(seq));
         let is_open = record.members.is_empty();
-        if is_open && self.refusals.waiting.len() < WAITING_MAX {
+        if is_open {
             self.refusals.waiting.insert(seq, id);
+            // Answers come right behind the failure: what is this old has had its own.
+            if self.refusals.waiting.len() > WAITING_MAX {
+                self.refusals.waiting.pop_first();
+            }
         }
         self.touch(id);
     }
@@ -303,10 +307,5 @@ impl Ledger {
         record.prove(seq);
         record.join(members, &mut self.kin);
         self.touch(id);
-    }
-
-    /// Forgets failed calls that waited for tables: their answers come right behind them.
-    pub(super) fn answered(&mut self, before: Seq) {
-        self.refusals.waiting = self.refusals.waiting.split_off(&before);
     }
 }
