@@ -151,7 +151,7 @@ fn table() -> Vec<(Finding, &'static str)> {
             "node (PID 4803) took tcp 127.0.0.3:9926 over from node (PID 4711) within 120 ms, and nothing was lost",
         ),
         (
-            shadow.clone(),
+            shadow,
             "node (PID 4711) held tcp 127.0.0.3:9926 for 7.0 s while java (PID 1), unrelated, held [::]:9926; connections to 127.0.0.3:9926 went to node (PID 4711)",
         ),
         (
