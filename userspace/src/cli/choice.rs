@@ -80,6 +80,17 @@ pub enum Events {
     Conflicts,
 }
 
+impl Events {
+    /// The name on the command line and in a log's header.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Conflicts => "conflicts",
+        }
+    }
+}
+
 /// How much of a process's arguments is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Cmdline {
