@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod log;
 pub mod probe;
 pub mod proc;
+pub mod secrets;
 pub mod sink;
 pub mod source;
 pub mod wire;

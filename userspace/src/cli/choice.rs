@@ -35,6 +35,14 @@ impl Format {
     /// The formats this version can write.
     pub const AVAILABLE: [Self; 2] = [Self::Text, Self::Json];
 
+    /// Why this version cannot write the format; None when it can.
+    #[must_use]
+    pub fn unavailable(self) -> Option<String> {
+        let name = self.name();
+        let missing = || format!("format {name} is not available in this version; use text or json");
+        (!Self::AVAILABLE.contains(&self)).then(missing)
+    }
+
     /// The name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -70,6 +78,17 @@ pub enum Events {
     All,
     /// Only events of endpoints that were in conflict, or failed
     Conflicts,
+}
+
+impl Events {
+    /// The name on the command line and in a log's header.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Conflicts => "conflicts",
+        }
+    }
 }
 
 /// How much of a process's arguments is kept.
@@ -232,9 +251,8 @@ impl FromStr for ReportTarget {
         if path.is_empty() {
             return Err("the file's name is missing: write [FORMAT=]FILE".to_owned());
         }
-        if !Format::AVAILABLE.contains(&format) {
-            let name = format.name();
-            return Err(format!("format {name} is not available in this version; use text or json"));
+        if let Some(missing) = format.unavailable() {
+            return Err(missing);
         }
         Ok(Self { format, path: PathBuf::from(path) })
     }

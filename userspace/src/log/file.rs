@@ -1,10 +1,11 @@
 //! Creating a log's file: for its user alone, and never through a link that somebody left there.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write};
+use std::io::{self, Read as _, Seek as _, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
@@ -65,6 +66,28 @@ pub fn create(path: &Path) -> Result<LogFile, CreateError> {
             compressed,
         });
     }
+    let inner = private(path, |start| start.starts_with(&ZSTD_MAGIC) || start == PLAIN_MAGIC)?;
+    Ok(LogFile { path: path.to_owned(), inner, compressed })
+}
+
+/// Creates a file for other output with the care that [`create`] takes: mode 0600, of the user who called sudo, never
+/// through a link. Whatever regular file of this user's is there is replaced; `-` is standard output.
+///
+/// # Errors
+/// When the system refuses, or something is there that is not this user's.
+pub fn create_private(path: &Path) -> io::Result<Box<dyn Write + Send>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdout()));
+    }
+    private(path, |_| true).map_err(|error| match error {
+        CreateError::System { source, .. } => source,
+        CreateError::Taken { why, .. } => io::Error::new(io::ErrorKind::AlreadyExists, why),
+    })
+}
+
+/// Opens `path` for writing and empties it, when nothing speaks against it; `replaces` says by a file's first bytes
+/// whether it may go.
+fn private(path: &Path, replaces: fn(&[u8]) -> bool) -> Result<Box<dyn Write + Send>, CreateError> {
     let system = |source| CreateError::System { path: path.to_owned(), source };
     let taken = |why: &str| CreateError::Taken { path: path.to_owned(), why: why.to_owned() };
 
@@ -72,16 +95,14 @@ pub fn create(path: &Path) -> Result<LogFile, CreateError> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(flags.bits());
-    let mut file = options.open(path).map_err(|source| {
-        match nix::errno::Errno::from_raw(source.raw_os_error().unwrap_or(0)) {
-            nix::errno::Errno::ELOOP => taken("a symbolic link is there"),
-            nix::errno::Errno::EISDIR => taken("a directory is there"),
-            _ => system(source),
-        }
+    let mut file = options.open(path).map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP) => taken("a symbolic link is there"),
+        Some(Errno::EISDIR) => taken("a directory is there"),
+        _ => system(source),
     })?;
     let found = file.metadata().map_err(system)?;
     if found.file_type().is_char_device() {
-        return Ok(LogFile { path: path.to_owned(), inner: Box::new(file), compressed });
+        return Ok(Box::new(file));
     }
     if !found.is_file() {
         return Err(taken("it is not a regular file"));
@@ -94,20 +115,21 @@ pub fn create(path: &Path) -> Result<LogFile, CreateError> {
     if found.nlink() > 1 {
         return Err(taken("a file with more than one name is there"));
     }
-    if found.len() > 0 && !is_log(&mut file).map_err(system)? {
+    let mut start = Vec::new();
+    (&mut file).take(PLAIN_MAGIC.len() as u64).read_to_end(&mut start).map_err(system)?;
+    if !start.is_empty() && !replaces(&start) {
         return Err(taken("a file that is not a log is there"));
     }
-    // Held until the process ends or the log is closed; another recording into this file would garble both.
-    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+    // Held until the file is closed: another recording into it would garble both.
+    let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| taken("another recording writes to it"))?;
     file.set_len(0).map_err(system)?;
     file.set_permissions(Permissions::from_mode(MODE)).map_err(system)?;
     if let Some((uid, gid)) = caller {
         fchown(&*file, Some(uid), Some(gid)).map_err(|errno| system(errno.into()))?;
     }
-    let mut file = file;
-    io::Seek::rewind(&mut *file).map_err(system)?;
-    Ok(LogFile { path: path.to_owned(), inner: Box::new(Locked(file)), compressed })
+    file.rewind().map_err(system)?;
+    Ok(Box::new(Locked(file)))
 }
 
 /// A locked file, to be written.
@@ -121,12 +143,6 @@ impl Write for Locked {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
-}
-
-fn is_log(file: &mut File) -> io::Result<bool> {
-    let mut start = Vec::new();
-    file.take(PLAIN_MAGIC.len() as u64).read_to_end(&mut start)?;
-    Ok(start.starts_with(&ZSTD_MAGIC) || start == PLAIN_MAGIC)
 }
 
 /// Who called sudo, when this runs as root by sudo.

@@ -3,9 +3,11 @@
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
+use serde_json::ser::CompactFormatter;
 
 use super::End;
 use crate::event::{Body, BootTime, Event, Hook, Seq};
+use crate::sink::escape::SafeJson;
 
 /// What a line is.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +83,9 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) -> Result<(), serde_json::Error>
 /// Appends the fields of `body` and the closing brace to an object that is open: its own opening brace becomes the comma.
 pub(super) fn fields<T: Serialize>(body: &T, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     let start = out.len();
-    serde_json::to_writer(&mut *out, body)?;
+    // People do look at logs with cat.
+    let safe = SafeJson(CompactFormatter);
+    body.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, safe))?;
     if let Some(brace) = out.get_mut(start) {
         *brace = b',';
     }

@@ -15,7 +15,7 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{CreateError, LogFile, create};
+pub use file::{CreateError, LogFile, create, create_private};
 pub use line::{DecodeError, Line, decode, encode};
 pub use reader::{Ending, ReadError, Reader, Torn};
 pub use writer::{Progress, WriteError, Writer};
@@ -41,6 +41,23 @@ pub struct Host {
     pub kernel: String,
     /// `/proc/sys/kernel/random/boot_id`: socket cookies and process start times are unique within it.
     pub boot_id: String,
+}
+
+impl Host {
+    /// The machine this runs on. What cannot be learnt is empty.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let name = nix::sys::utsname::uname();
+        let text = |part: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+            name.as_ref().map_or_else(|_| String::new(), |name| part(name).to_string_lossy().into_owned())
+        };
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            hostname: text(|name| name.nodename()),
+            kernel: text(|name| name.release()),
+            boot_id: boot_id.trim_end().to_owned(),
+        }
+    }
 }
 
 /// A hook that could not be used.

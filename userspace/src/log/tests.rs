@@ -327,7 +327,17 @@ fn a_log_is_its_users_alone_and_replaces_only_logs() {
     std::fs::hard_link(&path, folder.path().join("second-name")).unwrap();
     assert!(create_error(&path).contains("more than one name"));
     assert!(create_error(&folder.path().join("no/x")).contains("No such file"));
+    assert!(create_private(&link).map(|_| ()).unwrap_err().to_string().contains("a symbolic link is there"));
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "dear diary");
+    create_private(&other).unwrap().write_all(b"report").unwrap();
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "report");
+    assert_eq!(std::fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn this_machine_has_a_name_a_kernel_and_a_boot() {
+    let host = Host::of_this_machine();
+    assert!(!host.kernel.is_empty() && host.boot_id.len() == 36, "{host:?}");
 }
 
 #[test]
@@ -370,7 +380,7 @@ proptest! {
             let mut line = Vec::new();
             encode(&event, &mut line).unwrap();
             prop_assert_eq!(line.pop(), Some(b'\n'));
-            prop_assert!(!line.contains(&b'\n'));
+            prop_assert!(std::str::from_utf8(&line).unwrap().chars().all(crate::sink::escape::is_seen));
             prop_assert_eq!(decode(&mut line).unwrap(), Line::Event(event));
         }
     }

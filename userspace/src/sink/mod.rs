@@ -1,3 +1,124 @@
-//! What people and programs get to see.
+//! What people and programs get to see: one file a format, over one [`Report`].
 
 pub mod escape;
+pub mod json;
+#[cfg(test)]
+mod tests;
+pub mod text;
+pub mod words;
+
+use std::cmp::Reverse;
+use std::io::{self, Write};
+
+use crate::cli::Format;
+use crate::clock::Anchors;
+use crate::event::BootTime;
+use crate::ledger::finding::{Finding, Holder};
+use crate::log::Host;
+use crate::secrets::mask_arguments;
+
+/// What was watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// From when.
+    pub start: BootTime,
+    /// Until when.
+    pub end: BootTime,
+    /// Everything until an orderly end is there.
+    pub complete: bool,
+}
+
+/// Counts of what was watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// Events.
+    pub events: u64,
+    /// Events that were lost.
+    pub lost: u64,
+    /// Sockets.
+    pub sockets: u64,
+    /// Binds that succeeded.
+    pub binds: u64,
+    /// Binds that failed.
+    pub binds_failed: u64,
+}
+
+/// Everything a format can show. Arguments are masked when it is made, so that no format can forget to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    host: Host,
+    clock: Anchors,
+    window: Window,
+    stats: Stats,
+    notices: Vec<String>,
+    findings: Vec<Finding>,
+    left_out: usize,
+    sockets: Option<Vec<Holder>>,
+    show_secrets: bool,
+}
+
+impl Report {
+    /// A report without findings.
+    #[must_use]
+    pub fn new(host: Host, clock: Anchors, window: Window, stats: Stats, show_secrets: bool) -> Self {
+        let (notices, findings, left_out, sockets) = (Vec::new(), Vec::new(), 0, None);
+        Self { host, clock, window, stats, notices, findings, left_out, sockets, show_secrets }
+    }
+
+    /// Says in the first lines of every format what makes this report less than whole: loss, a log cut short. One
+    /// sentence, without its full stop; text from elsewhere in it is escaped here.
+    pub fn notice(&mut self, notice: &str) {
+        self.notices.push(escape::line(notice).into_owned());
+    }
+
+    /// Takes the findings, worst first, then as they came. `left_out` were not asked for.
+    #[must_use]
+    pub fn with_findings(mut self, findings: impl IntoIterator<Item = Finding>, left_out: usize) -> Self {
+        self.findings = findings.into_iter().collect();
+        self.left_out = left_out;
+        if !self.show_secrets {
+            self.findings.iter_mut().for_each(mask);
+        }
+        self.findings.sort_by_key(|finding| (Reverse(finding.kind.severity()), finding.kind, finding.id));
+        self
+    }
+
+    /// Takes the sockets that `list` shows.
+    #[must_use]
+    pub fn with_sockets(mut self, sockets: impl IntoIterator<Item = Holder>) -> Self {
+        let mut sockets: Vec<_> = sockets.into_iter().collect();
+        if !self.show_secrets {
+            sockets.iter_mut().for_each(|holder| mask_arguments(&mut holder.cmdline));
+        }
+        self.sockets = Some(sockets);
+        self
+    }
+
+    /// The findings, worst first.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Writes the report.
+    ///
+    /// # Errors
+    /// When `out` cannot be written to, or the format is not among [`Format::AVAILABLE`].
+    pub fn write(&self, format: Format, style: text::Style, out: &mut dyn Write) -> io::Result<()> {
+        match format {
+            Format::Text => text::write(self, style, out),
+            Format::Json => json::write(self, out),
+            Format::Markdown | Format::Html | Format::Junit | Format::Sarif | Format::Github => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, format.unavailable().unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// Masks the arguments of everybody in a finding.
+fn mask(finding: &mut Finding) {
+    let victim = finding.victim.as_mut().map(|victim| &mut victim.holder);
+    for holder in finding.holders.iter_mut().chain(victim).chain(finding.last_owner.as_mut()) {
+        mask_arguments(&mut holder.cmdline);
+    }
+}

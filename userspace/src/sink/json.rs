@@ -1,0 +1,201 @@
+//! `bindwatch.report/1`: the shape that scripts read. Fields are added, never renamed or dropped.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::ser::PrettyFormatter;
+
+use super::escape::SafeJson;
+use super::{Report, Stats, words};
+use crate::clock::Anchors;
+use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Seq};
+use crate::ledger::finding::{Cause, Finding, HolderState, Kind, Receives, Severity};
+use crate::ledger::finding::{Holder as Held, Victim as Failed};
+use crate::log::Host;
+
+/// The schema of a report.
+pub const SCHEMA: &str = "bindwatch.report/1";
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    host: &'a Host,
+    window: Window,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notices: &'a [String],
+    findings: Vec<Shape<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sockets: Option<Vec<Holder<'a>>>,
+    stats: Stats,
+}
+
+#[derive(Serialize)]
+struct Window {
+    start: String,
+    end: String,
+    complete: bool,
+}
+
+/// A finding as JSON has it. Also what `finding` lines of a log hold.
+#[derive(Serialize)]
+pub struct Shape<'a> {
+    id: u32,
+    kind: Kind,
+    severity: Severity,
+    protocol: Protocol,
+    address: String,
+    port: u16,
+    netns: u32,
+    first_seen: String,
+    last_seen: String,
+    overlap_ms: Option<u64>,
+    live: bool,
+    cause: Option<Cause>,
+    destination: Option<String>,
+    summary: String,
+    hint: String,
+    holders: Vec<Holder<'a>>,
+    victim: Option<Victim<'a>>,
+    last_owner: Option<Holder<'a>>,
+    count: u64,
+    uncertain: bool,
+    receives: Option<String>,
+    evidence: &'a [Seq],
+}
+
+/// A holder as JSON has it.
+#[derive(Serialize)]
+pub struct Holder<'a> {
+    pid: u32,
+    id: ProcessKey,
+    comm: &'a str,
+    exe: &'a str,
+    cmdline: &'a [String],
+    cmdline_cut: bool,
+    uid: u32,
+    cgroup: &'a str,
+    container: Option<&'a str>,
+    started: String,
+    lineage: ProcessKey,
+    parents: &'a [Ancestor],
+    socket_cookie: Cookie,
+    socket_cookies: &'a [Cookie],
+    address: String,
+    port: u16,
+    options: Vec<&'static str>,
+    device: Option<u32>,
+    state: HolderState,
+    bound_at: Option<String>,
+    released_at: Option<String>,
+    accepted: Option<u64>,
+    inherited_from: Option<ProcessKey>,
+}
+
+#[derive(Serialize)]
+struct Victim<'a> {
+    #[serde(flatten)]
+    holder: Holder<'a>,
+    errno: String,
+    call: &'static str,
+}
+
+/// `finding` as JSON has it. The arguments are shown as they are: mask them before.
+#[must_use]
+pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
+    Shape {
+        id: finding.id.0,
+        kind: finding.kind,
+        severity: finding.kind.severity(),
+        protocol: finding.protocol,
+        address: finding.address.to_string(),
+        port: finding.port,
+        netns: finding.netns.0,
+        first_seen: anchors.rfc3339(finding.first_seen),
+        last_seen: anchors.rfc3339(finding.last_seen),
+        overlap_ms: finding.overlap.map(|ns| ns / 1_000_000),
+        live: finding.live,
+        cause: finding.cause,
+        destination: finding.destination.map(|to| to.to_string()),
+        summary: words::summary(finding, anchors),
+        hint: words::hint(finding),
+        holders: finding.holders.iter().map(|held| holder(held, anchors)).collect(),
+        victim: finding.victim.as_ref().map(|failed| victim(failed, anchors)),
+        last_owner: finding.last_owner.as_ref().map(|owner| holder(owner, anchors)),
+        count: finding.count,
+        uncertain: finding.uncertain,
+        receives: finding.receives.map(|receives| match receives {
+            Receives::Split => "split".to_owned(),
+            Receives::One(lineage) => lineage.to_string(),
+        }),
+        evidence: &finding.evidence,
+    }
+}
+
+/// `held` as JSON has it. The arguments are shown as they are: mask them before.
+#[must_use]
+pub fn holder(held: &Held, anchors: Anchors) -> Holder<'_> {
+    Holder {
+        pid: held.process.tgid,
+        id: held.process,
+        comm: &held.comm,
+        exe: &held.exe,
+        cmdline: &held.cmdline,
+        cmdline_cut: held.cmdline_cut,
+        uid: held.uid.0,
+        cgroup: &held.cgroup,
+        container: held.container.as_deref(),
+        started: anchors.rfc3339(held.process.started()),
+        lineage: held.lineage,
+        parents: &held.parents,
+        socket_cookie: held.socket_cookie,
+        socket_cookies: &held.sockets,
+        address: held.address.to_string(),
+        port: held.port,
+        options: option_names(held.options),
+        device: (held.options.device.0 != 0).then_some(held.options.device.0),
+        state: held.state,
+        bound_at: held.bound_at.map(|at| anchors.rfc3339(at)),
+        released_at: held.released_at.map(|at| anchors.rfc3339(at)),
+        accepted: held.accepted,
+        inherited_from: held.inherited_from,
+    }
+}
+
+fn victim(failed: &Failed, anchors: Anchors) -> Victim<'_> {
+    Victim { holder: holder(&failed.holder, anchors), errno: failed.errno.to_string(), call: failed.call }
+}
+
+/// The names of the options that are set.
+#[must_use]
+pub fn option_names(options: Options) -> Vec<&'static str> {
+    let set = [
+        (options.reuse_addr, "SO_REUSEADDR"),
+        (options.reuse_port, "SO_REUSEPORT"),
+        (options.v6_only, "IPV6_V6ONLY"),
+        (options.device.0 != 0, "SO_BINDTODEVICE"),
+    ];
+    set.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect()
+}
+
+/// Writes `report`, and nothing else, as one document.
+pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let clock = report.clock;
+    let document = Document {
+        schema: SCHEMA,
+        host: &report.host,
+        window: Window {
+            start: clock.rfc3339(report.window.start),
+            end: clock.rfc3339(report.window.end),
+            complete: report.window.complete,
+        },
+        notices: &report.notices,
+        findings: report.findings.iter().map(|found| finding(found, clock)).collect(),
+        sockets: report.sockets.as_ref().map(|held| held.iter().map(|held| holder(held, clock)).collect()),
+        stats: report.stats,
+    };
+    let mut buffered = io::BufWriter::new(out);
+    let formatter = SafeJson(PrettyFormatter::new());
+    document.serialize(&mut serde_json::Serializer::with_formatter(&mut buffered, formatter))?;
+    buffered.write_all(b"\n")?;
+    buffered.flush()
+}

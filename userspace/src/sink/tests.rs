@@ -1,0 +1,425 @@
+//! What every format shows.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::{Ancestor, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, Uid};
+use crate::ledger::finding::{Cause, FindingId, HolderState, Kind, Receives, Victim};
+
+/// Boot was at 12:30:00, and the log began ten seconds later.
+const CLOCK: Anchors = Anchors { boot_ns: 10_000_000_000, wall_ns: 1_763_641_810_000_000_000 };
+
+const fn s(seconds: u64) -> BootTime {
+    BootTime(seconds * 1_000_000_000)
+}
+
+fn holder(pid: u32, comm: &str) -> Holder {
+    let process = ProcessKey { tgid: pid, start: 1500 };
+    Holder {
+        process,
+        comm: comm.to_owned(),
+        exe: format!("/usr/bin/{comm}"),
+        cmdline: vec![comm.to_owned(), "server.js".to_owned(), "--password=hunter2".to_owned()],
+        cmdline_cut: false,
+        uid: Uid(1001),
+        cgroup: "/ci/job-1".to_owned(),
+        container: None,
+        lineage: process,
+        parents: vec![Ancestor { pid: 4000, comm: "bash".to_owned() }],
+        socket_cookie: Cookie(4097),
+        sockets: vec![Cookie(4097)],
+        address: "127.0.0.3".parse().unwrap(),
+        port: 9926,
+        options: Options { reuse_port: true, ..Options::default() },
+        state: HolderState::Listen,
+        bound_at: Some(s(20)),
+        released_at: Some(s(27)),
+        accepted: Some(61),
+        inherited_from: None,
+    }
+}
+
+fn finding(kind: Kind) -> Finding {
+    Finding {
+        id: FindingId(1),
+        kind,
+        protocol: Protocol::Tcp,
+        address: "127.0.0.3".parse().unwrap(),
+        port: 9926,
+        netns: Inum(4_026_531_840),
+        first_seen: s(20),
+        last_seen: s(27),
+        overlap: None,
+        live: false,
+        cause: None,
+        destination: None,
+        holders: vec![holder(4711, "node"), holder(4803, "node")],
+        victim: None,
+        last_owner: None,
+        count: 1,
+        uncertain: false,
+        receives: None,
+        evidence: vec![Seq(17), Seq(42)],
+    }
+}
+
+fn co_bind() -> Finding {
+    Finding { overlap: Some(7_012_000_000), receives: Some(Receives::Split), ..finding(Kind::CoBind) }
+}
+
+fn refused(cause: Cause) -> Finding {
+    let asked = Holder { address: "127.0.0.1".parse().unwrap(), port: 8080, ..holder(900, "python3") };
+    let victim = Victim { holder: asked, errno: Errno::EADDRINUSE, call: "bind" };
+    let nginx = Holder {
+        address: "127.0.0.1".parse().unwrap(),
+        port: 8080,
+        bound_at: Some(s(460)),
+        released_at: None,
+        ..holder(812, "nginx")
+    };
+    Finding {
+        address: "127.0.0.1".parse().unwrap(),
+        port: 8080,
+        cause: Some(cause),
+        holders: vec![nginx],
+        victim: Some(victim),
+        ..finding(Kind::Refused)
+    }
+}
+
+/// One finding for each sentence there is, and the sentence.
+fn table() -> Vec<(Finding, &'static str)> {
+    let nobody = |cause| Finding { holders: vec![], last_owner: Some(holder(700, "ruby")), ..refused(cause) };
+    let wide = |pid| Holder { address: "::".parse().unwrap(), ..holder(pid, "java") };
+    let many = Finding { holders: (1..=10).map(|pid| holder(pid, "w")).collect(), ..co_bind() };
+    let four =
+        Finding { holders: (1..=4).map(|pid| holder(pid, "w")).collect(), receives: None, ..co_bind() };
+    let lineage = holder(4803, "node").lineage;
+    let to_one = Finding { receives: Some(Receives::One(lineage)), protocol: Protocol::Udp, ..co_bind() };
+    let elsewhere = {
+        let mut finding = refused(Cause::Listener);
+        finding.holders[0].address = "0.0.0.0".parse().unwrap();
+        finding.holders[0].bound_at = None;
+        finding
+    };
+    let mut listen = refused(Cause::Listener);
+    listen.count = 12;
+    if let Some(victim) = &mut listen.victim {
+        victim.call = "listen";
+    }
+    let shadow = Finding {
+        holders: vec![wide(1), holder(4711, "node")],
+        overlap: Some(7_000_000_000),
+        receives: Some(Receives::One(holder(4711, "node").lineage)),
+        ..finding(Kind::Shadow)
+    };
+    let exhausted = Finding {
+        victim: refused(Cause::Bound).victim,
+        destination: Some("10.0.0.1:443".parse().unwrap()),
+        holders: vec![holder(5, "wrk")],
+        count: 20,
+        ..finding(Kind::Exhausted)
+    };
+    vec![
+        (
+            co_bind(),
+            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node (PID 4711) and node (PID 4803); connections went to either of them",
+        ),
+        (
+            Finding { live: true, ..co_bind() },
+            "tcp 127.0.0.3:9926 is shared by 2 unrelated processes since 12:30:20: node (PID 4711) and node (PID 4803); connections go to either of them",
+        ),
+        (
+            many,
+            "tcp 127.0.0.3:9926 was shared by 10 unrelated processes for 7.0 s: w (PID 1), w (PID 2), w (PID 3) and 7 more; connections went to any of them",
+        ),
+        (
+            four,
+            "tcp 127.0.0.3:9926 was shared by 4 unrelated processes for 7.0 s: w (PID 1), w (PID 2), w (PID 3) and w (PID 4)",
+        ),
+        (
+            to_one,
+            "udp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node (PID 4711) and node (PID 4803); all datagrams went to node (PID 4803)",
+        ),
+        (
+            Finding { uncertain: true, receives: None, ..co_bind() },
+            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node (PID 4711) and node (PID 4803) (uncertain: events were lost)",
+        ),
+        (
+            Finding { overlap: Some(120_000_000), ..finding(Kind::Handover) },
+            "node (PID 4803) took tcp 127.0.0.3:9926 over from node (PID 4711) within 120 ms, and nothing was lost",
+        ),
+        (
+            shadow,
+            "node (PID 4711) held tcp 127.0.0.3:9926 for 7.0 s while java (PID 1), unrelated, held [::]:9926; connections to 127.0.0.3:9926 went to node (PID 4711)",
+        ),
+        (
+            refused(Cause::Listener),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens there since 12:37:40",
+        ),
+        (
+            elsewhere,
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens on 0.0.0.0:8080 since before the recording",
+        ),
+        (
+            listen,
+            "python3 (PID 900) could not listen on tcp 127.0.0.1:8080 in 12 attempts: nginx (PID 812) listens there since 12:37:40",
+        ),
+        (
+            refused(Cause::Bound),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it since 12:37:40, without listening",
+        ),
+        (
+            nobody(Cause::TimeWait),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: no process holds it, but ended connections of ruby (PID 700) are still in TIME_WAIT there",
+        ),
+        (
+            refused(Cause::HalfClosed),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds a connection there that is not wholly closed",
+        ),
+        (
+            nobody(Cause::HalfClosed),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby (PID 700) there is not wholly closed",
+        ),
+        (
+            nobody(Cause::Orphan),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: a socket of ruby (PID 700) is still there, though no process has it open",
+        ),
+        (
+            refused(Cause::Restart),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance, nginx (PID 812), had not let go of it yet",
+        ),
+        (
+            nobody(Cause::Restart),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance of ruby (PID 700) had not let go of it yet",
+        ),
+        (
+            refused(Cause::LostRace),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: it had this port and released it, and nginx (PID 812) took it at 12:37:40, in between",
+        ),
+        (
+            refused(Cause::Exclusive),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it since 12:37:40 and did not agree to share",
+        ),
+        (
+            refused(Cause::OtherUser),
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) of user 1001 holds it since 12:37:40, and SO_REUSEPORT shares within one user only (python3 is of user 1001)",
+        ),
+        (
+            Finding { cause: None, holders: vec![], ..refused(Cause::Bound) },
+            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: it is in use, and by whom is not known",
+        ),
+        (
+            finding(Kind::Orphan),
+            "node (PID 4711) and node (PID 4803) still held tcp 127.0.0.3:9926 for 7.0 s after what they belonged to had ended",
+        ),
+        (
+            exhausted,
+            "python3 (PID 900) found no free local port to connect to tcp 10.0.0.1:443 in 20 attempts: wrk (PID 5) uses up the range",
+        ),
+        (
+            Finding { holders: vec![], ..finding(Kind::Exhausted) },
+            "a process found no free tcp port on 127.0.0.3: ended connections in TIME_WAIT use up the range",
+        ),
+        (
+            Finding { victim: refused(Cause::Bound).victim, ..finding(Kind::Denied) },
+            "python3 (PID 900) was denied tcp 127.0.0.3:9926: node (PID 4711) and node (PID 4803) hold it",
+        ),
+    ]
+}
+
+fn report(findings: Vec<Finding>, show_secrets: bool) -> Report {
+    let host = Host { hostname: "ci-7".to_owned(), kernel: "6.1.0".to_owned(), boot_id: "b".to_owned() };
+    let window = Window { start: s(10), end: s(40), complete: true };
+    let stats = Stats { events: 90, lost: 0, sockets: 12, binds: 30, binds_failed: 2 };
+    Report::new(host, CLOCK, window, stats, show_secrets).with_findings(findings, 0)
+}
+
+fn written(report: &Report, format: Format, style: text::Style) -> String {
+    let mut out = Vec::new();
+    report.write(format, style, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn as_text(report: &Report) -> String {
+    written(report, Format::Text, text::Style::default())
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    serde_json::from_str(&written(report, Format::Json, text::Style::default())).unwrap()
+}
+
+#[test]
+fn sentences() {
+    for (finding, sentence) in table() {
+        assert_eq!(words::summary(&finding, CLOCK), sentence);
+    }
+}
+
+#[test]
+fn hints_name_what_to_do() {
+    let cases = [
+        (co_bind(), "--allow program=node,port=9926"),
+        (refused(Cause::TimeWait), "set SO_REUSEADDR before bind()"),
+        (refused(Cause::Restart), "bindwatch check tcp/127.0.0.1:8080 --wait 30s"),
+        (refused(Cause::LostRace), "bind port 0, keep that socket"),
+        (refused(Cause::Listener), "stop nginx (PID 812)"),
+    ];
+    for (finding, part) in cases {
+        assert!(words::hint(&finding).contains(part), "{}", words::hint(&finding));
+    }
+}
+
+#[test]
+fn the_rule_a_hint_proposes_can_be_used_as_it_is() {
+    let hint = words::hint(&co_bind());
+    let rule = hint.rsplit_once("--allow ").unwrap().1;
+    assert_eq!(rule.parse::<crate::judge::AllowRule>().unwrap().program.as_deref(), Some("node"));
+}
+
+#[test]
+fn text_tells_all_of_a_finding() {
+    let text = as_text(&report(vec![refused(Cause::Listener), co_bind()], false));
+    let expected = [
+        "ci-7 (Linux 6.1.0), 2025-11-20T12:30:10.000Z to 2025-11-20T12:30:40.000Z (30.0 s)\n2 findings: 1 error, 1 warning\n",
+        "\nerror co-bind: tcp 127.0.0.3:9926 was shared",
+        "  holder  node (PID 4711), user 1001, cgroup /ci/job-1\n          $ node server.js '--password=***'\n          /usr/bin/node, started 2025-11-20T12:30:15.000Z by bash (PID 4000)\n          listened on 127.0.0.3:9926, SO_REUSEPORT, 61 connections accepted, from 2025-11-20T12:30:20.000Z until 2025-11-20T12:30:27.000Z (7.0 s)\n",
+        "  victim  python3 (PID 900), user 1001",
+        "          bind() failed with EADDRINUSE at 2025-11-20T12:30:27.000Z\n",
+        "  cause   listener: somebody listens there\n",
+        "  events  17, 42; network namespace 4026531840\n",
+        ", still so at the end\n",
+    ];
+    for part in expected {
+        assert!(text.contains(part), "{part:?} is missing in\n{text}");
+    }
+    assert!(text.find("error co-bind") < text.find("warning refused"), "worst first");
+}
+
+#[test]
+fn loss_is_in_the_first_lines_and_never_clean() {
+    let mut lossy = report(vec![], false);
+    lossy.notice("12 events were lost\n\u{1b}[2J");
+    let text = as_text(&lossy);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[1], "warning: 12 events were lost\\n\\x1b[2J");
+    assert_eq!(
+        lines[2],
+        "No findings in what could be seen: 32 binds (2 failed) on 12 sockets watched for 30.0 s"
+    );
+    assert_eq!(as_json(&lossy)["notices"][0], "12 events were lost\\n\\x1b[2J");
+    let clean = as_text(&report(vec![], false));
+    assert!(
+        clean.ends_with("No findings: 32 binds (2 failed) on 12 sockets watched for 30.0 s\n"),
+        "{clean}"
+    );
+}
+
+#[test]
+fn colours_are_on_severities_only_and_only_when_asked_for() {
+    let colored =
+        written(&report(vec![co_bind()], false), Format::Text, text::Style { colored: true, whole: false });
+    assert_eq!(colored.matches("\x1b[1;31merror\x1b[0m").count(), 1);
+    assert_eq!(
+        colored.replace("\x1b[1;31m", "").replace("\x1b[0m", ""),
+        as_text(&report(vec![co_bind()], false))
+    );
+}
+
+#[test]
+fn json_has_the_shape_of_the_contract() {
+    let json = as_json(&report(vec![co_bind(), refused(Cause::Listener)], false));
+    let finding = &json["findings"][0];
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(json["schema"], "bindwatch.report/1");
+    assert_eq!(json["host"], serde_json::json!({"hostname": "ci-7", "kernel": "6.1.0", "boot_id": "b"}));
+    let window = serde_json::json!({"start": "2025-11-20T12:30:10.000Z", "end": "2025-11-20T12:30:40.000Z", "complete": true});
+    assert_eq!(json["window"], window);
+    let of_a_finding = "kind severity protocol address port netns first_seen last_seen overlap_ms live cause destination \
+                        summary hint holders victim last_owner count uncertain receives evidence";
+    for key in of_a_finding.split_whitespace() {
+        assert!(keys(finding).contains(&key.to_owned()), "{key}");
+    }
+    let of_a_holder = "pid comm exe cmdline uid cgroup container started lineage parents socket_cookie address port \
+                       options state bound_at released_at accepted inherited_from";
+    for key in of_a_holder.split_whitespace() {
+        assert!(keys(&finding["holders"][0]).contains(&key.to_owned()), "{key}");
+        assert!(keys(&json["findings"][1]["victim"]).contains(&key.to_owned()), "{key}");
+    }
+    assert_eq!(json["findings"][1]["victim"]["errno"], "EADDRINUSE");
+    assert_eq!(json["findings"][1]["holders"][0]["released_at"], serde_json::Value::Null);
+    assert_eq!(finding["holders"][0]["options"], serde_json::json!(["SO_REUSEPORT"]));
+    assert_eq!(finding["holders"][0]["parents"], serde_json::json!([{"pid": 4000, "comm": "bash"}]));
+    assert_eq!(finding["holders"][0]["state"], "listen");
+    assert_eq!((&finding["receives"], &finding["evidence"]), (&"split".into(), &serde_json::json!([17, 42])));
+    assert_eq!(
+        json["stats"],
+        serde_json::json!({"events": 90, "lost": 0, "sockets": 12, "binds": 30, "binds_failed": 2})
+    );
+    assert_eq!(json.get("sockets"), None);
+}
+
+#[test]
+fn secrets_are_masked_in_every_format_unless_asked_for() {
+    let everybody = Finding { last_owner: Some(holder(1, "x")), ..refused(Cause::Orphan) };
+    for format in Format::AVAILABLE {
+        let style = text::Style { colored: false, whole: true };
+        let masked = written(&report(vec![everybody.clone()], false), format, style);
+        let shown = written(&report(vec![everybody.clone()], true), format, style);
+        assert_eq!(
+            (masked.contains("hunter2"), shown.matches("hunter2").count()),
+            (false, 3),
+            "{}",
+            format.name()
+        );
+    }
+}
+
+#[test]
+fn what_people_wait_for_is_short() {
+    let findings: Vec<_> = (1..=30).map(|id| Finding { id: FindingId(id), ..co_bind() }).collect();
+    let mut out = Vec::new();
+    text::brief(&report(findings, false), "bindwatch.jsonl", text::Style::default(), &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(
+        text.starts_with("bindwatch: 30 findings: 30 errors\n  error co-bind: tcp 127.0.0.3:9926 was shared"),
+        "{text}"
+    );
+    assert!(text.ends_with("  and 10 more\n  more: bindwatch report bindwatch.jsonl\n"), "{text}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_of_a_process_reaches_anybody_unescaped(text in any::<String>(), number in 0..30_usize) {
+        let hostile = |holder: &mut Holder| {
+            holder.comm.clone_from(&text);
+            holder.exe.clone_from(&text);
+            holder.cgroup.clone_from(&text);
+            holder.container = Some(text.clone());
+            holder.cmdline = vec![text.clone(), text.clone()];
+            holder.parents[0].comm.clone_from(&text);
+        };
+        let table = table();
+        let mut finding = table[number % table.len()].0.clone();
+        finding.holders.iter_mut().for_each(hostile);
+        finding.victim.iter_mut().for_each(|victim| hostile(&mut victim.holder));
+        finding.last_owner.iter_mut().for_each(hostile);
+        let mut report = report(vec![finding.clone()], true);
+        report.host.hostname.clone_from(&text);
+        report.notice(&text);
+        for sentence in [words::summary(&finding, CLOCK), words::hint(&finding)] {
+            prop_assert!(sentence.chars().all(escape::is_seen));
+        }
+        for format in Format::AVAILABLE {
+            for whole in [false, true] {
+                let written = written(&report, format, text::Style { colored: false, whole });
+                prop_assert!(written.chars().all(|c| c == '\n' || escape::is_seen(c)));
+            }
+        }
+        let json = as_json(&report);
+        if let Some(holder) = finding.holders.first() {
+            prop_assert_eq!(json["findings"][0]["holders"][0]["comm"].as_str(), Some(holder.comm.as_str()));
+        }
+    }
+}

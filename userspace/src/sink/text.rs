@@ -1,0 +1,223 @@
+//! For people: worst first, the sentence, who it was, what to do, and which events prove it.
+
+use std::io::{self, BufWriter, Write};
+
+use super::json::option_names;
+use super::words::{self, endpoint, plural};
+use super::{Report, escape};
+use crate::cli::duration_text;
+use crate::clock::Anchors;
+use crate::event::BootTime;
+use crate::ledger::finding::{Finding, Holder, HolderState, Severity};
+
+/// Longest list of arguments that is shown, characters.
+const ARGUMENTS_CHARS: usize = 240;
+/// Longest path that is shown, characters.
+const PATH_CHARS: usize = 160;
+/// Event numbers that are shown.
+const EVIDENCE_SHOWN: usize = 12;
+/// Parents that are shown.
+const PARENTS_SHOWN: usize = 6;
+/// Holders of one finding that are shown in full.
+const HOLDERS_SHOWN: usize = 12;
+/// Findings in a brief summary.
+const BRIEF_FINDINGS: usize = 20;
+
+/// How text is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
+    /// Severities are coloured.
+    pub colored: bool,
+    /// Nothing is cut.
+    pub whole: bool,
+}
+
+impl Style {
+    fn severity(self, severity: Severity) -> String {
+        let code = match severity {
+            Severity::Error => "1;31",
+            Severity::Warning => "33",
+            Severity::Note => "36",
+        };
+        let word = words::severity(severity);
+        if self.colored { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() }
+    }
+
+    fn cut(self, text: &str, max: usize) -> String {
+        escape::cut(text, if self.whole { usize::MAX } else { max }).into_owned()
+    }
+
+    fn at_most(self, max: usize) -> usize {
+        if self.whole { usize::MAX } else { max }
+    }
+}
+
+/// Writes `report`.
+pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    let (clock, window) = (report.clock, report.window);
+    let watched = duration_text(window.end.since(window.start));
+    writeln!(
+        out,
+        "{} (Linux {}), {} to {} ({watched})",
+        escape::cut(&report.host.hostname, PATH_CHARS),
+        escape::cut(&report.host.kernel, PATH_CHARS),
+        clock.rfc3339(window.start),
+        clock.rfc3339(window.end),
+    )?;
+    for notice in &report.notices {
+        writeln!(out, "{}: {notice}", style.severity(Severity::Warning))?;
+    }
+    let left_out = match report.left_out {
+        0 => String::new(),
+        count => format!("; {} left out by the options", plural(count as u64, "finding")),
+    };
+    if report.findings.is_empty() {
+        let stats = report.stats;
+        let uncertain = if report.notices.is_empty() { "" } else { " in what could be seen" };
+        writeln!(
+            out,
+            "No findings{uncertain}: {} ({} failed) on {} watched for {watched}{left_out}",
+            plural(stats.binds + stats.binds_failed, "bind"),
+            stats.binds_failed,
+            plural(stats.sockets, "socket"),
+        )?;
+    } else {
+        writeln!(out, "{}{left_out}", words::totals(&report.findings))?;
+    }
+    for finding in &report.findings {
+        writeln!(out)?;
+        one(finding, clock, style, &mut out)?;
+    }
+    out.flush()
+}
+
+/// Writes the totals and one line for each finding: what `run` says at its end. `log` is where to read more.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn brief(report: &Report, log: &str, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    for notice in &report.notices {
+        writeln!(out, "bindwatch: {}: {notice}", style.severity(Severity::Warning))?;
+    }
+    writeln!(out, "bindwatch: {}", words::totals(&report.findings))?;
+    for finding in report.findings.iter().take(BRIEF_FINDINGS) {
+        let severity = style.severity(finding.kind.severity());
+        writeln!(out, "  {severity} {}: {}", finding.kind.name(), words::summary(finding, report.clock))?;
+    }
+    if report.findings.len() > BRIEF_FINDINGS {
+        writeln!(out, "  and {} more", report.findings.len() - BRIEF_FINDINGS)?;
+    }
+    if !report.findings.is_empty() {
+        writeln!(out, "  more: bindwatch report {}", escape::arguments(&[log]))?;
+    }
+    out.flush()
+}
+
+fn one(finding: &Finding, clock: Anchors, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let severity = style.severity(finding.kind.severity());
+    writeln!(out, "{severity} {}: {}", finding.kind.name(), words::summary(finding, clock))?;
+    let shown = style.at_most(HOLDERS_SHOWN);
+    for held in finding.holders.iter().take(shown) {
+        holder("holder", held, clock, style, out)?;
+        write!(out, "          {}", state(held))?;
+        match held.bound_at {
+            Some(at) => write!(out, " from {}", clock.rfc3339(at))?,
+            None => write!(out, " from before the recording")?,
+        }
+        match held.released_at {
+            Some(at) => writeln!(out, " until {}{}", clock.rfc3339(at), lasted(held.bound_at, at))?,
+            None => writeln!(out, ", still so at the end")?,
+        }
+    }
+    if finding.holders.len() > shown {
+        writeln!(out, "  holders {} more; -v shows all", finding.holders.len() - shown)?;
+    }
+    if let Some(owner) = &finding.last_owner {
+        holder("owner ", owner, clock, style, out)?;
+    }
+    if let Some(victim) = &finding.victim {
+        holder("victim", &victim.holder, clock, style, out)?;
+        let times = if finding.count > 1 {
+            let first = clock.rfc3339(finding.first_seen);
+            format!("{} times from {first} to {}", finding.count, clock.rfc3339(finding.last_seen))
+        } else {
+            format!("at {}", clock.rfc3339(finding.last_seen))
+        };
+        writeln!(out, "          {}() failed with {} {times}", victim.call, victim.errno)?;
+    }
+    if let Some(cause) = finding.cause {
+        writeln!(out, "  cause   {}: {}", words::cause(cause), words::cause_meaning(cause))?;
+    }
+    writeln!(out, "  hint    {}", words::hint(finding))?;
+    let shown = style.at_most(EVIDENCE_SHOWN);
+    let numbers: Vec<_> = finding.evidence.iter().take(shown).map(|seq| seq.0.to_string()).collect();
+    let more = finding.evidence.len().saturating_sub(shown);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    writeln!(out, "  events  {}{more}; network namespace {}", numbers.join(", "), finding.netns.0)
+}
+
+/// Who a holder is: name, arguments, executable, cgroup, parents.
+fn holder(label: &str, held: &Holder, clock: Anchors, style: Style, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "  {label}  {}, user {}", words::process(held), held.uid.0)?;
+    if !held.cgroup.is_empty() {
+        write!(out, ", cgroup {}", style.cut(&held.cgroup, PATH_CHARS))?;
+    }
+    if let Some(container) = &held.container {
+        write!(out, ", container {}", style.cut(container, PATH_CHARS))?;
+    }
+    writeln!(out)?;
+    if !held.cmdline.is_empty() {
+        let cut = if held.cmdline_cut { " …" } else { "" };
+        let arguments = escape::arguments(&held.cmdline);
+        writeln!(out, "          $ {}{cut}", style.cut(&arguments, ARGUMENTS_CHARS))?;
+    }
+    let exe =
+        if held.exe.is_empty() { String::new() } else { format!("{}, ", style.cut(&held.exe, PATH_CHARS)) };
+    write!(out, "          {exe}started {}", clock.rfc3339(held.process.started()))?;
+    let shown = style.at_most(PARENTS_SHOWN);
+    let parents: Vec<_> = held
+        .parents
+        .iter()
+        .take(shown)
+        .map(|p| format!("{} (PID {})", words::name(&p.comm), p.pid))
+        .collect();
+    if !parents.is_empty() {
+        let more = if held.parents.len() > shown { " < …" } else { "" };
+        write!(out, " by {}{more}", parents.join(" < "))?;
+    }
+    writeln!(out)?;
+    if let Some(giver) = held.inherited_from {
+        writeln!(out, "          got the socket from PID {}", giver.tgid)?;
+    }
+    Ok(())
+}
+
+/// What a holder did: `listened on 127.0.0.1:80 with SO_REUSEPORT, accepted 61`.
+fn state(held: &Holder) -> String {
+    let verb = match held.state {
+        HolderState::Bound => "bound to",
+        HolderState::Listen => "listened on",
+        HolderState::Connected => "connected from",
+        HolderState::TimeWait => "in TIME_WAIT on",
+        HolderState::Closed => "held",
+    };
+    let mut text = format!("{verb} {}", endpoint(held.address, held.port));
+    if held.sockets.len() > 1 {
+        text.push_str(&format!(" with {} sockets", held.sockets.len()));
+    }
+    let options = option_names(held.options);
+    if !options.is_empty() {
+        text.push_str(&format!(", {}", options.join(" and ")));
+    }
+    if let Some(accepted) = held.accepted {
+        text.push_str(&format!(", {} accepted", plural(accepted, "connection")));
+    }
+    text.push(',');
+    text
+}
+
+fn lasted(from: Option<BootTime>, until: BootTime) -> String {
+    from.map_or_else(String::new, |from| format!(" ({})", duration_text(until.since(from))))
+}

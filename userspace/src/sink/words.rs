@@ -1,0 +1,408 @@
+//! The sentences: what happened and what to do about it, made in this one place from a finding.
+//!
+//! Every sentence is one line, and text from processes in it is escaped and cut: any sink may print it as it is, a sink
+//! with a syntax of its own escapes for that.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::cli::duration_text;
+use crate::clock::Anchors;
+use crate::event::{BootTime, Protocol};
+use crate::ledger::finding::{Cause, Finding, Holder, Kind, Receives, Severity, Victim};
+use crate::sink::escape;
+
+/// Processes that a sentence names; the rest are counted.
+const NAMED_MAX: usize = 3;
+/// Longest name of a process in a sentence, characters.
+const NAME_CHARS: usize = 32;
+
+/// `127.0.0.1:80`, `[::1]:80`.
+#[must_use]
+pub fn endpoint(address: IpAddr, port: u16) -> String {
+    SocketAddr::new(address, port).to_string()
+}
+
+/// `node (PID 4711)`.
+#[must_use]
+pub fn process(holder: &Holder) -> String {
+    format!("{} (PID {})", name(&holder.comm), holder.process.tgid)
+}
+
+/// The name of a process, fit for a sentence.
+#[must_use]
+pub fn name(comm: &str) -> String {
+    if comm.is_empty() { "a process".to_owned() } else { escape::cut(comm, NAME_CHARS).into_owned() }
+}
+
+/// `error`, `warning`, `note`.
+#[must_use]
+pub const fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    }
+}
+
+/// A cause by its name in JSON.
+#[must_use]
+pub const fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Listener => "listener",
+        Cause::Bound => "bound",
+        Cause::TimeWait => "time-wait",
+        Cause::HalfClosed => "half-closed",
+        Cause::Orphan => "orphan",
+        Cause::Restart => "restart",
+        Cause::LostRace => "lost-race",
+        Cause::Exclusive => "exclusive",
+        Cause::OtherUser => "other-user",
+    }
+}
+
+/// What a cause means.
+#[must_use]
+pub const fn cause_meaning(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Listener => "somebody listens there",
+        Cause::Bound => "somebody is bound there, without listening",
+        Cause::TimeWait => "only TIME_WAIT entries of ended connections are there",
+        Cause::HalfClosed => "a connection there is not closed by both sides yet",
+        Cause::Orphan => "a socket is there that no process has open any more",
+        Cause::Restart => "the previous instance of the same program was still on its way out",
+        Cause::LostRace => "the port was found free, released, and taken by somebody else in between",
+        Cause::Exclusive => "the holder did not set the option by which the newcomer wanted to share",
+        Cause::OtherUser => "SO_REUSEPORT shares among sockets of one user only",
+    }
+}
+
+/// What happened, in one sentence that a person can act on.
+#[must_use]
+pub fn summary(finding: &Finding, anchors: Anchors) -> String {
+    let mut text = match finding.kind {
+        Kind::CoBind => co_bind(finding, anchors),
+        Kind::Handover => handover(finding),
+        Kind::Shadow => shadow(finding),
+        Kind::Refused => refused(finding, anchors),
+        Kind::Orphan => orphan(finding),
+        Kind::Exhausted => exhausted(finding),
+        Kind::Denied => denied(finding),
+    };
+    if finding.uncertain {
+        text.push_str(" (uncertain: events were lost)");
+    }
+    text
+}
+
+fn place(finding: &Finding) -> String {
+    format!("{} {}", finding.protocol, endpoint(finding.address, finding.port))
+}
+
+/// `a`, `a and b`, `a, b and c`, `a, b, c and 7 more`.
+fn listed<'a>(holders: impl Iterator<Item = &'a Holder>) -> String {
+    let all: Vec<&Holder> = holders.collect();
+    // One more by name is shorter than "and 1 more".
+    let named = if all.len() == NAMED_MAX + 1 { all.len() } else { NAMED_MAX };
+    let mut parts: Vec<String> = all.iter().take(named).map(|holder| process(holder)).collect();
+    if all.len() > named {
+        parts.push(format!("{} more", all.len() - named));
+    }
+    match parts.split_last() {
+        None => "nobody known".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+const fn traffic(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "connections",
+        Protocol::Udp | Protocol::Udplite => "datagrams",
+    }
+}
+
+/// `: connections went to either of them`, or nothing when it is not known.
+fn received(finding: &Finding) -> String {
+    let (what, went) = (traffic(finding.protocol), if finding.live { "go" } else { "went" });
+    match finding.receives {
+        None => String::new(),
+        Some(Receives::Split) if finding.holders.len() == 2 => format!("; {what} {went} to either of them"),
+        Some(Receives::Split) => format!("; {what} {went} to any of them"),
+        Some(Receives::One(lineage)) => {
+            let who = finding.holders.iter().find(|holder| holder.lineage == lineage);
+            who.map_or_else(String::new, |who| format!("; all {what} {went} to {}", process(who)))
+        }
+    }
+}
+
+fn co_bind(finding: &Finding, anchors: Anchors) -> String {
+    let how_long = finding.overlap.map_or_else(String::new, |ns| format!(" for {}", duration_text(ns)));
+    let when = if finding.live {
+        format!(
+            "is shared by {} unrelated processes since {}",
+            finding.holders.len(),
+            clock(anchors, finding.first_seen)
+        )
+    } else {
+        format!("was shared by {} unrelated processes{how_long}", finding.holders.len())
+    };
+    format!("{} {when}: {}{}", place(finding), listed(finding.holders.iter()), received(finding))
+}
+
+fn handover(finding: &Finding) -> String {
+    let within = finding.overlap.map_or_else(String::new, |ns| format!(" within {}", duration_text(ns)));
+    match finding.holders.as_slice() {
+        [old, .., new] => {
+            format!(
+                "{} took {} over from {}{within}, and nothing was lost",
+                process(new),
+                place(finding),
+                process(old)
+            )
+        }
+        _ => format!("{} was taken over{within}, and nothing was lost", place(finding)),
+    }
+}
+
+fn shadow(finding: &Finding) -> String {
+    let exact = |holder: &&Holder| holder.address == finding.address;
+    let (inner, outer): (Vec<_>, Vec<_>) = finding.holders.iter().partition(exact);
+    let Some(wide) = outer.first() else {
+        return format!(
+            "{} is overlapped by unrelated processes: {}",
+            place(finding),
+            listed(finding.holders.iter())
+        );
+    };
+    let verb = if finding.live { "holds" } else { "held" };
+    let how_long = finding.overlap.filter(|_| !finding.live);
+    let how_long = how_long.map_or_else(String::new, |ns| format!(" for {}", duration_text(ns)));
+    let inner = if inner.is_empty() { "somebody".to_owned() } else { listed(inner.into_iter()) };
+    let who = match finding.receives {
+        Some(Receives::One(lineage)) => finding.holders.iter().find(|holder| holder.lineage == lineage),
+        Some(Receives::Split) | None => None,
+    };
+    let went = if finding.live { "go" } else { "went" };
+    let target = endpoint(finding.address, finding.port);
+    let received = who.map_or_else(String::new, |who| {
+        format!("; {} to {target} {went} to {}", traffic(finding.protocol), process(who))
+    });
+    format!(
+        "{inner} {verb} {}{how_long} while {}, unrelated, {verb} {}{received}",
+        place(finding),
+        listed(outer.iter().copied()),
+        endpoint(wide.address, wide.port),
+    )
+}
+
+fn attempts(finding: &Finding) -> String {
+    if finding.count > 1 { format!(" in {} attempts", finding.count) } else { String::new() }
+}
+
+fn victim(victim: Option<&Victim>) -> String {
+    victim.map_or_else(|| "a process".to_owned(), |victim| process(&victim.holder))
+}
+
+fn last_owner(finding: &Finding) -> String {
+    finding.last_owner.as_ref().map_or_else(String::new, |owner| format!(" of {}", process(owner)))
+}
+
+fn refused(finding: &Finding, anchors: Anchors) -> String {
+    let failed = match finding.victim.as_ref().map(|victim| victim.call) {
+        Some("listen") => "listen on",
+        _ => "bind",
+    };
+    let who = victim(finding.victim.as_ref());
+    format!("{who} could not {failed} {}{}: {}", place(finding), attempts(finding), refusal(finding, anchors))
+}
+
+/// Why a bind was refused, with who and since when.
+fn refusal(finding: &Finding, anchors: Anchors) -> String {
+    let holders = listed(finding.holders.iter());
+    let first = finding.holders.first();
+    let there = first.filter(|holder| holder.address != finding.address);
+    let at = there
+        .map_or_else(|| "there".to_owned(), |holder| format!("on {}", endpoint(holder.address, holder.port)));
+    let it = there.map_or_else(|| "it".to_owned(), |holder| endpoint(holder.address, holder.port));
+    let since = match first.map(|holder| holder.bound_at) {
+        Some(Some(time)) => format!(" since {}", clock(anchors, time)),
+        Some(None) => " since before the recording".to_owned(),
+        None => String::new(),
+    };
+    let several = finding.holders.len() > 1;
+    let (listen, hold) = if several { ("listen", "hold") } else { ("listens", "holds") };
+    let owner = last_owner(finding);
+    match finding.cause {
+        Some(Cause::Listener) => format!("{holders} {listen} {at}{since}"),
+        Some(Cause::Bound) => format!("{holders} {hold} {it}{since}, without listening"),
+        Some(Cause::TimeWait) => {
+            format!("no process holds it, but ended connections{owner} are still in TIME_WAIT there")
+        }
+        Some(Cause::HalfClosed) if first.is_some() => {
+            format!("{holders} {hold} a connection there that is not wholly closed")
+        }
+        Some(Cause::HalfClosed) => format!("a connection{owner} there is not wholly closed"),
+        Some(Cause::Orphan) => format!("a socket{owner} is still there, though no process has it open"),
+        Some(Cause::Restart) if first.is_some() => {
+            format!("the previous instance, {holders}, had not let go of {it} yet")
+        }
+        Some(Cause::Restart) => format!("the previous instance{owner} had not let go of it yet"),
+        Some(Cause::LostRace) => {
+            let when = first.and_then(|holder| holder.bound_at);
+            let when = when.map_or_else(String::new, |time| format!(" at {}", clock(anchors, time)));
+            format!("it had this port and released it, and {holders} took {it}{when}, in between")
+        }
+        Some(Cause::Exclusive) => format!("{holders} {hold} {it}{since} and did not agree to share"),
+        Some(Cause::OtherUser) => {
+            let theirs = first.map_or_else(String::new, |holder| format!(" of user {}", holder.uid.0));
+            let own = finding.victim.as_ref();
+            let own = own.map_or_else(String::new, |v| {
+                format!(" ({} is of user {})", name(&v.holder.comm), v.holder.uid.0)
+            });
+            format!("{holders}{theirs} {hold} {it}{since}, and SO_REUSEPORT shares within one user only{own}")
+        }
+        None if first.is_some() => format!("{holders} {hold} {it}{since}"),
+        None if !owner.is_empty() => format!("a socket{owner} is still there"),
+        None => "it is in use, and by whom is not known".to_owned(),
+    }
+}
+
+fn orphan(finding: &Finding) -> String {
+    let several = finding.holders.len() > 1;
+    let verb = match (finding.live, several) {
+        (false, _) => "still held",
+        (true, false) => "still holds",
+        (true, true) => "still hold",
+    };
+    let belonged = if several { "they belonged to" } else { "it belonged to" };
+    let lasted = finding.last_seen.since(finding.first_seen);
+    let how_long =
+        if lasted > 0 && !finding.live { format!(" for {}", duration_text(lasted)) } else { String::new() };
+    format!(
+        "{} {verb} {}{how_long} after what {belonged} had ended",
+        listed(finding.holders.iter()),
+        place(finding)
+    )
+}
+
+fn exhausted(finding: &Finding) -> String {
+    let who = victim(finding.victim.as_ref());
+    let mut text = match finding.destination {
+        Some(to) => format!("{who} found no free local port to connect to {} {to}", finding.protocol),
+        None => format!("{who} found no free {} port on {}", finding.protocol, finding.address),
+    };
+    text.push_str(&attempts(finding));
+    // Writing to a String cannot fail.
+    let _: Result<(), std::fmt::Error> = if finding.holders.is_empty() {
+        let owner = last_owner(finding);
+        write!(text, ": ended connections{owner} in TIME_WAIT use up the range")
+    } else {
+        let verb = if finding.holders.len() > 1 { "use" } else { "uses" };
+        write!(text, ": {} {verb} up the range", listed(finding.holders.iter()))
+    };
+    text
+}
+
+fn denied(finding: &Finding) -> String {
+    let (who, times) = (victim(finding.victim.as_ref()), attempts(finding));
+    let mut text = format!("{who} was denied {}{times}", place(finding));
+    if !finding.holders.is_empty() {
+        let verb = if finding.holders.len() > 1 { "hold" } else { "holds" };
+        text = format!("{text}: {} {verb} it", listed(finding.holders.iter()));
+    }
+    text
+}
+
+/// The time of day of `at`, UTC: `12:37:40`.
+fn clock(anchors: Anchors, at: BootTime) -> String {
+    anchors.rfc3339(at).get(11..19).unwrap_or_default().to_owned()
+}
+
+/// What to do about it.
+#[must_use]
+pub fn hint(finding: &Finding) -> String {
+    let port = finding.port;
+    match finding.kind {
+        Kind::CoBind => {
+            let program =
+                finding.holders.first().map_or_else(|| "NAME".to_owned(), |holder| name(&holder.comm));
+            let rule = escape::arguments(&[format!("program={program},port={port}")]);
+            format!(
+                "give each a port of its own, or leave out {} so that the second bind fails; sharing that is meant: --allow {rule}",
+                sharing_option(finding)
+            )
+        }
+        Kind::Handover => "nothing: this is a reload in good order".to_owned(),
+        Kind::Shadow => format!(
+            "use different ports, or bind both to specific addresses; what connects to {} reaches the most specific holder",
+            endpoint(finding.address, port)
+        ),
+        Kind::Refused => refused_hint(finding),
+        Kind::Orphan => {
+            "end what a job starts before the job: stop its process group and wait for it, and let children \
+                         not inherit sockets (SOCK_CLOEXEC)"
+                .to_owned()
+        }
+        Kind::Exhausted => "reuse connections instead of opening one for each request; more ports: sysctl \
+                            net.ipv4.ip_local_port_range"
+            .to_owned(),
+        Kind::Denied => "give it another port; sharing that is meant is allowed with --allow".to_owned(),
+    }
+}
+
+/// The option by which the holders of a co-bind share.
+fn sharing_option(finding: &Finding) -> &'static str {
+    let by_port = finding.holders.iter().any(|holder| holder.options.reuse_port);
+    if finding.protocol != Protocol::Tcp && !by_port { "SO_REUSEADDR" } else { "SO_REUSEPORT" }
+}
+
+fn refused_hint(finding: &Finding) -> String {
+    let target = endpoint(finding.address, finding.port);
+    let wait = format!("bindwatch check {}/{target} --wait 30s", finding.protocol);
+    let holder = finding.holders.first().map_or_else(|| "the holder".to_owned(), process);
+    match finding.cause {
+        Some(Cause::Listener | Cause::Bound) | None => {
+            format!("stop {holder}, or use another port; port 0 lets the kernel choose a free one")
+        }
+        Some(Cause::TimeWait | Cause::HalfClosed | Cause::Orphan) => format!(
+            "set SO_REUSEADDR before bind(), in the server that had the port too, or wait until it is free: {wait}"
+        ),
+        Some(Cause::Restart) => format!("start the next instance when the previous one is gone: {wait}"),
+        Some(Cause::LostRace) => {
+            "do not look for a free port by binding and closing: bind port 0, keep that socket, and \
+                                  tell others its number"
+                .to_owned()
+        }
+        Some(Cause::Exclusive) => {
+            "use different ports; to share, both must set SO_REUSEPORT before bind()".to_owned()
+        }
+        Some(Cause::OtherUser) => "run both as one user, or use different ports".to_owned(),
+    }
+}
+
+/// `3 findings: 1 error, 2 warnings`.
+#[must_use]
+pub fn totals<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+    let (mut errors, mut warnings, mut notes) = (0_u64, 0_u64, 0_u64);
+    for finding in findings {
+        match finding.kind.severity() {
+            Severity::Error => errors += 1,
+            Severity::Warning => warnings += 1,
+            Severity::Note => notes += 1,
+        }
+    }
+    let parts = [(errors, "error"), (warnings, "warning"), (notes, "note")];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| plural(count, word));
+    let parts: Vec<_> = parts.collect();
+    match errors + warnings + notes {
+        0 => "no findings".to_owned(),
+        count => format!("{}: {}", plural(count, "finding"), parts.join(", ")),
+    }
+}
+
+/// `1 bind`, `2 binds`.
+#[must_use]
+pub fn plural(count: u64, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
