@@ -46,7 +46,8 @@ pub fn container_id(path: &str) -> Option<Cow<'_, str>> {
         let foldered = || {
             let known = parts.iter().take(at).any(|above| {
                 FOLDERS.iter().any(|folder| {
-                    above == folder || above.strip_prefix(folder).is_some_and(|rest| rest.starts_with(['.', '-']))
+                    above == folder
+                        || above.strip_prefix(folder).is_some_and(|rest| rest.starts_with(['.', '-']))
                 })
             });
             ((known && is_id(name)) || is_whole_id(name) && name != *part).then_some(name)
@@ -80,7 +81,12 @@ mod tests {
             (format!("/{pod}/crio-{ID}.scope"), true),
             (format!("/kubepods/burstable/pod8c8b7a1e-1111-2222-3333-444455556666/{ID}"), true),
             (format!("/kubepods/besteffort/pod8c8b7a1e-1111-2222-3333-444455556666/{ID}/init"), true),
-            (format!("/system.slice/containerd.service/kubepods-burstable-pod1a.slice:cri-containerd:{ID}"), true),
+            (
+                format!(
+                    "/system.slice/containerd.service/kubepods-burstable-pod1a.slice:cri-containerd:{ID}"
+                ),
+                true,
+            ),
             (format!("/machine.slice/libpod-{ID}.scope"), true),
             (format!("/machine.slice/libpod-{ID}.scope/container"), true),
             (format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"), true),

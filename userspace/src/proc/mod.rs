@@ -5,6 +5,7 @@
 //! with that process when its PID is given to another.
 
 mod cgroup;
+mod mounts;
 mod read;
 mod scan;
 mod stat;
@@ -12,6 +13,8 @@ mod stat;
 mod tests;
 
 pub use cgroup::{container_id, container_of, unified_path};
-pub(crate) use read::{Folder, PidPath, read_at};
+pub use mounts::{Mount, mounts};
+pub(crate) use read::{Folder, PidPath, link_at, read_at};
 pub use scan::{CMDLINE_MAX, Proc};
 pub use stat::Stat;
+pub(crate) use stat::number;

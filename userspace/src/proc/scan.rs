@@ -199,10 +199,13 @@ fn related(found: Vec<Alone>) -> Vec<Process> {
             up = parents.get(one).copied().flatten();
         }
         while let Some(one) = line.pop() {
-            let Some(Alone { mut process, forked, parent_tgid }) = waiting.get_mut(one).and_then(Option::take) else {
+            let Some(Alone { mut process, forked, parent_tgid }) =
+                waiting.get_mut(one).and_then(Option::take)
+            else {
                 continue;
             };
-            let parent = parents.get(one).copied().flatten().and_then(|parent| done_at.get(parent).copied().flatten());
+            let parent =
+                parents.get(one).copied().flatten().and_then(|parent| done_at.get(parent).copied().flatten());
             if let Some(parent) = parent.and_then(|parent| done.get(parent)) {
                 process.parent = Some(parent.process);
                 if forked && same_program(&process.exe, &parent.exe, parent_tgid) {

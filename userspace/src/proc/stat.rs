@@ -61,7 +61,7 @@ impl<'a> Stat<'a> {
 }
 
 /// A decimal number; -1 (a session outside the reader's PID namespace) is 0.
-pub(super) fn number(digits: &[u8]) -> Option<u64> {
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     if digits == b"-1" {
         return Some(0);
     }
@@ -80,7 +80,8 @@ mod tests {
 
     use super::*;
 
-    const TAIL: &str = " S 7 8 9 0 -1 4194624 99 0 0 0 0 0 0 0 20 0 1 0 150149 3133440 412 18446744073709551615\n";
+    const TAIL: &str =
+        " S 7 8 9 0 -1 4194624 99 0 0 0 0 0 0 0 20 0 1 0 150149 3133440 412 18446744073709551615\n";
 
     #[test]
     fn any_name_is_read() {

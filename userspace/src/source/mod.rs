@@ -1,3 +1,4 @@
-//! Where events come from.
+//! Where events and inventories come from.
 
 pub mod log;
+pub mod sockets;

@@ -1,0 +1,239 @@
+//! The sockets there are, from the kernel's own tables (sock_diag(7)) and `/proc/PID/fd`.
+//!
+//! Works without privileges for the caller's network namespace; whose sockets they are is then known only for the
+//! caller's own processes. What this source cannot tell: whether SO_REUSEADDR and SO_REUSEPORT are set (no attribute
+//! carries them), TCP sockets that are bound without listening before Linux 6.8, and descriptors that no process has
+//! (in flight over a unix socket, or in an io_uring's table).
+
+mod diag;
+mod holders;
+mod netns;
+
+use std::net::SocketAddr;
+
+pub use diag::{DiagError, States};
+pub use holders::{Held, Holdings};
+pub use netns::NetnsError;
+
+use crate::event::{Cookie, Family, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+use diag::Table;
+use netns::{NAMESPACES_MAX, Namespaces};
+
+/// A row of the kernel's socket tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The socket and its local address. The reuse bits are not in the tables and always off here.
+    pub socket: SocketFacts,
+    /// Its state. UDP: `Close` without a peer, else `Established`.
+    pub state: TcpState,
+    /// The other side of a connection.
+    pub peer: Option<SocketAddr>,
+    /// Inode of its descriptors; 0 when no process has it (TIME_WAIT, closed connections that still end).
+    pub inode: u32,
+    /// Of a listening socket the connections that wait to be accepted, else bytes that wait to be read.
+    pub queued: u32,
+    /// Of a TIME_WAIT entry, for how long it stays, ms.
+    pub expires_ms: Option<u32>,
+}
+
+/// A socket of an inventory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InventorySocket {
+    /// The socket and its local address. Its cookie is that of the socket which holds the port: of MPTCP, the subflow.
+    pub socket: SocketFacts,
+    /// The reuse bits in [`InventorySocket::socket`] were read from the socket; else they are unknown, and off.
+    pub reuse_known: bool,
+    /// Its state. UDP: `Close` without a peer, else `Established`.
+    pub state: TcpState,
+    /// The other side of a connection.
+    pub peer: Option<SocketAddr>,
+    /// Inode of its descriptors; 0 when no process has it.
+    pub inode: u32,
+    /// Cookie of the MPTCP socket above it, which is what SO_COOKIE of the descriptor gives.
+    pub mptcp: Option<Cookie>,
+    /// Of a listening socket the connections that wait to be accepted, else bytes that wait to be read.
+    pub queued: u32,
+    /// Of a TIME_WAIT entry, for how long it stays, ms.
+    pub expires_ms: Option<u32>,
+    /// Processes that have it open, each once, in order; empty when none has, or none that the caller may see.
+    pub holders: Vec<ProcessKey>,
+}
+
+impl InventorySocket {
+    /// The event that tells the ledger of it.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        Found { socket: self.socket.clone(), state: self.state, holders: self.holders.clone() }
+    }
+
+    /// A process must have it open, and none was seen to.
+    #[must_use]
+    pub const fn ownerless(&self) -> bool {
+        self.inode != 0 && self.holders.is_empty()
+    }
+}
+
+/// The sockets of a machine at one moment, as far as they can be seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// In the order of netns, protocol, port, family, address, cookie.
+    pub sockets: Vec<InventorySocket>,
+    /// What could not be looked into, a phrase each: network namespaces, tables that the kernel lacks.
+    pub unseen: Vec<String>,
+    /// Processes whose descriptors the caller may not see.
+    pub hidden_processes: usize,
+}
+
+/// Which network namespaces an inventory looks into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The caller's.
+    Own,
+    /// Every one that a process is in or that is mounted somewhere, as far as the caller may enter them.
+    Every,
+}
+
+/// An inventory that cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TablesError {
+    /// Neither sockets nor processes can be had.
+    #[error("cannot read /proc: {0}; mount it (mount -t proc proc /proc)")]
+    Proc(#[source] std::io::Error),
+    /// The kernel refused a table that is always there.
+    #[error(transparent)]
+    Diag(#[from] DiagError),
+    /// A network namespace cannot be looked into.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+}
+
+/// The kernel's socket tables, in every network namespace that can be entered.
+pub struct Tables {
+    namespaces: Namespaces,
+}
+
+impl Tables {
+    /// Looks up the caller's network namespace.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn open() -> Result<Self, TablesError> {
+        Ok(Self { namespaces: Namespaces::open().map_err(TablesError::Proc)? })
+    }
+
+    /// The caller's network namespace.
+    #[must_use]
+    pub const fn own_netns(&self) -> Inum {
+        self.namespaces.own()
+    }
+
+    /// Every socket whose state is one of `states`, with the processes that have it open.
+    ///
+    /// # Errors
+    /// The tables of the caller's own network namespace cannot be had; what else cannot be seen is in
+    /// [`Inventory::unseen`].
+    pub fn inventory(&mut self, states: States, scope: Scope) -> Result<Inventory, TablesError> {
+        let mut inventory = Inventory::default();
+        let mut rows = Vec::new();
+        let mut mptcp = Vec::new();
+        let others = match scope {
+            Scope::Own => Vec::new(),
+            Scope::Every => self.namespaces.others(),
+        };
+        let mut own = self.namespaces.diag_of_own()?;
+        dump_all(&mut own, states, &mut rows, &mut mptcp, &mut inventory.unseen)?;
+        let mut locked = 0_usize;
+        for netns in others {
+            match self.namespaces.diag_of(netns) {
+                Ok(mut diag) => {
+                    if let Err(error) =
+                        dump_all(&mut diag, states, &mut rows, &mut mptcp, &mut inventory.unseen)
+                    {
+                        inventory.unseen.push(format!("network namespace {}: {error}", netns.0));
+                    }
+                }
+                Err(NetnsError::Gone(_)) => {}
+                Err(NetnsError::Locked(_)) => locked += 1,
+                Err(error) => inventory.unseen.push(error.to_string()),
+            }
+        }
+        if locked > 0 {
+            inventory
+                .unseen
+                .push(format!("{locked} other network namespaces (entering them needs CAP_SYS_ADMIN)"));
+        }
+        if self.namespaces.more() {
+            inventory.unseen.push(format!("network namespaces beyond {NAMESPACES_MAX}"));
+        }
+        inventory.unseen.sort();
+        inventory.unseen.dedup();
+        let holdings = Holdings::scan(None).map_err(TablesError::Proc)?;
+        inventory.hidden_processes = holdings.hidden_processes();
+        mptcp.sort_unstable();
+        inventory.sockets = rows.into_iter().map(|row| join(row, &mptcp, &holdings)).collect();
+        inventory.sockets.sort_by(|a, b| {
+            let (a, b) = (&a.socket, &b.socket);
+            (a.netns, a.protocol, a.port, a.family, a.address, a.cookie)
+                .cmp(&(b.netns, b.protocol, b.port, b.family, b.address, b.cookie))
+        });
+        Ok(inventory)
+    }
+
+    /// Every row on one port, whatever its state and address: what a refused bind met.
+    ///
+    /// # Errors
+    /// The network namespace is gone or may not be entered, or the kernel lacks the table.
+    pub fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Result<Vec<Row>, TablesError> {
+        let mut rows = Vec::new();
+        let mut diag = self.namespaces.diag_of(netns)?;
+        for family in [Family::Inet, Family::Inet6] {
+            match diag.dump(Table::Of(protocol), family, States::ALL, Some(port), |row| rows.push(row)) {
+                // A kernel without IPv6.
+                Err(DiagError::Absent(..)) if family == Family::Inet6 => {}
+                other => other?,
+            }
+        }
+        rows.retain(|row| row.socket.port == port);
+        rows.sort_by_key(|row| (row.socket.family, row.socket.address, row.peer, row.socket.cookie));
+        Ok(rows)
+    }
+}
+
+/// Dumps every table of one network namespace.
+fn dump_all(
+    diag: &mut diag::Diag,
+    states: States,
+    rows: &mut Vec<Row>,
+    mptcp: &mut Vec<(u32, Cookie)>,
+    unseen: &mut Vec<String>,
+) -> Result<(), DiagError> {
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Udplite] {
+        for family in [Family::Inet, Family::Inet6] {
+            match diag.dump(Table::Of(protocol), family, states, None, |row| rows.push(row)) {
+                // Not every kernel has IPv6 or UDP-Lite, and what is not there holds no port.
+                Err(DiagError::Absent(..)) if family == Family::Inet6 || protocol == Protocol::Udplite => {}
+                Err(absent @ DiagError::Absent(..)) => unseen.push(absent.to_string()),
+                other => other?,
+            }
+        }
+    }
+    for family in [Family::Inet, Family::Inet6] {
+        // MPTCP is an extra: its ports were listed with TCP's.
+        let _ = diag.dump(Table::Mptcp, family, States::LISTEN, None, |row| {
+            mptcp.push((row.inode, row.socket.cookie));
+        });
+    }
+    Ok(())
+}
+
+fn join(row: Row, mptcp: &[(u32, Cookie)], holdings: &Holdings) -> InventorySocket {
+    let Row { socket, state, peer, inode, queued, expires_ms } = row;
+    let above = mptcp.binary_search_by_key(&inode, |(inode, _)| *inode).ok().and_then(|at| mptcp.get(at));
+    let mptcp =
+        above.filter(|(inode, cookie)| *inode != 0 && *cookie != socket.cookie).map(|(_, cookie)| *cookie);
+    let holders = holdings.processes(inode);
+    InventorySocket { socket, reuse_known: false, state, peer, inode, mptcp, queued, expires_ms, holders }
+}
+
+#[cfg(test)]
+mod tests;
