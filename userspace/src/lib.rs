@@ -10,6 +10,7 @@ pub mod commands;
 pub mod config;
 pub mod enrich;
 pub mod event;
+pub mod job;
 pub mod judge;
 pub mod ledger;
 pub mod log;
