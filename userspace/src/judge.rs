@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cli::JudgeArgs;
 use crate::config::Config;
+use crate::ledger;
 
 /// How long an old instance may overlap its successor unless `--handover` says otherwise.
 pub const HANDOVER_DEFAULT: Duration = Duration::from_secs(1);
@@ -171,6 +172,25 @@ impl Rules {
             handover_ns: handover.map_or(base.handover_ns, nanoseconds),
             allow,
         }
+    }
+}
+
+impl From<Rules> for ledger::Settings {
+    fn from(rules: Rules) -> Self {
+        let related_by = match rules.related_by {
+            RelatedBy::Process => ledger::RelatedBy::Process,
+            RelatedBy::Lineage => ledger::RelatedBy::Lineage,
+            RelatedBy::Session => ledger::RelatedBy::Session,
+            RelatedBy::Cgroup => ledger::RelatedBy::Cgroup,
+            RelatedBy::User => ledger::RelatedBy::User,
+        };
+        let allow = rules.allow.into_iter().map(|rule| ledger::AllowRule {
+            program: rule.program,
+            cgroup: rule.cgroup,
+            address: rule.address,
+            port: rule.port,
+        });
+        Self { related_by, handover_ns: rules.handover_ns, allow: allow.collect() }
     }
 }
 

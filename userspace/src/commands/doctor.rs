@@ -1,10 +1,251 @@
-//! `bindwatch doctor`
+//! `bindwatch doctor`: what this kernel and this user can do, and how to get what is missing.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::cli::{DoctorArgs, Globals};
+use serde::Serialize;
+
+use super::EXIT_FAILED;
+use crate::cgroup2;
+use crate::cli::{DoctorArgs, Format, Globals};
+use crate::log::Host;
+use crate::probe::hooks::{HOOKS, Need};
+use crate::probe::{Attached, Options, Probe, ProbeError, VMLINUX, tracefs};
+use crate::sink::escape;
+
+/// The oldest kernel bindwatch works on: the first with BPF ring buffers.
+const KERNEL_MIN: (u32, u32) = (5, 8);
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    /// `ok`; `degraded`: works with less; `missing`: `run` and `record` do not work without.
+    state: State,
+    /// What was found.
+    found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Degraded,
+    Missing,
+}
+
+/// A program of the probe.
+#[derive(Debug, Serialize)]
+struct HookState {
+    hook: &'static str,
+    tells: &'static str,
+    usable: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Doctor {
+    schema: &'static str,
+    version: &'static str,
+    kernel: String,
+    /// `run` and `record` work here.
+    ready: bool,
+    checks: Vec<Check>,
+    hooks: Vec<HookState>,
+}
 
 /// Runs the verb.
-pub(super) fn run(_args: &DoctorArgs, _globals: &Globals) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("doctor is not available in this version")
+pub(super) fn run(_args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    let doctor = examine();
+    let mut out = io::stdout().lock();
+    match globals.format {
+        Some(Format::Json) => {
+            serde_json::to_writer_pretty(&mut out, &doctor)?;
+            writeln!(out)?;
+        }
+        _ => text(&doctor, &mut out)?,
+    }
+    Ok(if doctor.ready { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
+fn examine() -> Doctor {
+    let kernel = Host::of_this_machine().kernel;
+    let mut checks = vec![
+        kernel_version(&kernel),
+        privileges(),
+        file("types of the kernel", VMLINUX, "a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+        cgroups(),
+        trace_events(),
+    ];
+    let (probe, attached) = probe();
+    checks.push(probe);
+    let ready = checks.iter().all(|check| check.state != State::Missing);
+    let hooks = hooks(attached.as_ref());
+    Doctor {
+        schema: "bindwatch.doctor/1",
+        version: env!("CARGO_PKG_VERSION"),
+        kernel,
+        ready,
+        checks,
+        hooks,
+    }
+}
+
+fn kernel_version(release: &str) -> Check {
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let (major, minor) = KERNEL_MIN;
+    let new_enough = version >= KERNEL_MIN;
+    Check {
+        name: "kernel",
+        state: if new_enough { State::Ok } else { State::Missing },
+        found: format!("Linux {release}"),
+        fix: (!new_enough).then(|| format!("a kernel of version {major}.{minor} or newer (BPF ring buffers)")),
+    }
+}
+
+fn privileges() -> Check {
+    let is_root = nix::unistd::geteuid().is_root();
+    Check {
+        name: "privileges",
+        state: if is_root { State::Ok } else { State::Missing },
+        found: if is_root { "root".to_owned() } else { format!("user {}", nix::unistd::geteuid()) },
+        fix: (!is_root).then(|| "run it with sudo; `list`, `check` and `report` work without".to_owned()),
+    }
+}
+
+fn file(name: &'static str, path: &str, fix: &str) -> Check {
+    match std::fs::File::open(path) {
+        Ok(_) => Check { name, state: State::Ok, found: path.to_owned(), fix: None },
+        Err(error) => {
+            Check { name, state: State::Missing, found: format!("{path}: {error}"), fix: Some(fix.to_owned()) }
+        }
+    }
+}
+
+fn cgroups() -> Check {
+    let name = "cgroup2";
+    match cgroup2::mount_point() {
+        Some(path) => Check { name, state: State::Ok, found: path.display().to_string(), fix: None },
+        None => Check {
+            name,
+            state: State::Missing,
+            found: "not mounted".to_owned(),
+            fix: Some(
+                "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with \
+                 systemd.unified_cgroup_hierarchy=1"
+                    .to_owned(),
+            ),
+        },
+    }
+}
+
+fn trace_events() -> Check {
+    let name = "trace events";
+    if let Some(path) = tracefs::mounted() {
+        return Check { name, state: State::Ok, found: path.display().to_string(), fix: None };
+    }
+    match tracefs::with(|visible| visible.map(drop)) {
+        Ok(()) => Check {
+            name,
+            state: State::Ok,
+            found: "tracefs is not mounted; bindwatch mounts it for itself alone".to_owned(),
+            fix: None,
+        },
+        Err(reason) => Check {
+            name,
+            state: State::Degraded,
+            found: reason,
+            fix: Some("as root: mount -t tracefs none /sys/kernel/tracing".to_owned()),
+        },
+    }
+}
+
+/// Loads the probe and tries every program.
+fn probe() -> (Check, Option<Attached>) {
+    let name = "probe";
+    match Probe::try_all(&Options::default()) {
+        Ok(attached) => {
+            let core_refused = HOOKS.iter().any(|hook| {
+                hook.need == Need::Core && attached.refused.iter().any(|refused| refused.hook == hook.name)
+            });
+            let found = match attached.refused.len() {
+                0 => format!("all {} programs load and attach", attached.hooks.len()),
+                refused => format!("{} programs attach, {refused} do not (below)", attached.hooks.len()),
+            };
+            let state = match (core_refused, attached.refused.is_empty()) {
+                (true, _) => State::Missing,
+                (false, true) => State::Ok,
+                (false, false) => State::Degraded,
+            };
+            (Check { name, state, found, fix: None }, Some(attached))
+        }
+        Err(error) => {
+            let found = match &error {
+                ProbeError::NotPermitted => "not tried".to_owned(),
+                other => escape::line(&other.to_string()).into_owned(),
+            };
+            (Check { name, state: State::Missing, found, fix: None }, None)
+        }
+    }
+}
+
+fn hooks(attached: Option<&Attached>) -> Vec<HookState> {
+    HOOKS
+        .iter()
+        .map(|hook| {
+            let refused = attached
+                .and_then(|attached| attached.refused.iter().find(|refused| refused.hook == hook.name));
+            let usable = attached.map(|attached| attached.hooks.contains(&hook.name));
+            HookState {
+                hook: hook.name,
+                tells: hook.tells,
+                usable,
+                reason: refused.map(|refused| refused.reason.clone()),
+                costs: refused.map(|refused| refused.costs),
+            }
+        })
+        .collect()
+}
+
+fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "bindwatch {} on Linux {}", doctor.version, escape::line(&doctor.kernel))?;
+    for check in &doctor.checks {
+        let state = match check.state {
+            State::Ok => "ok",
+            State::Degraded => "degraded",
+            State::Missing => "MISSING",
+        };
+        writeln!(out, "  {:<9} {:<20} {}", state, check.name, escape::line(&check.found))?;
+        if let Some(fix) = &check.fix {
+            writeln!(out, "  {:<9} {:<20} -> {}", "", "", fix)?;
+        }
+    }
+    writeln!(out, "\nHooks")?;
+    for hook in &doctor.hooks {
+        let state = match hook.usable {
+            Some(true) => "ok",
+            Some(false) => "refused",
+            None => "untried",
+        };
+        writeln!(out, "  {:<9} {:<20} {}", state, hook.hook, hook.tells)?;
+        if let Some(reason) = &hook.reason {
+            writeln!(out, "  {:<9} {:<20} {}", "", "", escape::line(reason))?;
+        }
+        if let Some(costs) = hook.costs {
+            writeln!(out, "  {:<9} {:<20} without it: {}", "", "", costs)?;
+        }
+    }
+    writeln!(out)?;
+    if doctor.ready {
+        writeln!(out, "bindwatch can record here.")
+    } else {
+        writeln!(out, "bindwatch cannot record here: see MISSING above. `list`, `check` and `report` work anywhere.")
+    }
 }

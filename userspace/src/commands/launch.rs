@@ -5,6 +5,6 @@ use std::process::ExitCode;
 use crate::cli::TrailingArgs;
 
 /// Runs the inner stage.
-pub(super) fn run(_args: &TrailingArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("__launch is not available in this version")
+pub(super) fn run(args: &TrailingArgs) -> ExitCode {
+    ExitCode::from(crate::job::launch(&args.args))
 }

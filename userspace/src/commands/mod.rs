@@ -43,7 +43,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Verb::Stop(args) => stop::run(args, globals),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),
-        Verb::Launch(args) => launch::run(args),
+        Verb::Launch(args) => Ok(launch::run(args)),
         Verb::Janitor(args) => janitor::run(args),
     };
     outcome.unwrap_or_else(|error| failed(&error))

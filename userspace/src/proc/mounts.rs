@@ -56,6 +56,8 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn mount(root: &str, point: &str, kind: &str) -> Option<Mount> {
@@ -87,7 +89,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_proc() -> io::Result<()> {
-        assert!(mounts()?.iter().any(|mount| mount.kind == b"proc" && mount.point == "/proc"));
+        assert!(mounts()?.iter().any(|mount| mount.kind == b"proc" && mount.point == Path::new("/proc")));
         Ok(())
     }
 }

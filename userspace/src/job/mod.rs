@@ -1,0 +1,197 @@
+//! The command of a `run`: in a cgroup of its own, as the user who asked for it, with the caller's streams and terminal.
+//!
+//! The cgroup tells afterwards which processes the command left behind, whatever they forked and wherever they were
+//! re-parented to. It is made below bindwatch's own cgroup and goes away with the job; a janitor, which outlives
+//! bindwatch, removes it should bindwatch be killed.
+
+mod account;
+mod group;
+mod janitor;
+mod launch;
+mod signals;
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+pub use account::{Account, AccountError};
+pub use group::GroupError;
+pub use janitor::janitor;
+pub use launch::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, launch};
+
+use crate::event::ProcessKey;
+use crate::proc::Proc;
+use group::Group;
+use signals::Forwarded;
+
+/// What a shell adds to the number of the signal that ended a command.
+const SIGNALLED: i32 = 128;
+
+/// A job that cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// There is no cgroup to be had. The command could run without one.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// An inner stage could not be started.
+    #[error("cannot start {0} of the command: {1}")]
+    Start(&'static str, #[source] io::Error),
+}
+
+/// A cgroup for a command, with its janitor.
+#[derive(Debug)]
+pub struct Job {
+    program: PathBuf,
+    group: Group,
+    janitor: Child,
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: tokio::process::Child,
+    process: ProcessKey,
+    forwarded: Forwarded,
+}
+
+/// How a job ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Processes of the job that were alive when its first process had ended, in order. They were moved into
+    /// bindwatch's own cgroup and live on.
+    pub left: Vec<ProcessKey>,
+    /// The job's cgroup is gone. If not, the janitor removes it when the last process in it has ended.
+    pub removed: bool,
+}
+
+impl Job {
+    /// Makes the cgroup `bindwatch-PID` below the caller's, after removing empty ones that dead bindwatches left.
+    ///
+    /// # Errors
+    /// No cgroup2 hierarchy is mounted, the caller's cgroup is not visible there, or it may not be written to.
+    pub fn create() -> Result<Self, JobError> {
+        Self::create_with(Path::new("/proc/self/exe"))
+    }
+
+    /// As [`Job::create`], with another bindwatch for the inner stages.
+    ///
+    /// # Errors
+    /// As [`Job::create`].
+    pub fn create_with(program: &Path) -> Result<Self, JobError> {
+        let group = Group::create()?;
+        // Its standard input is a pipe whose other end only bindwatch has: it ends with bindwatch, however that ends.
+        let janitor = Command::new(program)
+            .arg0("bindwatch")
+            .arg("__janitor")
+            .arg(group.directory())
+            .current_dir("/")
+            // Out of reach of what a terminal sends to its foreground group.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match janitor {
+            Ok(janitor) => Ok(Self { program: program.to_owned(), group, janitor }),
+            Err(error) => {
+                group.remove();
+                Err(JobError::Start("the janitor", error))
+            }
+        }
+    }
+
+    /// Path of its cgroup in the cgroup2 hierarchy, as `/proc/PID/cgroup` shows it.
+    #[must_use]
+    pub fn cgroup(&self) -> &str {
+        self.group.path()
+    }
+
+    /// The cgroup's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.group.directory()
+    }
+
+    /// Starts a command in the cgroup, with the caller's streams, process group and session; as `user`, when given.
+    ///
+    /// From here on the signals SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 are the command's (see
+    /// [`Running::wait`]), except those that bindwatch was started with ignoring. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// The process cannot be started. A command that is not found is no error here: it ends with 127.
+    pub fn spawn(&self, command: &[OsString], user: Option<&Account>) -> Result<Running, JobError> {
+        let forwarded = Forwarded::install().map_err(|error| JobError::Start("signals", error))?;
+        let mut launch = tokio::process::Command::new(&self.program);
+        launch.arg0("bindwatch").arg("__launch").arg("--cgroup").arg(self.group.directory());
+        if let Some(user) = user {
+            launch.args(user.arguments());
+        }
+        let child = launch.arg("--").args(command).spawn();
+        let child = child.map_err(|error| JobError::Start("the process", error))?;
+        let started = child.id().and_then(|tgid| Proc::open().ok()?.key(tgid));
+        let process =
+            started.ok_or_else(|| JobError::Start("the process", io::ErrorKind::NotFound.into()))?;
+        Ok(Running { child, process, forwarded })
+    }
+
+    /// Lists what is left of the job, moves it out and removes the cgroup, with those that the job made in it.
+    ///
+    /// Blocks for at most a second, when processes in it are just ending.
+    #[must_use]
+    pub fn end(mut self) -> Ended {
+        let left = self.group.processes();
+        self.group.move_all_out();
+        let removed = self.group.remove();
+        drop(self.janitor.stdin.take());
+        if removed {
+            // It has nothing to do and ends; nothing of bindwatch shall be left.
+            let _ = self.janitor.wait();
+        }
+        Ended { left, removed }
+    }
+
+    /// Processes that are in the cgroup, or in one below it, now; in order.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessKey> {
+        self.group.processes()
+    }
+}
+
+impl Running {
+    /// The command's process.
+    #[must_use]
+    pub const fn process(&self) -> ProcessKey {
+        self.process
+    }
+
+    /// Waits for the command and returns its status as a shell would give it: its own, or 128+N when signal N ended it.
+    ///
+    /// Signals that bindwatch gets meanwhile are passed on to it. Those that the terminal sends (Ctrl-C, Ctrl-\) it has
+    /// already, and they are not repeated. Cancel safe.
+    ///
+    /// # Errors
+    /// The kernel does not say how the process ended.
+    pub async fn wait(&mut self) -> io::Result<i32> {
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return Ok(as_shell(status?)),
+                signal = self.forwarded.next() => {
+                    if let Some(pid) = self.child.id() {
+                        signals::pass_on(signal, pid);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn as_shell(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal)).unwrap_or(SIGNALLED)
+}
+
+/// Text of the user or of a process, for an error message.
+fn shown(text: &OsStr) -> String {
+    crate::sink::escape::line(&text.to_string_lossy()).into_owned()
+}

@@ -1,0 +1,278 @@
+//! A live recording: what `record` and `run` have in common.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::cli::{Cmdline, ErrnoSource, FailOn, Format, Globals, RecordingArgs, ReportTarget};
+use crate::clock::{self, Anchors};
+use crate::config::Config;
+use crate::drive::Recorder;
+use crate::enrich::Processes;
+use crate::event::{Body, Event, ProcessKey};
+use crate::judge::Rules;
+use crate::ledger::Ledger;
+use crate::log::{self, Header, Host, RefusedHook, Writer};
+use crate::probe::{Attached, Options};
+use crate::sink::{self, Report, Stats, Window, escape};
+use crate::source::live::Live;
+
+/// A recording that runs.
+pub struct Recording {
+    live: Live,
+    recorder: Recorder,
+    events: Vec<Event>,
+    diagnostics: Option<aya_log::EbpfLogger<&'static dyn ::log::Log>>,
+    host: Host,
+    clock: Anchors,
+    start: crate::event::BootTime,
+    output: std::path::PathBuf,
+    broken: bool,
+}
+
+/// What a recording comes to.
+pub struct Outcome {
+    /// Everything that was found.
+    pub report: Report,
+    /// The log is not whole; this was said already.
+    pub broken: bool,
+    /// Findings, as they were when it ended.
+    pub ledger: Ledger,
+}
+
+impl Recording {
+    /// Attaches the probe, creates the log and takes the inventory. Once this returns nothing is missed.
+    ///
+    /// The probe comes first: an older log of the same name is not replaced by a recording that cannot be made.
+    ///
+    /// # Errors
+    /// When the probe does not load, or the log cannot be created.
+    pub fn begin(args: &RecordingArgs, config: &Config, globals: &Globals) -> anyhow::Result<Self> {
+        let rules = Rules::resolve(&args.judge, config, Rules::default());
+        let options = Options {
+            ring_bytes: args.ring_size,
+            errno: args.errno == ErrnoSource::Auto,
+            diagnostics: globals.verbose >= 2,
+        };
+        let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
+        let processes = Processes::new(args.cmdline, mask);
+        let start = clock::boot_now();
+        let mut events = Vec::new();
+        let mut live = Live::start(&options, processes, &mut events)?;
+        let clock = Anchors::now();
+        let host = Host::of_this_machine();
+        let header = header(&host, clock, live.attached(), &rules, args);
+        let writer = Writer::new(log::create(&args.output)?, &header, args.max_size)?;
+        let mut recorder = Recorder::new(Some(writer), rules.into(), clock);
+        recorder.take(&mut events);
+        recorder.flush();
+        let diagnostics = if options.diagnostics { live.diagnostics() } else { None };
+        let mut recording = Self {
+            live,
+            recorder,
+            events,
+            diagnostics,
+            host,
+            clock,
+            start,
+            output: args.output.clone(),
+            broken: false,
+        };
+        recording.say_failure();
+        recording.say_refused(globals);
+        Ok(recording)
+    }
+
+    /// Waits for what comes next and takes it.
+    ///
+    /// # Errors
+    /// When the ring cannot be waited for or read.
+    pub async fn turn(&mut self) -> anyhow::Result<()> {
+        self.live.ready().await?;
+        self.drain()
+    }
+
+    /// Takes everything that has come.
+    ///
+    /// # Errors
+    /// When the ring cannot be read.
+    pub fn drain(&mut self) -> anyhow::Result<()> {
+        while self.live.drain(&mut self.events)? {
+            self.recorder.take(&mut self.events);
+        }
+        if self.events.is_empty() {
+            self.recorder.flush();
+        }
+        self.recorder.take(&mut self.events);
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
+        }
+        self.say_failure();
+        Ok(())
+    }
+
+    /// Adds an event of bindwatch's own, behind everything that has come.
+    ///
+    /// # Errors
+    /// As [`Recording::drain`].
+    pub fn insert(&mut self, body: Body, names: &[ProcessKey]) -> anyhow::Result<()> {
+        self.drain()?;
+        self.live.insert(body, names, &mut self.events);
+        self.recorder.take(&mut self.events);
+        self.recorder.flush();
+        Ok(())
+    }
+
+    /// The log takes nothing more.
+    #[must_use]
+    pub const fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Takes the last events, ends the log, and makes the report.
+    ///
+    /// # Errors
+    /// When the ring cannot be read.
+    pub fn end(mut self, reason: &str, show_secrets: bool) -> anyhow::Result<Outcome> {
+        self.drain()?;
+        let end = clock::boot_now();
+        let Self { live, recorder, host, clock, start, output, mut broken, .. } = self;
+        // The programs go first: nothing is held up by what is still to be written.
+        drop(live);
+        let (ledger, failure) = recorder.end(reason, end);
+        if let Some(failure) = failure {
+            say(&format!("{}: {failure}", output.display()));
+            broken = true;
+        }
+        let window = Window { start, end, complete: !broken };
+        let report = report_of(&ledger, host, clock, window, show_secrets);
+        Ok(Outcome { report, broken, ledger })
+    }
+
+    fn say_failure(&mut self) {
+        if let Some(failure) = self.recorder.take_failure() {
+            say(&format!("{}: {failure}", self.output.display()));
+            self.broken = true;
+        }
+    }
+
+    fn say_refused(&self, globals: &Globals) {
+        if globals.verbose == 0 {
+            return;
+        }
+        let Attached { hooks, refused } = self.live.attached();
+        say(&format!("hooks in use: {}", hooks.join(", ")));
+        for refused in refused {
+            say(&format!("{} is not in use ({}): {}", refused.hook, refused.reason, refused.costs));
+        }
+    }
+}
+
+impl Outcome {
+    /// Writes the reports that were asked for. The first that fails is the error; the others are still written.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_reports(&self, targets: &[ReportTarget]) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
+        for target in targets {
+            let written = self.write_report(target);
+            if outcome.is_ok() {
+                outcome = written;
+            }
+        }
+        outcome
+    }
+
+    fn write_report(&self, target: &ReportTarget) -> anyhow::Result<()> {
+        let write = || -> io::Result<()> {
+            let mut file = log::create_private(&target.path)?;
+            self.report.write(target.format, sink::text::Style { colored: false, whole: true }, &mut file)?;
+            file.flush()
+        };
+        write().with_context(|| format!("the report {} cannot be written", target.path.display()))
+    }
+
+    /// Whether a finding matches `--fail-on`.
+    #[must_use]
+    pub fn fails(&self, fail_on: &FailOn) -> bool {
+        self.report.findings().iter().any(|finding| fail_on.matches(finding))
+    }
+}
+
+/// What a ledger found, as a report.
+fn report_of(ledger: &Ledger, host: Host, clock: Anchors, window: Window, show_secrets: bool) -> Report {
+    let counts = ledger.stats();
+    let stats = Stats {
+        events: counts.events,
+        lost: counts.lost,
+        sockets: counts.sockets,
+        binds: counts.binds,
+        binds_failed: counts.binds_failed,
+    };
+    Report::new(host, clock, window, stats, show_secrets).with_findings(ledger.findings(), 0)
+}
+
+/// Checks the formats of the reports before anything starts.
+///
+/// # Errors
+/// When one is not available.
+pub fn check_reports(targets: &[ReportTarget]) -> Result<(), crate::commands::UsageError> {
+    match targets.iter().find_map(|target: &ReportTarget| Format::unavailable(target.format)) {
+        Some(reason) => Err(crate::commands::UsageError(reason)),
+        None => Ok(()),
+    }
+}
+
+/// Creates the file that says that everything is watched.
+///
+/// # Errors
+/// When it cannot be created.
+pub fn create_ready_file(path: &Path) -> anyhow::Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .map(drop)
+        .with_context(|| format!("the ready file {} cannot be created", path.display()))
+}
+
+/// One line on standard error.
+pub fn say(line: &str) {
+    // Nothing is left to do should standard error be closed.
+    drop(writeln!(io::stderr(), "bindwatch: {}", escape::line(line)));
+}
+
+fn keep(_arguments: &mut [String]) {}
+
+fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args: &RecordingArgs) -> Header {
+    let refused = attached
+        .refused
+        .iter()
+        .map(|refused| RefusedHook { hook: refused.hook.to_owned(), reason: refused.reason.clone() })
+        .collect();
+    let mut command_line: Vec<String> =
+        std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if !args.show_secrets {
+        crate::secrets::mask_arguments(&mut command_line);
+    }
+    if args.cmdline != Cmdline::Full {
+        command_line.truncate(2);
+    }
+    Header {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: host.clone(),
+        clock,
+        command_line,
+        hooks: attached.hooks.iter().map(|hook| (*hook).to_owned()).collect(),
+        refused,
+        rules: rules.clone(),
+        cmdline: args.cmdline.name().to_owned(),
+        events: args.events.name().to_owned(),
+    }
+}
