@@ -35,6 +35,9 @@ async fn record(args: &RecordArgs, config: &Config, globals: &Globals) -> anyhow
     }
     let over = tokio::time::sleep(args.duration.unwrap_or(FOR_EVER));
     tokio::pin!(over);
+    // Made once: a request that is being read must not be dropped because a record came.
+    let asked = door.asked_to_stop();
+    tokio::pin!(asked);
     let mut waiter = None;
     let reason = loop {
         tokio::select! {
@@ -43,7 +46,7 @@ async fn record(args: &RecordArgs, config: &Config, globals: &Globals) -> anyhow
             _ = terminate.recv() => break "terminate",
             _ = hang_up.recv() => break "hangup",
             () = &mut over => break "duration",
-            asked = door.asked_to_stop() => {
+            asked = &mut asked => {
                 waiter = Some(asked);
                 break "stop";
             }

@@ -1,10 +1,102 @@
 //! `bindwatch run`
 
+use std::io;
 use std::process::ExitCode;
 
+use super::{EXIT_FAILED, EXIT_FOUND};
 use crate::cli::{Globals, RunArgs};
+use crate::config::Config;
+use crate::event::{Body, Job as JobEvent, JobPhase, ProcessKey};
+use crate::job::{Account, Ended, Job, Running};
+use crate::recording::{self, Outcome, Recording, say};
+use crate::sink::text;
 
 /// Runs the verb.
-pub(super) fn run(_args: &RunArgs, _globals: &Globals) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("run is not available in this version")
+pub(super) fn run(args: &RunArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    recording::check_reports(&args.recording.report)?;
+    let config = Config::load(globals.config.as_deref())?;
+    let account = Account::resolve(args.user.as_deref(), |name| std::env::var(name).ok())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(watch(args, account.as_ref(), &config, globals))
+}
+
+async fn watch(
+    args: &RunArgs,
+    account: Option<&Account>,
+    config: &Config,
+    globals: &Globals,
+) -> anyhow::Result<ExitCode> {
+    let mut recording = Recording::begin(&args.recording, config, globals)?;
+    let job = Job::create()?;
+    if let Some(path) = &args.recording.ready_file {
+        recording::create_ready_file(path)?;
+    }
+    let mut running = job.spawn(&args.command, account)?;
+    let name = args.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let event = |phase, status, left| JobEvent {
+        phase,
+        name: name.clone(),
+        cgroup: job.cgroup().to_owned(),
+        process: Some(running.process()),
+        status,
+        left,
+    };
+    let start = event(JobPhase::Start, None, Vec::new());
+    let mut ended = event(JobPhase::End, None, Vec::new());
+    let names: Vec<ProcessKey> = vec![running.process()];
+    // Whatever goes wrong with the recording from here on, the command is not disturbed.
+    let mut failure = recording.insert(Body::Job(start), &names).err();
+    let status = wait(&mut running, &mut recording, &mut failure).await?;
+    let Ended { left, .. } = job.end();
+    (ended.status, ended.left) = (Some(status), left);
+    let names = ended.left.clone();
+    if failure.is_none() {
+        failure = recording.insert(Body::Job(ended), &names).err();
+    }
+    if let Some(failure) = &failure {
+        say(&format!("the recording is not whole: {failure:#}"));
+    }
+    let outcome = recording.end("the command ended", args.recording.show_secrets)?;
+    summarise(&outcome, args, globals)?;
+    let written = outcome.write_reports(&args.recording.report);
+    if let Err(error) = &written {
+        say(&format!("{error:#}"));
+    }
+    let is_whole = !outcome.broken && failure.is_none() && written.is_ok();
+    let fail_on = args.recording.judge.fail_on.as_ref().or(config.fail_on.as_ref());
+    let found = fail_on.is_some_and(|fail_on| outcome.fails(fail_on));
+    Ok(match status {
+        0 if !is_whole => ExitCode::from(EXIT_FAILED),
+        0 if found => ExitCode::from(EXIT_FOUND),
+        status => ExitCode::from(u8::try_from(status & 0xff).unwrap_or(EXIT_FAILED)),
+    })
+}
+
+/// Records until the command ends.
+async fn wait(
+    running: &mut Running,
+    recording: &mut Recording,
+    failure: &mut Option<anyhow::Error>,
+) -> io::Result<i32> {
+    loop {
+        if failure.is_some() {
+            return running.wait().await;
+        }
+        tokio::select! {
+            biased;
+            status = running.wait() => return status,
+            turned = recording.turn() => *failure = turned.err(),
+        }
+    }
+}
+
+/// A few lines, only when there is something to say.
+fn summarise(outcome: &Outcome, args: &RunArgs, globals: &Globals) -> io::Result<()> {
+    let has_something = !outcome.report.findings().is_empty() || outcome.report.has_notices();
+    if globals.quiet || !has_something {
+        return Ok(());
+    }
+    let stderr = io::stderr();
+    let style = text::Style { colored: globals.colored(&stderr), whole: false };
+    text::brief(&outcome.report, &args.recording.output.to_string_lossy(), style, &mut stderr.lock())
 }

@@ -71,6 +71,12 @@ impl Report {
         self.notices.push(escape::line(notice).into_owned());
     }
 
+    /// Something makes this report less than whole.
+    #[must_use]
+    pub fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
     /// Takes the findings, worst first, then as they came. `left_out` were not asked for.
     #[must_use]
     pub fn with_findings(mut self, findings: impl IntoIterator<Item = Finding>, left_out: usize) -> Self {
