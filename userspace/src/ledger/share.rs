@@ -103,7 +103,7 @@ impl Ledger {
             Leaving::Stopped => self.involved.get(&cookie).cloned().unwrap_or_default(),
         };
         for id in ids {
-            let Some(record) = self.record_mut(id) else { continue };
+            let Some(record) = self.findings.get_mut(id.0 as usize - 1) else { continue };
             let was_live = record.live_sockets.contains(&cookie);
             record.live_sockets.retain(|other| *other != cookie);
             for member in record.members.iter_mut().filter(|member| member.cookie == cookie) {
@@ -114,6 +114,12 @@ impl Ledger {
             }
             if matches!(record.kind, Kind::Orphan) {
                 self.orphan_left(id, at, seq);
+            } else if was_live && record.kind == Kind::Handover && why == Leaving::Closed {
+                // It took over and was gone as soon as the other: that was no reload, both ended together.
+                if at.since(record.last_seen) <= self.settings.handover_ns {
+                    record.kind = Kind::CoBind;
+                    record.prove(seq);
+                }
             } else if was_live && record.live {
                 record.left_waiting += u64::from(backlog);
                 record.prove(seq);

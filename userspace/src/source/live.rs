@@ -23,7 +23,7 @@ pub const DRAIN_EVERY: Duration = Duration::from_millis(5);
 /// Looks without a record before the reader sleeps without a timer.
 pub const IDLE_AFTER: u32 = 20;
 /// Records taken in one go, so that a flood does not keep everything else waiting.
-pub const DRAIN_MAX: usize = 65_536;
+pub const DRAIN_MAX: usize = 4096;
 /// After a loss the tables are looked at again when none followed for this long, ns.
 const SETTLED_NS: u64 = 200_000_000;
 
