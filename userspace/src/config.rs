@@ -35,12 +35,12 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read the configuration file {path}: {source}; name another with --config")]
+    #[error("cannot read the configuration file {path}: {error}; name another with --config")]
     Read {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// It is larger than [`CONFIG_MAX`].
     #[error("the configuration file {path} is larger than 1 MiB; name another with --config")]
@@ -72,7 +72,7 @@ impl Config {
         }
         for path in [Some(PathBuf::from("bindwatch.toml")), users_file()].into_iter().flatten() {
             match Self::read(&path) {
-                Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(ConfigError::Read { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
                 other => return other,
             }
         }
@@ -80,7 +80,7 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+        let unreadable = |error| ConfigError::Read { path: path.to_owned(), error };
         let mut text = String::new();
         let file = std::fs::File::open(path).map_err(unreadable)?;
         file.take(CONFIG_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;

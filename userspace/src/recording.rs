@@ -16,7 +16,7 @@ use crate::judge::Rules;
 use crate::ledger::Ledger;
 use crate::log::{self, Header, Host, RefusedHook, Writer};
 use crate::probe::{Attached, Options};
-use crate::sink::{self, Report, Stats, Window, escape};
+use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
 
 /// A recording that runs.
@@ -147,7 +147,7 @@ impl Recording {
             broken = true;
         }
         let window = Window { start, end, complete: !broken };
-        let report = report_of(&ledger, host, clock, window, show_secrets);
+        let report = sink::report_of(&ledger, host, clock, window, show_secrets);
         Ok(Outcome { report, broken, ledger })
     }
 
@@ -200,19 +200,6 @@ impl Outcome {
     pub fn fails(&self, fail_on: &FailOn) -> bool {
         self.report.findings().iter().any(|finding| fail_on.matches(finding))
     }
-}
-
-/// What a ledger found, as a report.
-fn report_of(ledger: &Ledger, host: Host, clock: Anchors, window: Window, show_secrets: bool) -> Report {
-    let counts = ledger.stats();
-    let stats = Stats {
-        events: counts.events,
-        lost: counts.lost,
-        sockets: counts.sockets,
-        binds: counts.binds,
-        binds_failed: counts.binds_failed,
-    };
-    Report::new(host, clock, window, stats, show_secrets).with_findings(ledger.findings(), 0)
 }
 
 /// Checks the formats of the reports before anything starts.

@@ -15,7 +15,7 @@ mod stop;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{Cli, Format, Globals, Verb};
 
 /// Exit code when findings matched `--fail-on`, or something `check` was asked about is held.
 pub const EXIT_FOUND: u8 = 1;
@@ -28,6 +28,15 @@ pub const EXIT_FAILED: u8 = 125;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
+
+/// The format that was asked for, text when none was.
+///
+/// # Errors
+/// When this version cannot write it.
+fn available_format(globals: &Globals) -> Result<Format, UsageError> {
+    let format = globals.format.unwrap_or(Format::Text);
+    format.unavailable().map_or(Ok(format), |missing| Err(UsageError(missing)))
+}
 
 /// Does what the command line says. Errors are printed here, as one line on standard error.
 #[must_use]

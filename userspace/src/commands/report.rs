@@ -1,10 +1,92 @@
-//! `bindwatch report`
+//! `bindwatch report`: what a log shows. Needs no privileges but to read it.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use crate::cli::{Globals, ReportArgs};
+use super::{EXIT_FOUND, UsageError, available_format};
+use crate::cli::{Format, Globals, ReportArgs};
+use crate::clock::Anchors;
+use crate::config::Config;
+use crate::event::BootTime;
+use crate::judge::Rules;
+use crate::ledger::Ledger;
+use crate::ledger::finding::{Finding, Holder};
+use crate::log::Reader;
+use crate::sink::notices::{self, Unseen};
+use crate::sink::{Report, Window, escape, report_of, text};
+use crate::source;
 
 /// Runs the verb.
-pub(super) fn run(_args: &ReportArgs, _globals: &Globals) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("report is not available in this version")
+pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    let format = available_format(globals)?;
+    let several = args.logs.len() > 1;
+    if several && format != Format::Text {
+        let name = format.name();
+        return Err(
+            UsageError(format!("several logs make no one {name} document; report them one by one")).into()
+        );
+    }
+    let config = Config::load(globals.config.as_deref())?;
+    let fail_on = args.judge.fail_on.clone().or_else(|| config.fail_on.clone()).unwrap_or_default();
+    let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
+    let mut out = io::stdout().lock();
+    let mut failed = false;
+    for (number, path) in args.logs.iter().enumerate() {
+        let report = judged(source::log::open(path)?, args, &config)?;
+        if several {
+            let gap = if number > 0 { "\n" } else { "" };
+            writeln!(out, "{gap}== {} ==", escape::line(&path.to_string_lossy()))?;
+        }
+        report.write(format, style, &mut out)?;
+        failed |= report.findings().iter().any(|finding| fail_on.matches(finding));
+    }
+    Ok(if failed { ExitCode::from(EXIT_FOUND) } else { ExitCode::SUCCESS })
+}
+
+/// Judges a log's events anew, in one pass: what is kept grows with what is held, not with the log.
+fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Result<Report> {
+    let header = reader.header().clone();
+    let clock = header.clock;
+    let start = BootTime(clock.boot_ns);
+    let mut ledger = Ledger::new(Rules::resolve(&args.judge, config, header.rules).into());
+    let mut unseen = Unseen::default();
+    let mut changed = Vec::new();
+    let mut last = start;
+    for event in reader.by_ref() {
+        let event = event?;
+        last = last.max(event.at);
+        unseen.event(&event);
+        changed.clear();
+        ledger.apply(&event, &mut changed);
+    }
+    let ending = reader.ending();
+    let end = ending.end.as_ref().map_or(last, |end| end.at.max(last));
+    let window = Window { start, end, complete: ending.complete() };
+    let mut report = report_of(&ledger, header.host, clock, window, args.show_secrets);
+    for notice in notices::of_ending(ending).iter().chain(&unseen.sentence()) {
+        report.notice(notice);
+    }
+    Ok(report.keeping(|finding| wanted(finding, args, clock, start)))
+}
+
+/// Whether the options ask for `finding`.
+fn wanted(finding: &Finding, args: &ReportArgs, clock: Anchors, start: BootTime) -> bool {
+    let since = args.since.map(|since| since.resolve(clock, start));
+    let until = args.until.map(|until| until.resolve(clock, start));
+    since.is_none_or(|since| finding.live || finding.last_seen >= since)
+        && until.is_none_or(|until| finding.first_seen < until)
+        && (args.kind.is_empty() || args.kind.contains(&finding.kind))
+        && args.port.as_ref().is_none_or(|ports| ports.contains(&finding.port))
+        && args.process.as_deref().is_none_or(|wanted| takes_part(finding, wanted))
+}
+
+/// Whether a process of this PID, or with this in its name or executable, takes part in `finding`.
+fn takes_part(finding: &Finding, wanted: &str) -> bool {
+    let pid: Option<u32> = wanted.parse().ok();
+    let is_it = |holder: &Holder| match pid {
+        Some(pid) => holder.process.tgid == pid,
+        None => holder.comm.contains(wanted) || holder.exe.contains(wanted),
+    };
+    let victim = finding.victim.as_ref().map(|victim| &victim.holder);
+    finding.holders.iter().chain(victim).chain(finding.last_owner.as_ref()).any(is_it)
 }

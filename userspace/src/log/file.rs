@@ -35,12 +35,12 @@ impl LogFile {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// The system refused.
-    #[error("cannot create the log {path}: {source}")]
+    #[error("cannot create the log {path}: {error}")]
     System {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The name is taken by something that a log cannot replace.
     #[error("cannot create the log {path}: {why}; name another with -o")]
@@ -80,7 +80,7 @@ pub fn create_private(path: &Path) -> io::Result<Box<dyn Write + Send>> {
         return Ok(Box::new(io::stdout()));
     }
     private(path, |_| true).map_err(|error| match error {
-        CreateError::System { source, .. } => source,
+        CreateError::System { error, .. } => error,
         CreateError::Taken { why, .. } => io::Error::new(io::ErrorKind::AlreadyExists, why),
     })
 }
@@ -88,17 +88,17 @@ pub fn create_private(path: &Path) -> io::Result<Box<dyn Write + Send>> {
 /// Opens `path` for writing and empties it, when nothing speaks against it; `replaces` says by a file's first bytes
 /// whether it may go.
 fn private(path: &Path, replaces: fn(&[u8]) -> bool) -> Result<Box<dyn Write + Send>, CreateError> {
-    let system = |source| CreateError::System { path: path.to_owned(), source };
+    let system = |error| CreateError::System { path: path.to_owned(), error };
     let taken = |why: &str| CreateError::Taken { path: path.to_owned(), why: why.to_owned() };
 
     // O_NONBLOCK: opening a pipe that nobody reads must fail and not wait.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(flags.bits());
-    let mut file = options.open(path).map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+    let mut file = options.open(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ELOOP) => taken("a symbolic link is there"),
         Some(Errno::EISDIR) => taken("a directory is there"),
-        _ => system(source),
+        _ => system(error),
     })?;
     let found = file.metadata().map_err(system)?;
     if found.file_type().is_char_device() {

@@ -5,7 +5,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::CompactFormatter;
 
-use super::End;
+use super::{End, written};
 use crate::event::{Body, BootTime, Event, Hook, Seq};
 use crate::sink::escape::SafeJson;
 
@@ -120,8 +120,12 @@ pub fn decode(line: &mut [u8]) -> Result<Line, DecodeError> {
         return Ok(Line::Finding);
     }
     if let Some(Written { kind, seq, at, hook, comma }) = as_written(line)
-        && let Some(kind) = Kind::named(kind)
+        && let Some(fields) = line.get(comma..)
     {
+        if let Some(body) = written::body(kind, fields) {
+            return Ok(Line::Event(Event { seq, at, hook, body }));
+        }
+        let Some(kind) = Kind::named(kind) else { return any_order(line) };
         let rest = line.get_mut(comma..).unwrap_or_default();
         if let Some(first) = rest.first_mut() {
             *first = b'{';

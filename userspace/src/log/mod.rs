@@ -12,6 +12,7 @@ mod samples;
 #[cfg(test)]
 mod tests;
 mod writer;
+mod written;
 
 use serde::{Deserialize, Serialize};
 

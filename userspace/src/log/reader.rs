@@ -17,12 +17,12 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The system refused.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {error}")]
     System {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is something else.
     #[error("{path} is not a bindwatch log: {why}")]
@@ -117,7 +117,7 @@ impl Reader {
     /// # Errors
     /// When it is not a log, is cut off within its header, or has a schema that is too new.
     pub fn new<R: Read + Send + 'static>(mut input: R, path: &Path) -> Result<Self, ReadError> {
-        let system = |source| ReadError::System { path: path.to_owned(), source };
+        let system = |error| ReadError::System { path: path.to_owned(), error };
         let mut magic = Vec::new();
         input.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic).map_err(system)?;
         let compressed = magic == ZSTD_MAGIC;
@@ -197,14 +197,14 @@ impl Reader {
     fn read_line(&mut self) -> Result<Got, ReadError> {
         self.buffer.clear();
         let read = (&mut self.input).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut self.buffer);
-        if let Err(source) = read {
+        if let Err(error) = read {
             // zstd says so when its input ends within a frame.
-            return match source.kind() {
+            return match error.kind() {
                 io::ErrorKind::UnexpectedEof => Ok(Got::Part("the compressed data ends too early")),
                 _ if self.ending.lines > 0 => {
-                    Err(self.broken(&format!("cannot be read: {source}; the lines before it can")))
+                    Err(self.broken(&format!("cannot be read: {error}; the lines before it can")))
                 }
-                _ => Err(ReadError::System { path: self.path.clone(), source }),
+                _ => Err(ReadError::System { path: self.path.clone(), error }),
             };
         }
         if self.buffer.last() == Some(&b'\n') {

@@ -21,7 +21,7 @@ pub(super) const SIZE_BOUND: &str = "log-size";
 /// The log cannot be written any more. Said once; what is in the file stays readable.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot write the log {path}: {source}; it stays readable up to event {last}, and findings go on without it"
+    "cannot write the log {path}: {error}; it stays readable up to event {last}, and findings go on without it"
 )]
 pub struct WriteError {
     /// The file.
@@ -29,8 +29,7 @@ pub struct WriteError {
     /// The last event known to be in it.
     pub last: u64,
     /// What the system said.
-    #[source]
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// What became of an event.
@@ -100,11 +99,11 @@ impl Writer {
     /// When the header cannot be written.
     pub fn new(file: LogFile, header: &Header, limit: Option<u64>) -> Result<Self, WriteError> {
         let LogFile { path, inner, compressed } = file;
-        let failed = |path: &PathBuf, source| WriteError { path: path.clone(), last: 0, source };
+        let failed = |path: &PathBuf, error| WriteError { path: path.clone(), last: 0, error };
         let output = if compressed {
             match Encoder::new(Counted { inner, bytes: 0 }, ZSTD_LEVEL) {
                 Ok(encoder) => Output::Zstd(Box::new(encoder)),
-                Err(source) => return Err(failed(&path, source)),
+                Err(error) => return Err(failed(&path, error)),
             }
         } else {
             Output::Plain(inner)
@@ -258,11 +257,11 @@ impl Writer {
     }
 
     fn checked(&mut self, outcome: io::Result<()>) -> Result<(), WriteError> {
-        outcome.map_err(|source| {
+        outcome.map_err(|error| {
             self.state = State::Broken;
             self.dropped += self.last - self.last_safe;
             self.buffer = Vec::new();
-            WriteError { path: self.path.clone(), last: self.last_safe, source }
+            WriteError { path: self.path.clone(), last: self.last_safe, error }
         })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod escape;
 pub mod json;
+pub mod notices;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -13,6 +14,7 @@ use std::io::{self, Write};
 use crate::cli::Format;
 use crate::clock::Anchors;
 use crate::event::BootTime;
+use crate::ledger::Ledger;
 use crate::ledger::finding::{Finding, Holder};
 use crate::log::Host;
 use crate::secrets::mask_arguments;
@@ -89,6 +91,15 @@ impl Report {
         self
     }
 
+    /// Leaves out findings that are not wanted, and counts them.
+    #[must_use]
+    pub fn keeping(mut self, wanted: impl Fn(&Finding) -> bool) -> Self {
+        let all = self.findings.len();
+        self.findings.retain(wanted);
+        self.left_out += all - self.findings.len();
+        self
+    }
+
     /// Takes the sockets that `list` shows.
     #[must_use]
     pub fn with_sockets(mut self, sockets: impl IntoIterator<Item = Holder>) -> Self {
@@ -119,6 +130,25 @@ impl Report {
             }
         }
     }
+}
+
+/// The report on what `ledger` holds and found, with what it knows to be missing.
+#[must_use]
+pub fn report_of(ledger: &Ledger, host: Host, clock: Anchors, window: Window, show_secrets: bool) -> Report {
+    let counted = ledger.stats();
+    let stats = Stats {
+        events: counted.events,
+        lost: counted.lost,
+        sockets: counted.sockets,
+        binds: counted.binds,
+        binds_failed: counted.binds_failed,
+    };
+    let mut report = Report::new(host, clock, window, stats, show_secrets);
+    let limits = notices::of_limits(counted.limits.keys());
+    for sentence in notices::of_loss(&counted.lost_by_kind).into_iter().chain(limits) {
+        report.notice(&sentence);
+    }
+    report.with_findings(ledger.findings(), 0)
 }
 
 /// Masks the arguments of everybody in a finding.

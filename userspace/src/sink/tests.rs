@@ -1,11 +1,16 @@
 //! What every format shows.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
+use super::notices::Unseen;
 use super::*;
 use crate::event::{Ancestor, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, Uid};
+use crate::event::{Body, Event, Hook, Inventory, InventoryPhase};
 use crate::ledger::finding::{Cause, FindingId, HolderState, Kind, Receives, Victim};
+use crate::log::{End, Ending, Torn};
 
 /// Boot was at 12:30:00, and the log began ten seconds later.
 const CLOCK: Anchors = Anchors { boot_ns: 10_000_000_000, wall_ns: 1_763_641_810_000_000_000 };
@@ -306,14 +311,58 @@ fn loss_is_in_the_first_lines_and_never_clean() {
     assert_eq!(lines[1], "warning: 12 events were lost\\n\\x1b[2J");
     assert_eq!(
         lines[2],
-        "No findings in what could be seen: 32 binds (2 failed) on 12 sockets watched for 30.0 s"
+        "No findings in what could be seen: 32 binds (2 failed) in 30.0 s; 12 sockets were open at the end"
     );
     assert_eq!(as_json(&lossy)["notices"][0], "12 events were lost\\n\\x1b[2J");
     let clean = as_text(&report(vec![], false));
     assert!(
-        clean.ends_with("No findings: 32 binds (2 failed) on 12 sockets watched for 30.0 s\n"),
+        clean.ends_with("No findings: 32 binds (2 failed) in 30.0 s; 12 sockets were open at the end\n"),
         "{clean}"
     );
+}
+
+#[test]
+fn loss_bounds_and_blind_spots_are_told() {
+    let lost = BTreeMap::from([("bind".to_owned(), 2), ("close".to_owned(), 9)]);
+    let told = notices::of_loss(&lost).unwrap();
+    assert!(told.starts_with("11 events were lost (2 bind, 9 close): "), "{told}");
+    assert_eq!(notices::of_loss(&BTreeMap::new()), None);
+    let bounds: Vec<_> = notices::of_limits(&["findings".to_owned()]).collect();
+    assert_eq!(bounds, ["the bound findings was reached: what was beyond it is missing"]);
+
+    let mut blind = Unseen::default();
+    assert_eq!(blind.sentence(), None);
+    let unseen = (1..=5).map(|number| format!("net:[{number}]")).collect();
+    let body = Body::Inventory(Inventory { phase: InventoryPhase::End, unseen });
+    blind.event(&Event { seq: Seq(2), at: s(1), hook: Hook::Bindwatch, body });
+    let told = blind.sentence().unwrap();
+    assert!(
+        told.starts_with("5 network namespaces were not looked into (net:[1], net:[2], net:[3], 2 more): "),
+        "{told}"
+    );
+}
+
+#[test]
+fn how_a_log_ended_is_told() {
+    let told = |ending: Ending| notices::of_ending(&ending).join("; ");
+    let end = End { dropped: 1, ..End::default() };
+    let torn = Some(Torn { line: 7, reason: "the line is cut off".to_owned() });
+    assert_eq!(told(Ending { end: Some(End::default()), ..Ending::default() }), "");
+    assert!(told(Ending { end: Some(end), ..Ending::default() }).starts_with("1 event is not in the log"));
+    assert!(told(Ending::default()).starts_with("the log has no last line"));
+    let ending = Ending { torn, unknown: 2, ..Ending::default() };
+    assert_eq!(
+        told(ending),
+        "the log is cut short at line 7: the line is cut off; 2 lines were skipped: a newer bindwatch wrote them, and can read them"
+    );
+}
+
+#[test]
+fn findings_left_out_are_counted() {
+    let report = report(vec![co_bind(), refused(Cause::Listener)], false)
+        .keeping(|finding| finding.kind == Kind::Denied);
+    assert!(as_text(&report).contains("; 2 findings left out by the options\n"));
+    assert!(report.findings().is_empty());
 }
 
 #[test]

@@ -77,10 +77,10 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
         let uncertain = if report.notices.is_empty() { "" } else { " in what could be seen" };
         writeln!(
             out,
-            "No findings{uncertain}: {} ({} failed) on {} watched for {watched}{left_out}",
+            "No findings{uncertain}: {} ({} failed) in {watched}; {} open at the end{left_out}",
             plural(stats.binds + stats.binds_failed, "bind"),
             stats.binds_failed,
-            plural(stats.sockets, "socket"),
+            words::were(stats.sockets, "socket"),
         )?;
     } else {
         writeln!(out, "{}{left_out}", words::totals(&report.findings))?;

@@ -406,3 +406,15 @@ pub fn totals<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
 pub fn plural(count: u64, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
+
+/// `1 bind was`, `2 binds were`.
+#[must_use]
+pub fn were(count: u64, word: &str) -> String {
+    format!("{} {}", plural(count, word), if count == 1 { "was" } else { "were" })
+}
+
+/// `1 bind is`, `2 binds are`.
+#[must_use]
+pub fn are(count: u64, word: &str) -> String {
+    format!("{} {}", plural(count, word), if count == 1 { "is" } else { "are" })
+}

@@ -16,6 +16,6 @@ pub fn open(path: &Path) -> Result<Reader, ReadError> {
     }
     match File::open(path) {
         Ok(file) => Reader::new(file, path),
-        Err(source) => Err(ReadError::System { path: path.to_owned(), source }),
+        Err(error) => Err(ReadError::System { path: path.to_owned(), error }),
     }
 }

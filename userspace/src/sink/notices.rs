@@ -1,0 +1,80 @@
+//! What makes a report less than whole, as sentences for the first lines of every format.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::words::{are, were};
+use crate::event::{Body, Event};
+use crate::log::Ending;
+
+/// Network namespaces that a notice names; the rest are counted.
+const UNSEEN_NAMED: usize = 3;
+/// Network namespaces that are remembered.
+const UNSEEN_MAX: usize = 4096;
+
+/// What is to be said about lost events, by kind.
+#[must_use]
+pub fn of_loss(lost: &BTreeMap<String, u64>) -> Option<String> {
+    let total = lost.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let kinds: Vec<_> = lost.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    (total > 0).then(|| {
+        format!(
+            "{} lost ({}): findings marked uncertain could be wrong, and others could be missing",
+            were(total, "event"),
+            kinds.join(", ")
+        )
+    })
+}
+
+/// What is to be said about bounds that were reached.
+pub fn of_limits<'a>(bounds: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = String> {
+    bounds.into_iter().map(|bound| format!("the bound {bound} was reached: what was beyond it is missing"))
+}
+
+/// Network namespaces that no inventory could look into.
+#[derive(Clone, Debug, Default)]
+pub struct Unseen(BTreeSet<String>);
+
+impl Unseen {
+    /// Takes an event.
+    pub fn event(&mut self, event: &Event) {
+        if let Body::Inventory(inventory) = &event.body {
+            let room = UNSEEN_MAX.saturating_sub(self.0.len());
+            self.0.extend(inventory.unseen.iter().take(room).cloned());
+        }
+    }
+
+    /// What is to be said about them.
+    #[must_use]
+    pub fn sentence(&self) -> Option<String> {
+        let mut names: Vec<_> = self.0.iter().take(UNSEEN_NAMED).cloned().collect();
+        if self.0.len() > UNSEEN_NAMED {
+            names.push(format!("{} more", self.0.len() - UNSEEN_NAMED));
+        }
+        let count = were(self.0.len() as u64, "network namespace");
+        let names = names.join(", ");
+        let missing = "sockets there that are older than the recording are missing";
+        (!self.0.is_empty()).then(|| format!("{count} not looked into ({names}): {missing}"))
+    }
+}
+
+/// What is to be said about how a log ended.
+#[must_use]
+pub fn of_ending(ending: &Ending) -> Vec<String> {
+    let mut sentences = Vec::new();
+    match (&ending.torn, &ending.end) {
+        (Some(torn), _) => {
+            sentences.push(format!("the log is cut short at line {}: {}", torn.line, torn.reason));
+        }
+        (None, None) => sentences
+            .push("the log has no last line: the recording was killed, or is still going on".to_owned()),
+        (None, Some(end)) if end.dropped > 0 => {
+            sentences.push(format!("{} not in the log, which could take no more", are(end.dropped, "event")));
+        }
+        (None, Some(_)) => {}
+    }
+    if ending.unknown > 0 {
+        let lines = were(ending.unknown, "line");
+        sentences.push(format!("{lines} skipped: a newer bindwatch wrote them, and can read them"));
+    }
+    sentences
+}

@@ -1,0 +1,129 @@
+//! Stored logs × formats: `bindwatch report` says of each what is stored beside it, byte for byte, every time.
+//!
+//! `BLESS=1 cargo test -p bindwatch --test golden` stores what it says now; read the difference before it is committed.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+fn report(arguments: &[&str], log: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+    // A folder without a configuration file, and no user's either.
+    command.env_clear().current_dir(folder()).arg("report").args(arguments).arg(log);
+    command.output().unwrap()
+}
+
+fn stdout(arguments: &[&str], log: &Path) -> String {
+    let output = report(arguments, log);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{}", log.display());
+    assert_eq!(output.status.code(), Some(0), "{}", log.display());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn check(name: &str, format: &str) {
+    let log = folder().join(name).with_extension("jsonl");
+    let said = stdout(&["--format", format], &log);
+    assert_eq!(said, stdout(&["--format", format], &log), "the same log twice");
+    let golden = folder().join(name).with_extension(if format == "text" { "txt" } else { format });
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&golden, &said).unwrap();
+    }
+    let stored = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert_eq!(said, stored, "{} differs: BLESS=1 stores what is said now", golden.display());
+}
+
+const LOGS: [&str; 5] = ["clean", "co-bind", "refused", "torn", "lost"];
+
+#[test]
+fn text() {
+    LOGS.iter().for_each(|name| check(name, "text"));
+}
+
+#[test]
+fn json() {
+    LOGS.iter().for_each(|name| check(name, "json"));
+}
+
+#[test]
+fn every_stored_log_is_checked() {
+    let logs = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut stems: Vec<_> = logs.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
+    stems.sort();
+    let mut known: Vec<_> = LOGS.iter().map(|name| folder().join(name).with_extension("jsonl")).collect();
+    known.sort();
+    assert_eq!(stems, known);
+}
+
+#[test]
+fn nothing_a_process_said_reaches_the_terminal() {
+    let said = stdout(&[], &folder().join("refused.jsonl"));
+    assert!(said.contains("py\\x1b[31mthon\\u{202e}"), "{said}");
+    assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said}");
+    assert!(!said.contains("hunter2") && !said.contains("s3cr3t"), "{said}");
+    assert!(stdout(&["-v", "--show-secrets"], &folder().join("refused.jsonl")).contains("hunter2"));
+}
+
+#[test]
+fn the_exit_code_says_what_was_found() {
+    let code = |arguments: &[&str], log: &str| report(arguments, &folder().join(log)).status.code();
+    assert_eq!(code(&["--fail-on", "error"], "co-bind.jsonl"), Some(1));
+    assert_eq!(code(&["--fail-on", "co-bind"], "co-bind.jsonl"), Some(1));
+    assert_eq!(code(&["--fail-on", "refused"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error", "--port", "1-1000"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error", "--process", "4803"], "co-bind.jsonl"), Some(1));
+    assert_eq!(code(&["--fail-on", "error", "--process", "nginx"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error", "--until", "5s"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error", "--since", "15s"], "co-bind.jsonl"), Some(1));
+    assert_eq!(code(&["--fail-on", "error", "--allow", "program=node,port=9926"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error"], "refused.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "warning"], "refused.jsonl"), Some(1));
+    assert_eq!(code(&["--format", "html"], "co-bind.jsonl"), Some(2));
+    assert_eq!(code(&[], "no-such.jsonl"), Some(125));
+    assert_eq!(code(&[], "co-bind.txt"), Some(125));
+}
+
+#[test]
+fn errors_are_one_line() {
+    let cases = [
+        (
+            report(&["--format", "html"], Path::new("co-bind.jsonl")),
+            "format html is not available in this version; use text or json",
+        ),
+        (report(&[], Path::new("no-such.jsonl")), "cannot read no-such.jsonl: No such file or directory"),
+        (
+            report(&[], Path::new("co-bind.txt")),
+            "co-bind.txt is not a bindwatch log: its first line is not a header",
+        ),
+        (
+            report(&["--format", "json", "lost.jsonl"], Path::new("co-bind.jsonl")),
+            "several logs make no one json document",
+        ),
+    ];
+    for (output, expected) in cases {
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.starts_with(&format!("bindwatch: {expected}")), "{said}");
+        assert_eq!((said.lines().count(), output.stdout.len()), (1, 0), "{said}");
+    }
+}
+
+#[test]
+fn several_logs_are_told_one_after_another() {
+    let said = stdout(&["co-bind.jsonl"], Path::new("lost.jsonl"));
+    assert!(said.starts_with("== co-bind.jsonl ==\nci-7 (Linux"), "{said}");
+    assert!(said.contains("\n\n== lost.jsonl ==\nci-7 (Linux"), "{said}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+    command.current_dir(folder()).args(["report", "--fail-on", "error", "co-bind.jsonl"]).stdout(writer);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
