@@ -97,7 +97,7 @@ enum Warnings {
 
 /// Compiles the probe and returns the object, without debug sections.
 fn build(toolchain: &Toolchain, warnings: Warnings) -> anyhow::Result<Vec<u8>> {
-    let folder = root().join("target").join("bpf");
+    let folder = shell::target_dir().join("bpf");
     let mut cargo = toolchain.cargo_build()?;
     cargo.args(["--quiet", "--locked", "--package", PACKAGE, "--bin", BINARY, "--features", "programs"]);
     cargo.arg("--target-dir").arg(&folder);

@@ -2,9 +2,11 @@
 
 mod build_ebpf;
 mod check;
+mod leftovers;
 mod object_file;
 mod setup;
 mod shell;
+mod test;
 mod tidy;
 mod toolchain;
 
@@ -17,6 +19,7 @@ usage: cargo xtask VERB
 
   setup [--quiet]        install what the other verbs need and is missing, nothing twice
   check                  format, tidy, clippy, dependencies, and the probe against its sources
+  test [FILTER]          every test, the scenarios with real processes included; needs root
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
 ";
@@ -37,6 +40,8 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["setup"] => setup::all(false),
         ["setup", "--quiet" | "-q"] => setup::all(true),
         ["check"] => check::check(),
+        ["test"] => test::test(None),
+        ["test", filter] => test::test(Some(filter)),
         ["tidy"] => tidy::tidy(),
         ["build-ebpf"] => build_ebpf::build_and_store(),
         ["build-ebpf", "--check"] => build_ebpf::check(),
