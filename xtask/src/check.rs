@@ -15,10 +15,10 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let steps: [(&str, Step); 6] = [
         ("format", format),
         ("tidy", tidy::tidy),
-        ("clippy", clippy),
-        ("clippy, programs", clippy_programs),
+        ("lints", clippy),
+        ("probe lints", clippy_programs),
         ("dependencies", dependencies),
-        ("probe", build_ebpf::check),
+        ("probe object", build_ebpf::check),
     ];
     let mut table = Vec::new();
     for (name, step) in steps {
@@ -59,7 +59,7 @@ fn clippy() -> anyhow::Result<()> {
 }
 
 /// The programs of the probe, type-checked for this machine: clippy comes with no toolchain that has a `core` for BPF.
-/// Their warnings on the BPF target itself are refused by the step `probe`.
+/// Their warnings on the BPF target itself are refused by the step `probe object`.
 fn clippy_programs() -> anyhow::Result<()> {
     shell::run(shell::cargo().args([
         "clippy",

@@ -180,7 +180,9 @@ fn cargo_install(name: &str, version: &str, why: &str) -> anyhow::Result<bool> {
     println!("setup: {name} {version} is missing ({why}): cargo install {name}@{version}");
     let mut install = shell::cargo();
     install.args(["install", "--quiet", "--locked", &format!("{name}@{version}")]);
-    // `cargo run` points these at this workspace's toolchain and build; the tool is neither's.
+    // Installed to run once or twice: minutes of optimising would not come back.
+    install.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    install.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     shell::run(&mut install)?;
     Ok(true)
 }
