@@ -68,17 +68,21 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process with this id, which must be alive or not yet reaped.
+    /// The process with this id, if it is alive or not yet reaped.
+    #[must_use]
+    pub fn find(pid: u32) -> Option<Self> {
+        let pid = Pid::from_raw(pid.try_into().ok()?)?;
+        Some(Self { pid, fd: pidfd_open(pid, PidfdFlags::empty()).ok()? })
+    }
+
+    /// The process with this id.
     ///
     /// # Panics
     /// When there is none.
     #[must_use]
     #[track_caller]
     pub fn of(pid: u32) -> Self {
-        let number = Pid::from_raw(pid.try_into().expect("a PID")).expect("a PID is not 0");
-        let fd =
-            pidfd_open(number, PidfdFlags::empty()).unwrap_or_else(|error| panic!("process {pid}: {error}"));
-        Self { pid: number, fd }
+        Self::find(pid).unwrap_or_else(|| panic!("process {pid} is gone"))
     }
 
     /// Its id.

@@ -1,4 +1,4 @@
-//! What bindwatch or a scenario could leave on a machine: programs in the kernel, cgroups, network namespaces.
+//! What bindwatch or a scenario could leave on a machine: processes, programs in the kernel, cgroups, network namespaces.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ impl Traces {
         let programs = shell::output(shell::command(bpftool()).args(["prog", "show"]))
             .context("bpftool cannot list the kernel's programs")?;
         found.extend(programs.lines().filter_map(program).map(|program| format!("BPF program {program}")));
+        found.extend(processes());
         for mount in cgroup2_mounts()? {
             cgroups(&mount, CGROUP_DEPTH, &mut found);
         }
@@ -71,6 +72,19 @@ fn program(line: &str) -> Option<String> {
     let kind = words.next()?;
     let name = words.next().filter(|word| *word == "name").and_then(|_| words.next())?;
     (!name.starts_with("sd_")).then(|| format!("{id} ({kind} {name})"))
+}
+
+/// Processes that run a program of this build: actors, and bindwatch itself.
+fn processes() -> Vec<String> {
+    let build = shell::target_dir();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let running = entries.flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let program = std::fs::read_link(entry.path().join("exe")).ok()?;
+        let ours = program.starts_with(&build) && pid != std::process::id();
+        ours.then(|| format!("process {pid} ({})", program.display()))
+    });
+    running.collect()
 }
 
 fn bpftool() -> &'static Path {

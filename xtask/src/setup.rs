@@ -31,12 +31,13 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "python3", package: "python3-minimal", why: "actors that fork without exec" },
     Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
     Program { name: "setpriv", package: "util-linux", why: "scenarios as another user" },
     Program { name: "unshare", package: "util-linux", why: "scenarios on a full disk" },
     Program { name: "bpftool", package: "bpftool", why: "to see that no program is left attached" },
+    Program { name: "zstd", package: "zstd", why: "scenario: a compressed log" },
     Program { name: "nginx", package: "nginx", why: "scenario: workers of one server share on purpose" },
     Program { name: "haproxy", package: "haproxy", why: "scenario: a reload is not a co-bind" },
     Program { name: "gunicorn", package: "gunicorn", why: "scenario: pre-forked workers" },

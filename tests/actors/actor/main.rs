@@ -18,6 +18,7 @@
 //! | `inbox NAME`, `post ID NAME`, `unpost` | hands a socket to another process (SCM_RIGHTS) |
 //! | `setuid N`, `setsid`, `unshare-net`, `pid` | as named |
 //! | `slow-term MS` | from now on SIGTERM ends it only after that time |
+//! | `stay` | from now on the end of input does not end it, only a signal does |
 //! | `exit` | ends it |
 //!
 //! Arguments of the program are commands that come first. It ends when its input does.
@@ -46,6 +47,7 @@ pub(crate) struct Actor {
     children: BTreeMap<u64, family::Channel>,
     inbox: Option<OwnedFd>,
     term: Option<(SignalFd, Duration)>,
+    stays: bool,
 }
 
 /// Why a command failed.
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         children: BTreeMap::new(),
         inbox: None,
         term: None,
+        stays: false,
     };
     let mut commands = std::env::args().skip(1).peekable();
     if let Some(numbers) = commands.peek().and_then(|first| first.strip_prefix("--adopt=")).map(str::to_owned)
@@ -112,8 +115,11 @@ fn main() -> ExitCode {
     }
     while let Some(command) = actor.next_line() {
         if !actor.obey(&command) {
-            break;
+            return ExitCode::SUCCESS;
         }
+    }
+    if actor.stays {
+        let _interrupted = poll(&mut [], None);
     }
     ExitCode::SUCCESS
 }
@@ -162,6 +168,10 @@ impl Actor {
             ["unshare-net"] => unshare_net(),
             ["pid"] => Ok(format!("pid={}", std::process::id())),
             ["slow-term", time] => self.slow_term(Duration::from_millis(time.parse()?)),
+            ["stay"] => {
+                self.stays = true;
+                Ok(String::new())
+            }
             ["exit"] => Err(Failure::End),
             _ => Err(Failure::Usage),
         }
