@@ -15,7 +15,11 @@ use crate::address::loopback;
 use crate::command::{Outcome, Run, Started};
 use crate::log::{Log, drain};
 use crate::place::{Cgroup, Folder};
+use crate::report::Report;
 use crate::wait::{Deadline, readable};
+
+/// The report that a recording writes at its end.
+const LIVE: &str = "live.json";
 
 /// `bindwatch record`, from the moment its hooks are live.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ impl Recording {
             .args([&log])
             .args(["--ready-file"])
             .args([&ready])
+            .args(["--report", &format!("json={}", folder.file(LIVE).display())])
             .args(options)
             .within(Duration::from_secs(300))
             .folder(folder.path())
@@ -170,6 +175,22 @@ pub struct Finished {
     pub outcome: Outcome,
     /// The log's folder.
     pub folder: Folder,
+}
+
+impl Finished {
+    /// What was found: the report of the recording itself, which must be that of its log, byte for byte.
+    ///
+    /// # Panics
+    /// When the two differ.
+    #[must_use]
+    #[track_caller]
+    pub fn report(&self) -> Report {
+        let live = std::fs::read_to_string(self.folder.file(LIVE)).expect("a report at the end");
+        let replayed = self.log.report();
+        let live = Report::of(&live);
+        assert_eq!(live.to_string(), replayed.to_string(), "a recording and its log must tell the same");
+        live
+    }
 }
 
 /// A real server with all its workers, in a cgroup of its own; killed when dropped.

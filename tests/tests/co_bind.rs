@@ -27,7 +27,7 @@ fn two_servers_of_one_runner_are_one_finding_a_port() {
     one.exit();
     let closed = Timestamp::now();
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
 
     assert_eq!(report.at(address).len(), 3, "{report}");
     for port in 8000..8003 {
@@ -64,7 +64,7 @@ fn a_co_bind_that_goes_on_is_live() {
         actor.bind(&format!("udp {address}:8000 reuseport"));
     }
     recording.fence();
-    let finding = recording.stop().log.report().only(address, 8000);
+    let finding = recording.stop().report().only(address, 8000);
     assert_eq!((finding.kind(), finding.text("protocol")), ("co-bind", "udp"));
     assert_eq!(finding.0["live"], true);
     assert!(finding.holders().iter().all(|holder| holder.0["released_at"].is_null()), "{finding:?}");
@@ -79,7 +79,7 @@ fn servers_older_than_the_recording_are_found() {
     }
     let recording = Recording::start();
     recording.fence();
-    let finding = recording.stop().log.report().only(address, 8000);
+    let finding = recording.stop().report().only(address, 8000);
     assert_eq!(finding.kind(), "co-bind");
     let mut pids = finding.pids();
     pids.sort_unstable();
@@ -101,7 +101,7 @@ fn a_wildcard_beside_a_specific_address_is_a_shadow() {
     let port = wide.bind("tcp 0.0.0.0:0 reuseport listen").port;
     narrow.bind(&format!("tcp {address}:{port} reuseport listen"));
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     let finding = report.only(address, port);
     assert_eq!((finding.kind(), finding.severity()), ("shadow", "warning"));
     assert_eq!(finding.pids(), [u64::from(wide.pid()), u64::from(narrow.pid())]);
@@ -150,7 +150,7 @@ fn sharing_that_is_meant_is_no_finding() {
     other.bind(&format!("tcp {}:8004 listen", loopback()));
 
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     let found = report.at(address);
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -165,7 +165,7 @@ fn the_same_port_in_another_network_namespace_is_another_endpoint() {
     there.bind(&format!("tcp {address}:8000 reuseport listen"));
     recording.wait_for(address, "listen", 2);
     recording.fence();
-    let found = recording.stop().log.report().at(address);
+    let found = recording.stop().report().at(address);
     assert!(found.is_empty(), "{found:#?}");
 }
 
@@ -180,7 +180,7 @@ fn members_of_a_multicast_group_share_on_purpose() {
         actor.ok(&format!("join 1 {group}"));
     }
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     let group: std::net::Ipv4Addr = group.parse().expect("an address");
     let found = report.on(group, port);
     assert!(found.iter().all(|finding| finding.severity() == "note"), "{found:#?}");

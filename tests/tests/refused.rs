@@ -14,7 +14,7 @@ fn a_third_server_learns_who_has_the_port() {
     other.bind(&format!("tcp {address}:8001 listen"));
     assert_eq!(third.err(&format!("bind tcp {address}:8000 listen")), "EADDRINUSE");
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     let finding = report.only(address, 8000);
     assert_eq!(
         (finding.kind(), finding.severity(), finding.cause()),
@@ -47,7 +47,7 @@ fn the_cause_is_told() {
     stranger.err(&format!("bind tcp {address}:8002 reuseport"));
 
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     assert_eq!(report.only(address, 8000).cause(), Some("bound"));
     assert_eq!(report.only(address, 8001).cause(), Some("exclusive"));
     assert_eq!(report.only(address, 8002).cause(), Some("other-user"));
@@ -72,7 +72,7 @@ fn a_connection_that_was_closed_here_leaves_time_wait() {
     let mut next = Actor::new();
     assert_eq!(next.err(&format!("bind tcp {address}:8000 listen")), "EADDRINUSE");
     recording.fence();
-    let finding = recording.stop().log.report().only(address, 8000);
+    let finding = recording.stop().report().only(address, 8000);
     assert_eq!((finding.kind(), finding.cause()), ("refused", Some("time-wait")));
     assert_eq!(finding.holders().len(), 0, "nobody holds a TIME_WAIT");
     assert_eq!(finding.0["last_owner"]["pid"], server_pid);
@@ -88,7 +88,7 @@ fn a_victim_that_retries_is_one_finding_with_a_count() {
         victim.err(&format!("bind tcp {address}:8000"));
     }
     recording.fence();
-    let finding = recording.stop().log.report().only(address, 8000);
+    let finding = recording.stop().report().only(address, 8000);
     assert_eq!(finding.number("count"), 5);
 }
 
@@ -106,7 +106,7 @@ fn a_restart_that_comes_too_early_is_told_as_such() {
     assert!(new.stdout.contains("err EADDRINUSE"), "{new}");
 
     recording.fence();
-    let finding = recording.stop().log.report().only(address, 8000);
+    let finding = recording.stop().report().only(address, 8000);
     assert_eq!((finding.kind(), finding.cause()), ("refused", Some("restart")));
     assert_eq!(finding.pids(), [u64::from(old.pid())]);
     let victim = finding.victim();
@@ -129,7 +129,7 @@ fn listen_that_fails_is_refused_too() {
     one.ok("listen 1");
     assert_eq!(other.err("listen 1"), "EADDRINUSE");
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     let found = report.on(address, 8000);
     let refused: Vec<_> = found.iter().filter(|finding| finding.kind() == "refused").collect();
     assert_eq!(refused.len(), 1, "{found:#?}");

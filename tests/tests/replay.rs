@@ -51,7 +51,7 @@ fn the_findings_in_the_log_are_those_of_its_report() {
     let ours: Vec<_> =
         written.iter().filter(|line| line.to_string().contains(&address.to_string())).collect();
     assert!(!ours.is_empty(), "a co-bind is written into the log when it is found");
-    assert_eq!(finished.log.report().at(address).len(), 1);
+    assert_eq!(finished.report().at(address).len(), 1);
 }
 
 #[test]

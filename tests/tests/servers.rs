@@ -54,7 +54,7 @@ fn nginx_workers_share_a_port_on_purpose() {
     assert!(ask(address).starts_with("HTTP/1.1 204"));
     assert_eq!(children(server.pid()).len(), 4, "four workers");
     recording.fence();
-    let found = recording.stop().log.report().at(address);
+    let found = recording.stop().report().at(address);
     assert!(found.is_empty(), "{found:#?}");
 }
 
@@ -68,7 +68,7 @@ fn two_nginx_on_one_port_are_one_co_bind() {
     recording.wait_for(address, "listen", 8);
     assert!(ask(address).starts_with("HTTP/1.1 204"));
     recording.fence();
-    let report = recording.stop().log.report();
+    let report = recording.stop().report();
     assert_eq!(report.at(address).len(), 1, "{report}");
     let finding = report.only(address, 8080);
     assert_eq!(finding.kind(), "co-bind");
@@ -93,7 +93,7 @@ fn gunicorn_workers_share_a_port_on_purpose() {
     recording.wait_for(address, "listen", 1);
     assert!(ask(address).starts_with("HTTP/1.0 204"));
     recording.fence();
-    let found = recording.stop().log.report().at(address);
+    let found = recording.stop().report().at(address);
     assert!(found.is_empty(), "{found:#?}");
 }
 
@@ -128,6 +128,6 @@ frontend one
     }
     assert!(ask(address).starts_with("HTTP/1.0 200"));
     recording.fence();
-    let found = recording.stop().log.report().at(address);
+    let found = recording.stop().report().at(address);
     assert!(found.iter().all(|finding| finding.severity() == "note"), "{found:#?}");
 }

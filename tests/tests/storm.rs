@@ -38,7 +38,7 @@ fn a_quarter_of_a_million_binds_are_all_accounted_for() {
     // Other tests bind meanwhile, so some of what was lost may have been theirs.
     assert!(seen + lost >= made, "{seen} seen and {lost} stated as lost, of {made}");
 
-    let report = finished.log.report();
+    let report = finished.report();
     assert_eq!(report.stat("lost") == 0, lost == 0 && finished.log.lines("\"type\":\"lost\"").is_empty());
     assert!(report.stat("binds") >= seen);
     assert!(report.at(address).iter().all(|finding| finding.kind() != "co-bind"), "{report}");
