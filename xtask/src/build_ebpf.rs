@@ -6,9 +6,10 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
-use crate::shell;
+use crate::setup::{self, Part};
+use crate::shell::root;
 use crate::toolchain::{TARGET, Toolchain};
-use crate::{object_file, shell::root};
+use crate::{object_file, shell};
 
 const PACKAGE: &str = "bindwatch-probe";
 const BINARY: &str = "bindwatch-bpf";
@@ -40,7 +41,8 @@ impl Origin {
 }
 
 /// Builds the object and puts it in its place.
-pub(crate) fn write() -> anyhow::Result<()> {
+pub(crate) fn build_and_store() -> anyhow::Result<()> {
+    setup::parts(&[Part::Toolchain])?;
     let toolchain = Toolchain::choose(Origin::read().ok().as_ref().map(|origin| origin.toolchain.as_str()))?;
     let object = build(&toolchain, Warnings::Shown)?;
     let origin = Origin { sources: digest_sources()?, toolchain: toolchain.describe()? };
@@ -95,7 +97,7 @@ enum Warnings {
 
 /// Compiles the probe and returns the object, without debug sections.
 fn build(toolchain: &Toolchain, warnings: Warnings) -> anyhow::Result<Vec<u8>> {
-    let folder = root().join("target").join("bpf");
+    let folder = shell::target_dir().join("bpf");
     let mut cargo = toolchain.cargo_build()?;
     cargo.args(["--quiet", "--locked", "--package", PACKAGE, "--bin", BINARY, "--features", "programs"]);
     cargo.arg("--target-dir").arg(&folder);

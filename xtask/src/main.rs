@@ -1,8 +1,13 @@
 //! Everything a developer of bindwatch runs, one verb a file: `cargo xtask VERB`.
 
 mod build_ebpf;
+mod check;
+mod leftovers;
 mod object_file;
+mod setup;
 mod shell;
+mod test;
+mod tidy;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -12,6 +17,10 @@ use anyhow::bail;
 const HELP: &str = "\
 usage: cargo xtask VERB
 
+  setup [--quiet]        install what the other verbs need and is missing, nothing twice
+  check                  format, tidy, clippy, dependencies, and the probe against its sources
+  test [FILTER]          every test, the scenarios with real processes included; needs root
+  tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
 ";
 
@@ -28,7 +37,13 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["build-ebpf"] => build_ebpf::write(),
+        ["setup"] => setup::all(false),
+        ["setup", "--quiet" | "-q"] => setup::all(true),
+        ["check"] => check::check(),
+        ["test"] => test::test(None),
+        ["test", filter] => test::test(Some(filter)),
+        ["tidy"] => tidy::tidy(),
+        ["build-ebpf"] => build_ebpf::build_and_store(),
         ["build-ebpf", "--check"] => build_ebpf::check(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -4,12 +4,13 @@ use anyhow::Context as _;
 use object::build::elf::{Builder, SectionData};
 use object::elf::SHT_STRTAB;
 
-/// Removes the DWARF sections. `.BTF` and `.BTF.ext` stay: the kernel and the verifier's messages need them.
+/// Removes the DWARF sections. `.BTF` and `.BTF.ext` stay, the kernel and the verifier's messages need them; their
+/// relocations go, which only a linker that joins several objects would read.
 pub(crate) fn without_dwarf(object: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut builder = Builder::read(object).context("the linker's output is not an ELF object")?;
     for section in &mut builder.sections {
         let name = section.name.to_string();
-        if name.starts_with(".debug_") || name.starts_with(".rel.debug_") {
+        if [".debug_", ".rel.debug_", ".rel.BTF"].iter().any(|beginning| name.starts_with(beginning)) {
             section.delete = true;
         }
     }

@@ -12,6 +12,11 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
+/// Where cargo builds.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |folder| root().join(folder))
+}
+
 /// A command that runs in the top folder.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -34,7 +39,16 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Runs to the end, output to the terminal; gives what it wrote to standard error. An error when it does not succeed.
+/// Runs to the end, output to the terminal; an error when it does not succeed.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("{} cannot be started", line(command)))?;
+    if !status.success() {
+        bail!("{} failed: {status}", line(command));
+    }
+    Ok(())
+}
+
+/// Like [`run`], and gives what it wrote to standard error, which is shown as well.
 pub(crate) fn run_heard(command: &mut Command) -> anyhow::Result<String> {
     let output = command
         .stderr(Stdio::piped())
@@ -61,6 +75,18 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The path of a program in `PATH`, if it is there.
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> anyhow::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(std::fs::metadata("/proc/self").context("/proc is not mounted")?.uid() == 0)
 }
 
 fn line(command: &Command) -> String {

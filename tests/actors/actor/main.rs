@@ -1,0 +1,248 @@
+//! A small real program that does what it is told, one line at a time, and answers each line with one:
+//! `ok …` or `err NAME`.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, listen |
+//! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
+//! | `socket PROTO 4\|6` | a socket that is not bound |
+//! | `listen ID`, `close ID`, `shutdown ID` | as named |
+//! | `opt ID reuseaddr\|reuseport 0\|1` | sets an option |
+//! | `join ID GROUP` | joins a multicast group |
+//! | `accept ID` | a connection that waits; answers its `id` |
+//! | `connect PROTO ADDRESS` | a connection; answers `id port` |
+//! | `fork` | a child without exec; answers its `child` number and `pid` |
+//! | `spawn [ID…]` | a child with exec that inherits these sockets, by the ids 1, 2, … |
+//! | `tell CHILD COMMAND…` | a command to a child; answers what it answers |
+//! | `exec [ID…]` | becomes a new image of itself with these sockets, by the ids 1, 2, … |
+//! | `inbox NAME`, `post ID NAME`, `unpost` | hands a socket to another process (SCM_RIGHTS) |
+//! | `setuid N`, `setsid`, `unshare-net`, `pid` | as named |
+//! | `slow-term MS` | from now on SIGTERM ends it only after that time |
+//! | `stay` | from now on the end of input does not end it, only a signal does |
+//! | `exit` | ends it |
+//!
+//! Arguments of the program are commands that come first. It ends when its input does.
+
+mod family;
+mod sockets;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// Everything an actor has.
+pub(crate) struct Actor {
+    input: File,
+    output: File,
+    unread: Vec<u8>,
+    sockets: BTreeMap<u64, OwnedFd>,
+    children: BTreeMap<u64, family::Channel>,
+    inbox: Option<OwnedFd>,
+    term: Option<(SignalFd, Duration)>,
+    stays: bool,
+}
+
+/// Why a command failed.
+pub(crate) enum Failure {
+    /// The kernel said so.
+    Errno(Errno),
+    /// A child answered so.
+    Child(String),
+    /// The command is not one.
+    Usage,
+    /// The actor is to end.
+    End,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Errno(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+impl From<nix::errno::Errno> for Failure {
+    fn from(errno: nix::errno::Errno) -> Self {
+        Self::Errno(Errno::from_raw_os_error(errno as i32))
+    }
+}
+
+impl From<std::num::ParseIntError> for Failure {
+    fn from(_: std::num::ParseIntError) -> Self {
+        Self::Usage
+    }
+}
+
+fn main() -> ExitCode {
+    let (Ok(input), Ok(output)) =
+        (std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned())
+    else {
+        return ExitCode::FAILURE;
+    };
+    let mut actor = Actor {
+        input: File::from(input),
+        output: File::from(output),
+        unread: Vec::new(),
+        sockets: BTreeMap::new(),
+        children: BTreeMap::new(),
+        inbox: None,
+        term: None,
+        stays: false,
+    };
+    let mut commands = std::env::args().skip(1).peekable();
+    if let Some(numbers) = commands.peek().and_then(|first| first.strip_prefix("--adopt=")).map(str::to_owned)
+    {
+        commands.next();
+        actor.adopt(&numbers);
+    }
+    for command in commands {
+        if !actor.obey(&command) {
+            return ExitCode::SUCCESS;
+        }
+    }
+    while let Some(command) = actor.next_line() {
+        if !actor.obey(&command) {
+            return ExitCode::SUCCESS;
+        }
+    }
+    if actor.stays {
+        let _interrupted = poll(&mut [], None);
+    }
+    ExitCode::SUCCESS
+}
+
+impl Actor {
+    /// Does what the line says and answers; false when that was to end.
+    fn obey(&mut self, line: &str) -> bool {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match self.act(&words) {
+            Ok(answer) if answer.is_empty() => "ok".to_owned(),
+            Ok(answer) => format!("ok {answer}"),
+            Err(Failure::End) => return false,
+            Err(Failure::Usage) => format!("err usage: {line}"),
+            Err(Failure::Child(answer)) => answer,
+            Err(Failure::Errno(errno)) => format!("err {}", name(errno)),
+        };
+        writeln!(self.output, "{answer}").is_ok()
+    }
+
+    fn act(&mut self, words: &[&str]) -> Result<String, Failure> {
+        match words {
+            ["bind", protocol, address, flags @ ..] => self.bind(protocol, address, flags),
+            ["threads", count, protocol, address, flags @ ..] => {
+                self.threads(count.parse()?, protocol, address, flags)
+            }
+            ["socket", protocol, family] => self.socket(protocol, family),
+            ["listen", id] => self.listen(id.parse()?),
+            ["close", id] => self.sockets.remove(&id.parse()?).map(|_| String::new()).ok_or(Failure::Usage),
+            ["shutdown", id] => self.shutdown(id.parse()?),
+            ["opt", id, option, value] => self.option(id.parse()?, option, value),
+            ["join", id, group] => self.join(id.parse()?, group),
+            ["accept", id] => self.accept(id.parse()?),
+            ["connect", protocol, address] => self.connect(protocol, address),
+            ["fork"] => self.fork(),
+            ["spawn", ids @ ..] => self.spawn(ids),
+            ["tell", child, command @ ..] => self.relay(child.parse()?, command),
+            ["exec", ids @ ..] => self.exec(ids),
+            ["inbox", name] => self.open_inbox(name),
+            ["post", id, name] => self.post(id.parse()?, name),
+            ["unpost"] => self.unpost(),
+            ["setuid", uid] => {
+                rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid.parse()?))?;
+                Ok(String::new())
+            }
+            ["setsid"] => Ok(format!("session={}", rustix::process::setsid()?.as_raw_nonzero())),
+            ["unshare-net"] => unshare_net(),
+            ["pid"] => Ok(format!("pid={}", std::process::id())),
+            ["slow-term", time] => self.slow_term(Duration::from_millis(time.parse()?)),
+            ["stay"] => {
+                self.stays = true;
+                Ok(String::new())
+            }
+            ["exit"] => Err(Failure::End),
+            _ => Err(Failure::Usage),
+        }
+    }
+
+    /// The next command; None at the end of input. SIGTERM is looked at here.
+    fn next_line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line).trim().to_owned());
+            }
+            let mut waiting = vec![PollFd::new(&self.input, PollFlags::IN)];
+            if let Some((signals, _)) = &self.term {
+                waiting.push(PollFd::new(signals, PollFlags::IN));
+            }
+            match poll(&mut waiting, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return None,
+            }
+            if waiting.get(1).is_some_and(|signals| !signals.revents().is_empty()) {
+                self.linger();
+            }
+            if waiting.first().is_some_and(|input| input.revents().is_empty()) {
+                continue;
+            }
+            let mut buffer = [0; 512];
+            match self.input.read(&mut buffer) {
+                Ok(0) | Err(_) => return None,
+                Ok(length) => self.unread.extend(buffer.iter().take(length)),
+            }
+        }
+    }
+
+    fn slow_term(&mut self, time: Duration) -> Result<String, Failure> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTERM);
+        mask.thread_block()?;
+        self.term = Some((SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?, time));
+        Ok(String::new())
+    }
+
+    /// SIGTERM came: holds everything for the time that was set, then ends.
+    fn linger(&self) {
+        let time = self.term.as_ref().map(|(_, time)| *time).unwrap_or_default();
+        let time = Timespec {
+            tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        };
+        let _timeout = poll(&mut [], Some(&time));
+        std::process::exit(0);
+    }
+}
+
+/// A network namespace of its own, in which only loopback is up. It goes away with its last process.
+fn unshare_net() -> Result<String, Failure> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+    let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    if up.success() { Ok(String::new()) } else { Err(Failure::Errno(Errno::IO)) }
+}
+
+fn name(errno: Errno) -> String {
+    let known = match errno {
+        Errno::ACCESS => "EACCES",
+        Errno::ADDRINUSE => "EADDRINUSE",
+        Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
+        Errno::AGAIN => "EAGAIN",
+        Errno::CONNREFUSED => "ECONNREFUSED",
+        Errno::INVAL => "EINVAL",
+        Errno::PERM => "EPERM",
+        _ => return format!("errno {}", errno.raw_os_error()),
+    };
+    known.to_owned()
+}

@@ -1,0 +1,184 @@
+//! What an actor does with sockets.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, connect, getsockname, ipproto, listen, recvmsg, sendmsg_addr, shutdown, socket_with,
+    sockopt,
+};
+
+use crate::{Actor, Failure};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+impl Actor {
+    pub(crate) fn keep(&mut self, socket: OwnedFd) -> u64 {
+        let id = self.sockets.last_key_value().map_or(1, |(last, _)| last + 1);
+        self.sockets.insert(id, socket);
+        id
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Result<&OwnedFd, Failure> {
+        self.sockets.get(&id).ok_or(Failure::Usage)
+    }
+
+    pub(crate) fn bind(&mut self, protocol: &str, address: &str, flags: &[&str]) -> Result<String, Failure> {
+        let socket = bound(protocol, address, flags)?;
+        self.told(socket)
+    }
+
+    pub(crate) fn threads(
+        &mut self,
+        count: u64,
+        protocol: &str,
+        address: &str,
+        flags: &[&str],
+    ) -> Result<String, Failure> {
+        let sockets: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..count).map(|_| scope.spawn(|| bound(protocol, address, flags))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Failure::Usage))).collect()
+        });
+        let mut answer = String::new();
+        for socket in sockets {
+            answer = self.told(socket?)?;
+        }
+        Ok(answer)
+    }
+
+    pub(crate) fn socket(&mut self, protocol: &str, family: &str) -> Result<String, Failure> {
+        let family = match family {
+            "4" => AddressFamily::INET,
+            "6" => AddressFamily::INET6,
+            _ => return Err(Failure::Usage),
+        };
+        let socket = new(protocol, family)?;
+        self.told(socket)
+    }
+
+    /// Keeps the socket and says what it is.
+    fn told(&mut self, socket: OwnedFd) -> Result<String, Failure> {
+        let port = port_of(&socket)?;
+        let cookie = sockopt::socket_cookie(&socket)?;
+        Ok(format!("id={} port={port} cookie={cookie}", self.keep(socket)))
+    }
+
+    pub(crate) fn listen(&mut self, id: u64) -> Result<String, Failure> {
+        listen(self.get(id)?, BACKLOG)?;
+        Ok(format!("port={}", port_of(self.get(id)?)?))
+    }
+
+    pub(crate) fn shutdown(&mut self, id: u64) -> Result<String, Failure> {
+        shutdown(self.get(id)?, Shutdown::Both)?;
+        Ok(String::new())
+    }
+
+    pub(crate) fn option(&mut self, id: u64, option: &str, value: &str) -> Result<String, Failure> {
+        let socket = self.get(id)?;
+        match option {
+            "reuseaddr" => sockopt::set_socket_reuseaddr(socket, value == "1")?,
+            "reuseport" => sockopt::set_socket_reuseport(socket, value == "1")?,
+            _ => return Err(Failure::Usage),
+        }
+        Ok(String::new())
+    }
+
+    pub(crate) fn join(&mut self, id: u64, group: &str) -> Result<String, Failure> {
+        let group: Ipv4Addr = group.parse().map_err(|_| Failure::Usage)?;
+        sockopt::set_ip_add_membership(self.get(id)?, &group, &Ipv4Addr::LOCALHOST)?;
+        Ok(String::new())
+    }
+
+    pub(crate) fn accept(&mut self, id: u64) -> Result<String, Failure> {
+        let connection = accept_with(self.get(id)?, SocketFlags::CLOEXEC)?;
+        Ok(format!("id={}", self.keep(connection)))
+    }
+
+    pub(crate) fn connect(&mut self, protocol: &str, address: &str) -> Result<String, Failure> {
+        let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+        let socket = new(protocol, family_of(&address))?;
+        connect(&socket, &address)?;
+        let port = port_of(&socket)?;
+        Ok(format!("id={} port={port}", self.keep(socket)))
+    }
+
+    pub(crate) fn open_inbox(&mut self, name: &str) -> Result<String, Failure> {
+        let inbox = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        bind(&inbox, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+        self.inbox = Some(inbox);
+        Ok(String::new())
+    }
+
+    pub(crate) fn post(&mut self, id: u64, name: &str) -> Result<String, Failure> {
+        let outbox = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let descriptors = [std::os::fd::AsFd::as_fd(self.get(id)?)];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(Failure::Errno(Errno::NOMEM));
+        }
+        let to = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+        sendmsg_addr(&outbox, &to, &[std::io::IoSlice::new(b"socket")], &mut control, SendFlags::empty())?;
+        Ok(String::new())
+    }
+
+    pub(crate) fn unpost(&mut self) -> Result<String, Failure> {
+        let inbox = self.inbox.as_ref().ok_or(Failure::Usage)?;
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut text = [0; 16];
+        recvmsg(inbox, &mut [std::io::IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let socket = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let socket = socket.ok_or(Failure::Usage)?;
+        self.told(socket)
+    }
+}
+
+fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failure> {
+    let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+    let socket = new(protocol, family_of(&address))?;
+    for flag in flags {
+        match *flag {
+            "reuseaddr" => sockopt::set_socket_reuseaddr(&socket, true)?,
+            "reuseport" => sockopt::set_socket_reuseport(&socket, true)?,
+            "v6only" => sockopt::set_ipv6_v6only(&socket, true)?,
+            "listen" => {}
+            _ => return Err(Failure::Usage),
+        }
+    }
+    bind(&socket, &address)?;
+    if flags.contains(&"listen") {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn new(protocol: &str, family: AddressFamily) -> Result<OwnedFd, Failure> {
+    let udplite = std::num::NonZeroU32::new(136).map(Protocol::from_raw);
+    let (kind, protocol) = match protocol {
+        "tcp" => (SocketType::STREAM, Some(ipproto::TCP)),
+        "mptcp" => (SocketType::STREAM, Some(ipproto::MPTCP)),
+        "udp" => (SocketType::DGRAM, Some(ipproto::UDP)),
+        "udplite" => (SocketType::DGRAM, udplite),
+        _ => return Err(Failure::Usage),
+    };
+    Ok(socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?)
+}
+
+fn family_of(address: &SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
+fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
+    let name: SocketAddrAny = getsockname(socket)?;
+    let address: SocketAddr = name.try_into()?;
+    Ok(address.port())
+}

@@ -1,0 +1,133 @@
+//! Places that go away with the test: folders and cgroups.
+
+use std::path::{Path, PathBuf};
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::wait::Deadline;
+
+/// A folder that everybody may enter and the test's own user may write; removed when dropped.
+#[derive(Debug)]
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// A new folder.
+    ///
+    /// # Panics
+    /// When none can be made.
+    #[must_use]
+    pub fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder =
+            tempfile::Builder::new().prefix("bindwatch-test-").tempdir().expect("a temporary folder");
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+        Self(folder)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A file in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Writes a file in it and says where.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let file = self.file(name);
+        std::fs::write(&file, content).expect("a file in a temporary folder");
+        file
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where the cgroup2 hierarchy is mounted.
+///
+/// # Panics
+/// When it is not.
+#[must_use]
+pub fn cgroup2() -> PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("/proc");
+    let place = mounts.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>().as_slice() {
+        [_, place, "cgroup2", ..] => Some(PathBuf::from(place)),
+        _ => None,
+    });
+    place.expect("cgroup2 is mounted nowhere")
+}
+
+/// The cgroup2 path of a process, as the hierarchy names it: `/`, `/a/b`.
+///
+/// # Panics
+/// When the process is gone.
+#[must_use]
+#[track_caller]
+pub fn cgroup_of(pid: u32) -> String {
+    let lines = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process that lives");
+    lines.lines().find_map(|line| line.strip_prefix("0::")).expect("a cgroup2 path").to_owned()
+}
+
+/// A cgroup that is removed when dropped; processes still in it are killed.
+#[derive(Debug)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// A new one, below the root of the hierarchy.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("bindwatch-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = cgroup2().join(name);
+        std::fs::create_dir(&folder).expect("a cgroup");
+        Self(folder)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Moves a process into it.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[track_caller]
+    pub fn enrol(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("a process to move");
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let members = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            let process = crate::wait::Process::of(pid);
+            process.signal(rustix::process::Signal::KILL);
+            let _ended = process.ended(Deadline::patient());
+        }
+        if let Err(error) = std::fs::remove_dir(&self.0) {
+            eprintln!("cgroup {} stays: {error}", self.0.display());
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! bindwatch while it records, and the servers it watches.
+
+use std::ffi::OsStr;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::inotify;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::actor::Actor;
+use crate::address::loopback;
+use crate::command::{Outcome, Run, Started};
+use crate::log::{Log, drain};
+use crate::place::{Cgroup, Folder};
+use crate::report::Report;
+use crate::wait::{Deadline, readable};
+
+/// The report that a recording writes at its end.
+const LIVE: &str = "live.json";
+
+/// `bindwatch record`, from the moment its hooks are live.
+#[derive(Debug)]
+pub struct Recording {
+    started: Started,
+    log: Log,
+    folder: Folder,
+}
+
+impl Recording {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::with::<&str>([])
+    }
+
+    /// Starts one with more options.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    #[track_caller]
+    pub fn with<S: AsRef<OsStr>>(options: impl IntoIterator<Item = S>) -> Self {
+        let folder = Folder::new();
+        let (log, ready) = (folder.file("log.jsonl"), folder.file("ready"));
+        let watch =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).expect("inotify");
+        let appears = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&watch, folder.path(), appears).expect("a watch on the folder");
+        let mut started = Run::bindwatch(["record", "--output"])
+            .args([&log])
+            .args(["--ready-file"])
+            .args([&ready])
+            .args(["--report", &format!("json={}", folder.file(LIVE).display())])
+            .args(options)
+            .within(Duration::from_secs(300))
+            .folder(folder.path())
+            .start();
+        let deadline = Deadline::patient();
+        while !ready.exists() {
+            match readable([watch.as_fd(), started.process.as_fd()], deadline) {
+                Some(0) => drain(&watch),
+                Some(_) => panic!("the recording did not start: {}", started.outcome()),
+                None => panic!("the recording does not get ready: {}", started.said()),
+            }
+        }
+        Self { started, log: Log::at(&log), folder }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.started.process.id()
+    }
+
+    /// Its log, which grows.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The folder of its log.
+    #[must_use]
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Returns when everything that happened before is in the log: a marker bind after it is.
+    ///
+    /// # Panics
+    /// When the marker does not appear.
+    #[track_caller]
+    pub fn fence(&self) {
+        let address = loopback();
+        let mut marker = Actor::new();
+        marker.bind(&format!("udp {address}:0"));
+        self.wait_for(address, "bind", 1);
+    }
+
+    /// Waits for this many lines of a type about a socket at this address, and gives them.
+    ///
+    /// # Panics
+    /// When they do not appear.
+    #[track_caller]
+    pub fn wait_for(&self, address: Ipv4Addr, kind: &str, count: usize) -> Vec<Value> {
+        let needle = format!("\"address\":\"{address}\"");
+        let wanted = |line: &Value| line.get("type").and_then(Value::as_str) == Some(kind);
+        self.log.wait_for(&self.started.process, &needle, count, wanted)
+    }
+
+    /// Waits for this many lines that contain `needle` and satisfy `wanted`.
+    ///
+    /// # Panics
+    /// When they do not appear.
+    #[track_caller]
+    pub fn wait_for_lines(
+        &self,
+        needle: &str,
+        count: usize,
+        wanted: impl FnMut(&Value) -> bool,
+    ) -> Vec<Value> {
+        self.log.wait_for(&self.started.process, needle, count, wanted)
+    }
+
+    /// Ends it in order and gives its log, which must be whole.
+    ///
+    /// # Panics
+    /// When it fails or leaves an unfinished log.
+    #[must_use]
+    #[track_caller]
+    pub fn stop(self) -> Finished {
+        self.started.process.signal(Signal::TERM);
+        let outcome = self.started.outcome().expect(0);
+        let last = self.log.lines("").pop().expect("a log that is not empty");
+        assert_eq!(last.get("type").and_then(Value::as_str), Some("end"), "the last line of {outcome}");
+        Finished { log: self.log, outcome, folder: self.folder }
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[must_use]
+    #[track_caller]
+    pub fn ended(self) -> Finished {
+        let outcome = self.started.outcome();
+        Finished { log: self.log, outcome, folder: self.folder }
+    }
+
+    /// Ends it as the out-of-memory killer would.
+    ///
+    /// # Panics
+    /// When it survives.
+    #[must_use]
+    #[track_caller]
+    pub fn kill(self) -> Finished {
+        self.started.process.signal(Signal::KILL);
+        let outcome = self.started.outcome().expect(137);
+        Finished { log: self.log, outcome, folder: self.folder }
+    }
+}
+
+/// A recording that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its log.
+    pub log: Log,
+    /// How it ended and what it said.
+    pub outcome: Outcome,
+    /// The log's folder.
+    pub folder: Folder,
+}
+
+impl Finished {
+    /// What was found: the report of the recording itself, which must be that of its log, byte for byte.
+    ///
+    /// # Panics
+    /// When the two differ.
+    #[must_use]
+    #[track_caller]
+    pub fn report(&self) -> Report {
+        let live = std::fs::read_to_string(self.folder.file(LIVE)).expect("a report at the end");
+        let replayed = self.log.report();
+        let live = Report::of(&live);
+        assert_eq!(live.to_string(), replayed.to_string(), "a recording and its log must tell the same");
+        live
+    }
+}
+
+/// A real server with all its workers, in a cgroup of its own; killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// Its first process.
+    pub started: Started,
+    cgroup: Cgroup,
+}
+
+impl Server {
+    /// Starts it. It must stay in the foreground.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    #[track_caller]
+    pub fn start<S: AsRef<OsStr>>(folder: &Path, command: impl IntoIterator<Item = S>) -> Self {
+        let cgroup = Cgroup::new();
+        // It enters the cgroup before it becomes the server, so that no worker escapes.
+        let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.path().display());
+        let started = Run::new("sh").args(["-c", &enter, "sh"]).args(command).folder(folder).start();
+        Self { started, cgroup }
+    }
+
+    /// Its first process's id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.started.process.id()
+    }
+
+    /// Its cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+}

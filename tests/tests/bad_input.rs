@@ -1,0 +1,106 @@
+//! What is wrong is said in one line, with an exit code that a script can trust.
+
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+
+use std::time::Duration;
+
+use scenarios::{Actor, Folder, Log, Run, bindwatch, loopback};
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    let cases: [&[&str]; 8] = [
+        &["check", "not-an-address:80:80"],
+        &["check", "127.0.0.1:65536"],
+        &["check"],
+        &["report"],
+        &["report", "--format", "papyrus", "log.jsonl"],
+        &["record", "--duration", "yesterday"],
+        &["record", "--fail-on", "everything"],
+        &["juggle"],
+    ];
+    for arguments in cases {
+        let outcome = Run::bindwatch(arguments).outcome().expect(2);
+        assert_eq!(outcome.stdout, "", "{outcome}");
+        assert!(!outcome.stderr.is_empty(), "{outcome}");
+    }
+}
+
+#[test]
+fn who_may_not_record_learns_it() {
+    let folder = Folder::new();
+    let recording = Run::bindwatch(["record", "--output"]).args([folder.file("log.jsonl")]);
+    let outcome = recording.as_nobody().outcome();
+    outcome.expect_one_line(125);
+    assert!(
+        outcome.stderr.contains("root") || outcome.stderr.contains("CAP_"),
+        "it says what is missing: {outcome}"
+    );
+
+    let run = Run::bindwatch(["run", "--output"]).args([folder.file("log.jsonl")]).args(["--", "true"]);
+    run.as_nobody().outcome().expect_one_line(125);
+}
+
+#[test]
+fn what_is_not_a_log_is_refused() {
+    let folder = Folder::new();
+    let other_schema = "{\"type\":\"header\",\"schema\":\"bindwatch.log/999\"}\n";
+    for (name, content) in [
+        ("empty.jsonl", &b""[..]),
+        ("text.jsonl", b"hello\n"),
+        ("other.jsonl", b"{\"type\":\"bind\"}\n"),
+        ("newer.jsonl", other_schema.as_bytes()),
+        ("binary.jsonl", b"\x7fELF\x02\x01\x01\0\0\0\xff\n\xff\n"),
+        ("zstd.jsonl.zst", b"not compressed\n"),
+    ] {
+        let file = folder.write(name, content);
+        let outcome = Run::bindwatch(["report"]).args([file]).outcome();
+        outcome.expect_one_line(125);
+        assert!(outcome.stderr.contains(name), "it names the file: {outcome}");
+    }
+    Run::bindwatch(["report"]).args([folder.file("missing.jsonl")]).outcome().expect_one_line(125);
+    Run::bindwatch(["report"]).args([folder.path()]).outcome().expect_one_line(125);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_said_before_anything_is_watched() {
+    let folder = Folder::new();
+    let into_nothing = folder.file("no-such-folder").join("log.jsonl");
+    let outcome = Run::bindwatch(["record", "--output"]).args([into_nothing]).outcome();
+    outcome.expect_one_line(125);
+    assert!(outcome.stderr.contains("no-such-folder"), "{outcome}");
+
+    Run::bindwatch(["record", "--output"]).args([folder.path()]).outcome().expect_one_line(125);
+    Run::bindwatch(["record", "--output", "/dev/full"]).outcome().expect_one_line(125);
+}
+
+#[test]
+fn a_disk_that_fills_up_ends_the_recording_and_leaves_what_was_written() {
+    let folder = Folder::new();
+    let disk = folder.file("disk");
+    std::fs::create_dir(&disk).expect("a folder");
+    // A small disk of its own, in a mount namespace that goes away with the recording; the log is carried out of it.
+    let script = r#"
+        set -u
+        mount -t tmpfs -o size=1m tmpfs "$1"
+        "$2" record --output "$1/log.jsonl" --ready-file "$1/ready" --duration 120s &
+        recorder=$!
+        while [ ! -e "$1/ready" ]; do kill -0 $recorder || exit 99; done
+        "$3" 100 100 "$4" > /dev/null
+        wait $recorder
+        status=$?
+        cp "$1/log.jsonl" "$5"
+        exit $status"#;
+    let saved = folder.file("saved.jsonl");
+    let outcome = Run::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+        .args([&disk, &bindwatch(), &Actor::program().with_file_name("storm")])
+        .args([loopback().to_string()])
+        .args([&saved])
+        .within(Duration::from_secs(180))
+        .outcome();
+    outcome.expect_one_line(125);
+    assert!(outcome.stderr.contains("log.jsonl"), "it names the file: {outcome}");
+    let report = Log::at(&saved).report();
+    assert!(!report.complete());
+    assert!(report.stat("binds") > 0, "{report}");
+}

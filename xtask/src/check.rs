@@ -1,0 +1,99 @@
+//! `cargo xtask check`: everything that can be judged without running bindwatch.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use crate::setup::{self, Part};
+use crate::{build_ebpf, shell, tidy};
+
+type Step = fn() -> anyhow::Result<()>;
+
+/// Runs every step, also after one failed, and ends with a line for each.
+pub(crate) fn check() -> anyhow::Result<()> {
+    setup::parts(&[Part::Toolchain, Part::Check])?;
+    let steps: [(&str, Step); 6] = [
+        ("format", format),
+        ("tidy", tidy::tidy),
+        ("lints", clippy),
+        ("probe lints", clippy_programs),
+        ("dependencies", dependencies),
+        ("probe object", build_ebpf::check),
+    ];
+    let mut table = Vec::new();
+    for (name, step) in steps {
+        let begin = Instant::now();
+        let outcome = step();
+        if let Err(error) = &outcome {
+            eprintln!("{name}: {error:#}");
+        }
+        table.push((name, outcome.is_ok(), begin.elapsed()));
+    }
+    let mut failed = Vec::new();
+    for (name, passed, took) in table {
+        println!("{} {name:18} {}", if passed { "ok    " } else { "FAILED" }, seconds(took));
+        if !passed {
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("check failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn format() -> anyhow::Result<()> {
+    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> anyhow::Result<()> {
+    shell::run(shell::cargo().args([
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-Dwarnings",
+    ]))
+}
+
+/// The programs of the probe, type-checked for this machine: clippy comes with no toolchain that has a `core` for BPF.
+/// Their warnings on the BPF target itself are refused by the step `probe object`.
+fn clippy_programs() -> anyhow::Result<()> {
+    shell::run(shell::cargo().args([
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--release",
+        "--package",
+        "bindwatch-probe",
+        "--bin",
+        "bindwatch-bpf",
+        "--features",
+        "programs",
+        "--",
+        "-Dwarnings",
+    ]))
+}
+
+fn dependencies() -> anyhow::Result<()> {
+    println!(
+        "dependencies: licences, bans and sources; advisories need a database from the network and are left out"
+    );
+    shell::run(shell::cargo().args([
+        "deny",
+        "--offline",
+        "--log-level",
+        "error",
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]))
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:7.1} s", time.as_secs_f64())
+}

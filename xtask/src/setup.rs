@@ -1,0 +1,202 @@
+//! `cargo xtask setup`: installs what is missing, says what and why, and does nothing the second time.
+//!
+//! Each verb that needs something calls its own part only.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::shell;
+use crate::toolchain::{LINKER_VERSION, Toolchain};
+
+/// Version of cargo-deny that `deny.toml` is written for.
+const DENY_VERSION: &str = "0.20.2";
+
+/// What a verb needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// A Rust that builds for BPF, and its linker.
+    Toolchain,
+    /// What `check` runs besides the toolchain.
+    Check,
+    /// The programs that the scenarios start.
+    Test,
+}
+
+/// A program that a Debian package brings.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const PROGRAMS: [Program; 9] = [
+    Program { name: "python3", package: "python3-minimal", why: "actors that fork without exec" },
+    Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
+    Program { name: "setpriv", package: "util-linux", why: "scenarios as another user" },
+    Program { name: "unshare", package: "util-linux", why: "scenarios on a full disk" },
+    Program { name: "bpftool", package: "bpftool", why: "to see that no program is left attached" },
+    Program { name: "zstd", package: "zstd", why: "scenario: a compressed log" },
+    Program { name: "nginx", package: "nginx", why: "scenario: workers of one server share on purpose" },
+    Program { name: "haproxy", package: "haproxy", why: "scenario: a reload is not a co-bind" },
+    Program { name: "gunicorn", package: "gunicorn", why: "scenario: pre-forked workers" },
+];
+
+/// Installs all parts.
+pub(crate) fn all(quiet: bool) -> anyhow::Result<()> {
+    let installed = parts(&[Part::Toolchain, Part::Check, Part::Test])?;
+    if !installed && !quiet {
+        println!("setup: everything is there");
+    }
+    Ok(())
+}
+
+/// Installs what is missing of these parts; true when something was.
+pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
+    let mut installed = false;
+    if parts.contains(&Part::Test) {
+        installed |= programs()?;
+    }
+    if parts.contains(&Part::Toolchain) {
+        installed |= toolchain()?;
+    }
+    if parts.contains(&Part::Check) {
+        installed |= cargo_install("cargo-deny", DENY_VERSION, "licences and sources of dependencies")?;
+    }
+    Ok(installed)
+}
+
+fn programs() -> anyhow::Result<bool> {
+    let missing: Vec<&Program> = PROGRAMS.iter().filter(|program| which(program.name).is_none()).collect();
+    let mut packages = Vec::new();
+    for program in &missing {
+        println!("setup: {} is missing ({})", program.name, program.why);
+        if !packages.contains(&program.package) {
+            packages.push(program.package);
+        }
+    }
+    // Ubuntu has bpftool in a package of the kernel's tools.
+    if packages.contains(&"bpftool") && !has_candidate("bpftool") {
+        packages.retain(|package| *package != "bpftool");
+        packages.push("linux-tools-generic");
+    }
+    apt_install(&packages)
+}
+
+fn toolchain() -> anyhow::Result<bool> {
+    let mut installed = false;
+    if Toolchain::installed().is_empty() {
+        println!("setup: no Rust here can build for BPF");
+        if has_candidate("libstd-rust-web-dev-bpf") {
+            installed |= apt_install(&["rustc-web", "libstd-rust-web-dev-bpf"])?;
+        } else {
+            println!("setup: installing rustup's nightly with rust-src");
+            shell::run(shell::command("rustup").args([
+                "toolchain",
+                "install",
+                "nightly",
+                "--profile",
+                "minimal",
+                "--component",
+                "rust-src",
+            ]))?;
+            installed = true;
+        }
+    }
+    installed |= cargo_install("bpf-linker", LINKER_VERSION, "links the probe")?;
+    Ok(installed)
+}
+
+/// Whether apt could install this package. Asks again after an update when the lists are empty.
+fn has_candidate(package: &str) -> bool {
+    let known = || {
+        shell::output(shell::command("apt-cache").args(["policy", package])).is_ok_and(|policy| {
+            policy.lines().any(|line| line.contains("Candidate:") && !line.contains("(none)"))
+        })
+    };
+    known() || (apt_update().is_ok() && known())
+}
+
+fn apt_update() -> anyhow::Result<()> {
+    require_root("apt-get update")?;
+    shell::run(shell::command("apt-get").args(["update", "-qq"]))
+}
+
+fn apt_install(packages: &[&str]) -> anyhow::Result<bool> {
+    if packages.is_empty() {
+        return Ok(false);
+    }
+    let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    require_root(&line)?;
+    if shell::which("apt-get").is_none() {
+        bail!("no apt-get here: install {} with this system's package manager", packages.join(", "));
+    }
+    println!("setup: {line}");
+    apt_update()?;
+    let _services = KeepServicesStopped::new()?;
+    let mut install = shell::command("apt-get");
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages);
+    shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+    for service in ["nginx", "haproxy"] {
+        if packages.contains(&service) && Path::new("/run/systemd/system").is_dir() {
+            // We want the program, not a server on port 80 from the next boot on.
+            shell::run(shell::command("systemctl").args(["disable", "--quiet", service]))?;
+        }
+    }
+    Ok(true)
+}
+
+/// While it lives, installed packages start no service: Debian's policy-rc.d, unless the machine has one of its own.
+struct KeepServicesStopped(Option<PathBuf>);
+
+impl KeepServicesStopped {
+    fn new() -> anyhow::Result<Self> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
+        if policy.exists() {
+            return Ok(Self(None));
+        }
+        std::fs::write(&policy, "#!/bin/sh\nexit 101\n").context("cannot write /usr/sbin/policy-rc.d")?;
+        let guard = Self(Some(policy.clone()));
+        std::fs::set_permissions(&policy, std::fs::Permissions::from_mode(0o755))
+            .context("cannot make /usr/sbin/policy-rc.d executable")?;
+        Ok(guard)
+    }
+}
+
+impl Drop for KeepServicesStopped {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(std::fs::remove_file) {
+            eprintln!("setup: /usr/sbin/policy-rc.d could not be removed ({error}): remove it by hand");
+        }
+    }
+}
+
+fn cargo_install(name: &str, version: &str, why: &str) -> anyhow::Result<bool> {
+    let has = |found: String| found.split_whitespace().any(|word| word == version);
+    if shell::output(Command::new(name).arg("--version")).is_ok_and(has) {
+        return Ok(false);
+    }
+    println!("setup: {name} {version} is missing ({why}): cargo install {name}@{version}");
+    let mut install = shell::cargo();
+    install.args(["install", "--quiet", "--locked", &format!("{name}@{version}")]);
+    // Installed to run once or twice: minutes of optimising would not come back.
+    install.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    install.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    shell::run(&mut install)?;
+    Ok(true)
+}
+
+fn require_root(line: &str) -> anyhow::Result<()> {
+    if !shell::is_root()? {
+        bail!("this needs root: run `sudo {line}`, then this command again");
+    }
+    Ok(())
+}
+
+/// Like [`shell::which`], and in the folders of administrators, which are not in everybody's `PATH`.
+fn which(program: &str) -> Option<PathBuf> {
+    let administrators = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(program));
+    shell::which(program).or_else(|| administrators.into_iter().find(|file| file.is_file()))
+}
