@@ -41,7 +41,11 @@ fn actor() {
         let directory = job.directory().to_owned();
         let ended = job.end();
         let left: Vec<String> = ended.left.iter().map(|process| process.tgid.to_string()).collect();
-        say(&format!("@end {status} removed={} left={}", ended.removed && !directory.exists(), left.join(",")));
+        say(&format!(
+            "@end {status} removed={} left={}",
+            ended.removed && !directory.exists(),
+            left.join(",")
+        ));
         status
     });
     std::process::exit(status);
@@ -79,7 +83,10 @@ impl Actor {
 
     /// With a `program` that ends in becoming this one.
     fn start_with(mut program: Command, command: &[&str], user: Option<&str>) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "these tests make cgroups and change users: run them as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make cgroups and change users: run them as root"
+        );
         program.env(COMMAND, command.join(&SEPARATOR.to_string())).args(["--exact", "actor", "--nocapture"]);
         if let Some(user) = user {
             program.env(USER, user);
@@ -179,8 +186,16 @@ fn the_status_is_the_commands() {
         (&["sh", "-c", "exit 125"], 125, ""),
         (&["sh", "-c", "kill -KILL $$"], 128 + 9, ""),
         (&["sh", "-c", "kill -TERM $$"], 128 + 15, ""),
-        (&["no-such-command-here"], 127, "bindwatch: cannot execute no-such-command-here: not found in PATH\n"),
-        (&["/no/such\ncommand"], 127, "bindwatch: cannot execute /no/such\\ncommand: there is no such file\n"),
+        (
+            &["no-such-command-here"],
+            127,
+            "bindwatch: cannot execute no-such-command-here: not found in PATH\n",
+        ),
+        (
+            &["/no/such\ncommand"],
+            127,
+            "bindwatch: cannot execute /no/such\\ncommand: there is no such file\n",
+        ),
         (&["/etc/passwd"], 126, "bindwatch: cannot execute /etc/passwd: Permission denied (os error 13)\n"),
         (&["/"], 126, "bindwatch: cannot execute /: Permission denied (os error 13)\n"),
     ] {
@@ -195,7 +210,8 @@ fn the_status_is_the_commands() {
 
 #[test]
 fn the_command_has_the_callers_streams_and_a_cgroup_of_its_own() {
-    let mut actor = Actor::start(&["sh", "-c", "echo \"$@\"; cat; cat /proc/self/cgroup; echo e >&2", "-", "a b", "--"]);
+    let mut actor =
+        Actor::start(&["sh", "-c", "echo \"$@\"; cat; cat /proc/self/cgroup; echo e >&2", "-", "a b", "--"]);
     assert!(actor.cgroup.contains("/bindwatch-"), "{}", actor.cgroup);
     assert!(actor.directory.is_dir());
     actor.stdin.as_mut().unwrap().write_all(b"through stdin\n").unwrap();
@@ -223,7 +239,10 @@ fn privileges_are_dropped_for_good() {
          Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nCapEff:\t0000000000000000\n"
     );
     assert!(ended.out.starts_with(&expected), "{}", ended.out);
-    assert!(ended.out.lines().any(|line| line == format!("0::{cgroup}")), "it joined before it lost the right to");
+    assert!(
+        ended.out.lines().any(|line| line == format!("0::{cgroup}")),
+        "it joined before it lost the right to"
+    );
 }
 
 #[test]
@@ -250,7 +269,9 @@ fn who_is_left_is_named_and_moved_out() {
 
 #[test]
 fn signals_reach_the_command() {
-    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+    for signal in
+        [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
+    {
         let name = signal.as_str().trim_start_matches("SIG");
         // The shell runs its trap between the reads of its standard input.
         let script = format!("trap 'echo got; exit 7' {name}; echo up; while :; do read -r x || :; done");
@@ -277,7 +298,8 @@ fn ignored_signals_stay_ignored() {
     let mut program = Command::new("bash");
     let exe = std::env::current_exe().unwrap();
     program.args(["-c", "trap '' HUP; exec \"$@\"", "-", exe.to_str().unwrap()]);
-    let mut actor = Actor::start_with(program, &["sh", "-c", "grep ^SigIgn /proc/self/status; echo up; read -r x"], None);
+    let mut actor =
+        Actor::start_with(program, &["sh", "-c", "grep ^SigIgn /proc/self/status; echo up; read -r x"], None);
     let ignored = actor.until("SigIgn:\t");
     assert_eq!(u64::from_str_radix(&ignored, 16).unwrap() & 1, 1, "SIGHUP: {ignored}");
     actor.until("up");

@@ -87,14 +87,7 @@ fn examine() -> Doctor {
     checks.push(probe);
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
-    Doctor {
-        schema: "bindwatch.doctor/1",
-        version: env!("CARGO_PKG_VERSION"),
-        kernel,
-        ready,
-        checks,
-        hooks,
-    }
+    Doctor { schema: "bindwatch.doctor/1", version: env!("CARGO_PKG_VERSION"), kernel, ready, checks, hooks }
 }
 
 fn kernel_version(release: &str) -> Check {
@@ -106,7 +99,8 @@ fn kernel_version(release: &str) -> Check {
         name: "kernel",
         state: if new_enough { State::Ok } else { State::Missing },
         found: format!("Linux {release}"),
-        fix: (!new_enough).then(|| format!("a kernel of version {major}.{minor} or newer (BPF ring buffers)")),
+        fix: (!new_enough)
+            .then(|| format!("a kernel of version {major}.{minor} or newer (BPF ring buffers)")),
     }
 }
 
@@ -123,9 +117,12 @@ fn privileges() -> Check {
 fn file(name: &'static str, path: &str, fix: &str) -> Check {
     match std::fs::File::open(path) {
         Ok(_) => Check { name, state: State::Ok, found: path.to_owned(), fix: None },
-        Err(error) => {
-            Check { name, state: State::Missing, found: format!("{path}: {error}"), fix: Some(fix.to_owned()) }
-        }
+        Err(error) => Check {
+            name,
+            state: State::Missing,
+            found: format!("{path}: {error}"),
+            fix: Some(fix.to_owned()),
+        },
     }
 }
 
@@ -246,6 +243,9 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
     if doctor.ready {
         writeln!(out, "bindwatch can record here.")
     } else {
-        writeln!(out, "bindwatch cannot record here: see MISSING above. `list`, `check` and `report` work anywhere.")
+        writeln!(
+            out,
+            "bindwatch cannot record here: see MISSING above. `list`, `check` and `report` work anywhere."
+        )
     }
 }

@@ -18,7 +18,10 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub(super) fn run(args: &RecordArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     recording::check_reports(&args.recording.report)?;
     let config = Config::load(globals.config.as_deref())?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(record(args, &config, globals))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(record(args, &config, globals))
 }
 
 async fn record(args: &RecordArgs, config: &Config, globals: &Globals) -> anyhow::Result<ExitCode> {

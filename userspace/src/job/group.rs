@@ -284,10 +284,16 @@ mod tests {
         assert_eq!(find("/top/inner", &[&v1, &part, &other_part]), Ok(inner));
         for hidden in ["/top/inner/gone", "/../outside", "/top/../../etc"] {
             let error = find(hidden, &[&whole, &v1]);
-            assert!(error.as_ref().is_err_and(|text| text.contains("is not in the cgroup2 hierarchy")), "{error:?}");
+            assert!(
+                error.as_ref().is_err_and(|text| text.contains("is not in the cgroup2 hierarchy")),
+                "{error:?}"
+            );
         }
         let error = find("/top/inner", &[&v1]);
-        assert!(error.as_ref().is_err_and(|text| text.starts_with("no cgroup2 hierarchy is mounted")), "{error:?}");
+        assert!(
+            error.as_ref().is_err_and(|text| text.starts_with("no cgroup2 hierarchy is mounted")),
+            "{error:?}"
+        );
         Ok(())
     }
 }

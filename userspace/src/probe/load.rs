@@ -10,6 +10,7 @@ use bindwatch_probe::abi::config::Offsets;
 use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES};
 
 use super::hooks::{Attach, HOOKS, Hook, Need};
+use super::offsets::Resolved;
 use super::{ProbeError, offsets, tracefs};
 use crate::{cgroup2, wire};
 
@@ -59,6 +60,8 @@ pub struct Attached {
 /// The loaded probe. Dropping it detaches everything.
 pub struct Probe {
     pub(super) ebpf: Ebpf,
+    /// Id of the function that the listing of descriptors attaches to.
+    pub(super) task_file: Option<u32>,
     attached: Attached,
 }
 
@@ -71,7 +74,7 @@ impl Probe {
         if !nix::unistd::geteuid().is_root() && !has_bpf_capability() {
             return Err(ProbeError::NotPermitted);
         }
-        let mut offsets = offsets::resolve()?;
+        let Resolved { mut offsets, task_file } = offsets::resolve()?;
         if options.errno {
             tracefs::with(|visible| {
                 if let Ok(path) = visible {
@@ -80,7 +83,7 @@ impl Probe {
             });
         }
         let ebpf = load_object(options, &offsets)?;
-        Ok(Self { ebpf, attached: Attached::default() })
+        Ok(Self { ebpf, task_file, attached: Attached::default() })
     }
 
     /// Loads and attaches everything this kernel takes.
@@ -261,4 +264,15 @@ fn io_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         at = error.source();
     }
     None
+}
+
+/// Gives memory back that loading needed: the kernel's types are read as one large block, and what is freed would
+/// otherwise stay with the process for good.
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time; it only returns free pages to the kernel.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
 }

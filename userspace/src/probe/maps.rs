@@ -1,46 +1,10 @@
 //! The probe's maps, as typed handles.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use bindwatch_probe::abi::counter;
-use tokio::io::unix::AsyncFd;
 
-use super::{Probe, ProbeError};
+use super::{Probe, ProbeError, Ring};
 use crate::event::{Cookie, ProcessKey};
-
-/// The event ring.
-pub struct Ring(RingBuf<MapData>);
-
-impl Ring {
-    /// Hands the next record to `read`; None when the ring is empty.
-    pub fn next<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        self.0.next().map(|record| read(&record))
-    }
-
-    /// The ring, with the runtime told to watch for its bell. Needs a runtime.
-    ///
-    /// # Errors
-    /// When the runtime cannot watch it.
-    #[expect(unsafe_code, reason = "the runtime wants a promise about the descriptor")]
-    pub fn watched(self) -> std::io::Result<AsyncFd<Self>> {
-        // SAFETY: the descriptor is owned by the map inside, which is never replaced: it stays open and the same one
-        // until the ring, and with it the registration, is dropped.
-        unsafe { AsyncFd::register(self) }.map_err(|error| error.into_parts().1)
-    }
-}
-
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Ring {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
 
 /// The reader's wish to be woken.
 pub struct Idle(Array<MapData, u32>);
@@ -99,8 +63,9 @@ impl Probe {
     /// # Errors
     /// The second time.
     pub fn ring(&mut self) -> Result<Ring, ProbeError> {
-        let map = self.ebpf.take_map("RING").ok_or_else(|| missing("RING"))?;
-        RingBuf::try_from(map).map(Ring).map_err(|error| refused(&error))
+        let Some(Map::RingBuf(map)) = self.ebpf.take_map("RING") else { return Err(missing("RING")) };
+        let size = map.info().map_err(|error| refused(&error))?.max_entries();
+        Ring::new(map, size).map_err(|error| ProbeError::Object { reason: format!("the ring: {error}") })
     }
 
     /// The reader's bell. Once.

@@ -8,12 +8,14 @@ pub mod hooks;
 mod load;
 mod maps;
 mod offsets;
+mod ring;
 mod task_files;
 pub mod tracefs;
 
-pub use load::{Attached, Options, Probe, Refused};
-pub use maps::{Counters, Idle, Owners, Ring};
+pub use load::{Attached, Options, Probe, Refused, release_memory};
+pub use maps::{Counters, Idle, Owners};
 pub use offsets::VMLINUX;
+pub use ring::Ring;
 pub use task_files::FileRow;
 
 /// Why the probe could not be used. Each message says what to do.

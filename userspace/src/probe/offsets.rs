@@ -39,7 +39,7 @@ const STRUCTS: [&str; 19] = [
 ///
 /// # Errors
 /// When the kernel has no BTF, or lacks a field that the probe cannot do without.
-pub(super) fn resolve() -> Result<Offsets, ProbeError> {
+pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
     let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
     let offsets = from_btf(&btf);
@@ -60,8 +60,19 @@ pub(super) fn resolve() -> Result<Offsets, ProbeError> {
     ];
     match needed.iter().find(|(_, offset)| *offset == ABSENT) {
         Some((field, _)) => Err(ProbeError::NoField { field }),
-        None => Ok(offsets),
+        None => Ok(Resolved { offsets, task_file: btf.function(TASK_FILE) }),
     }
+}
+
+/// The function that an `iter/task_file` program attaches to.
+pub(super) const TASK_FILE: &str = "bpf_iter_task_file";
+
+/// What the kernel's BTF tells.
+pub(super) struct Resolved {
+    /// Where its fields are.
+    pub(super) offsets: Offsets,
+    /// The id of [`TASK_FILE`], where it exists.
+    pub(super) task_file: Option<u32>,
 }
 
 fn from_btf(btf: &Btf<'_>) -> Offsets {
@@ -153,6 +164,8 @@ fn field_offset(format: &str, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
     use super::*;
 
     #[test]
@@ -167,7 +180,7 @@ mod tests {
 
     #[test]
     fn resolves_every_field_on_the_running_kernel() {
-        let offsets = resolve().unwrap_or_else(|error| panic!("{error}"));
+        let Resolved { offsets, task_file } = resolve().unwrap();
         assert_eq!(offsets.skc_family, 16, "sock_common begins with two addresses, a hash and two ports");
         assert!(
             offsets.skc_reuse.mask == 0xf

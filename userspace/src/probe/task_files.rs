@@ -3,10 +3,12 @@
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use aya::Btf;
 use aya::programs::Iter;
 use aya::programs::iter::IterLink;
+use aya::{Btf, Endianness};
 
+use super::btf::blob_with_function;
+use super::offsets::TASK_FILE;
 use super::{Probe, ProbeError};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, ProcessKey, Uid};
 use crate::wire;
@@ -54,7 +56,11 @@ impl Probe {
         let program: &mut Iter =
             program.try_into().map_err(|error: aya::programs::ProgramError| refused(&error))?;
         if program.fd().is_err() {
-            let btf = Btf::from_sys_fs().map_err(|error| refused(&error))?;
+            let id = self
+                .task_file
+                .ok_or_else(|| ProbeError::Iterator { reason: format!("this kernel has no {TASK_FILE}") })?;
+            let blob = blob_with_function(TASK_FILE, id);
+            let btf = Btf::parse(&blob, Endianness::default()).map_err(|error| refused(&error))?;
             program.load("task_file", &btf).map_err(|error| refused(&error))?;
         }
         let link = program.attach().map_err(|error| refused(&error))?;

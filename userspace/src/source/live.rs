@@ -15,7 +15,7 @@ use crate::cgroup2;
 use crate::clock;
 use crate::enrich::{Enricher, Fact, Processes};
 use crate::event::{Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, Lost, ProcessKey, Seq};
-use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring};
+use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring, release_memory};
 use crate::wire::{self, Record, Stamped};
 
 /// How often the ring is looked into while records come.
@@ -91,6 +91,7 @@ impl Live {
             unsettled: None,
         };
         live.take_inventory(events)?;
+        release_memory();
         Ok(live)
     }
 
