@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::wait::Deadline;
 
+/// When this variable is set, folders stay: a test may have dropped its own before it fails.
+const KEEP: &str = "BINDWATCH_TEST_KEEP";
+
 /// A folder that everybody may enter and the test's own user may write; removed when dropped, unless the test failed.
 #[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
@@ -80,8 +83,8 @@ pub fn cgroup_of(pid: u32) -> String {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // The log in it is what a failed test is understood by.
+        // The log in it is what a failed test is understood by.
+        if std::thread::panicking() || std::env::var_os(KEEP).is_some() {
             self.0.disable_cleanup(true);
             eprintln!("kept: {}", self.path().display());
         }
