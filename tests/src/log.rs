@@ -1,7 +1,7 @@
 //! An event log as a test reads it: lines of JSON, no more.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::command::Run;
 use crate::report::Report;
 use crate::wait::{Deadline, Process, readable};
+
+/// Longest line that [`Log::last_line`] gives whole, bytes.
+const LINE_MAX: u64 = 1 << 16;
 
 /// A log file.
 #[derive(Clone, Debug)]
@@ -58,6 +61,21 @@ impl Log {
         let mut lines = Vec::new();
         self.each(needle, |line| lines.push(line));
         lines
+    }
+
+    /// The last line, whole or not.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    #[must_use]
+    #[track_caller]
+    pub fn last_line(&self) -> String {
+        let mut file = File::open(&self.0).expect("a log");
+        let length = file.metadata().expect("a length").len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LINE_MAX))).expect("a place in the log");
+        let mut end = Vec::new();
+        file.read_to_end(&mut end).expect("a log that can be read");
+        String::from_utf8_lossy(&end).lines().next_back().unwrap_or_default().to_owned()
     }
 
     /// Waits until `count` whole lines that contain `needle` satisfy `wanted`, and gives them. Fails when the process
@@ -142,6 +160,5 @@ pub(crate) fn drain(watch: &OwnedFd) {
 }
 
 fn contains(line: &[u8], needle: &str) -> bool {
-    let needle = needle.as_bytes();
-    needle.is_empty() || line.windows(needle.len()).any(|window| window == needle)
+    str::from_utf8(line).is_ok_and(|line| line.contains(needle))
 }

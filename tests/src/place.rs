@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::wait::Deadline;
 
-/// A folder that everybody may enter and the test's own user may write; removed when dropped.
+/// When this variable is set, folders stay: a test may have dropped its own before it fails.
+const KEEP: &str = "BINDWATCH_TEST_KEEP";
+
+/// A folder that everybody may enter and the test's own user may write; removed when dropped, unless the test failed.
 #[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
@@ -76,6 +79,16 @@ pub fn cgroup2() -> PathBuf {
 pub fn cgroup_of(pid: u32) -> String {
     let lines = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a process that lives");
     lines.lines().find_map(|line| line.strip_prefix("0::")).expect("a cgroup2 path").to_owned()
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // The log in it is what a failed test is understood by.
+        if std::thread::panicking() || std::env::var_os(KEEP).is_some() {
+            self.0.disable_cleanup(true);
+            eprintln!("kept: {}", self.path().display());
+        }
+    }
 }
 
 /// A cgroup that is removed when dropped; processes still in it are killed.

@@ -82,7 +82,7 @@ fn a_disk_that_fills_up_ends_the_recording_and_leaves_what_was_written() {
     let script = r#"
         set -u
         mount -t tmpfs -o size=1m tmpfs "$1"
-        "$2" record --output "$1/log.jsonl" --ready-file "$1/ready" --duration 120s &
+        "$2" record --quiet --output "$1/log.jsonl" --ready-file "$1/ready" --duration 120s &
         recorder=$!
         while [ ! -e "$1/ready" ]; do kill -0 $recorder || exit 99; done
         "$3" 100 100 "$4" > /dev/null

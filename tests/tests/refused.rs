@@ -68,14 +68,32 @@ fn a_connection_that_was_closed_here_leaves_time_wait() {
     server.ok(&format!("close {connection}"));
     server.ok(&format!("close {}", listener.id));
     client.ok("close 1");
-    let server_pid = u64::from(server.pid());
     let mut next = Actor::new();
     assert_eq!(next.err(&format!("bind tcp {address}:8000 listen")), "EADDRINUSE");
     recording.fence();
     let finding = recording.stop().report().only(address, 8000);
     assert_eq!((finding.kind(), finding.cause()), ("refused", Some("time-wait")));
     assert_eq!(finding.holders().len(), 0, "nobody holds a TIME_WAIT");
-    assert_eq!(finding.0["last_owner"]["pid"], server_pid);
+}
+
+#[test]
+fn the_last_owner_of_a_connections_port_is_known() {
+    let recording = Recording::start();
+    let address = loopback();
+    let (mut server, mut client) = (Actor::new(), Actor::new());
+    let listener = server.bind(&format!("tcp {address}:8000 listen"));
+    let port = client.ok(&format!("connect tcp {address}:8000")).number("port");
+    let connection = server.ok(&format!("accept {}", listener.id)).number("id");
+    client.ok("close 1");
+    server.ok(&format!("close {connection}"));
+    // What a connection is bound to is an address of the machine, chosen with the port.
+    let victim = Actor::new().err(&format!("bind tcp 127.0.0.1:{port}"));
+    assert_eq!(victim, "EADDRINUSE");
+    recording.fence();
+    let finding = recording.stop().report().only(std::net::Ipv4Addr::LOCALHOST, port);
+    assert_eq!((finding.kind(), finding.cause()), ("refused", Some("time-wait")));
+    assert_eq!(finding.holders().len(), 0);
+    assert_eq!(finding.0["last_owner"]["pid"], u64::from(client.pid()));
 }
 
 #[test]

@@ -38,6 +38,18 @@ fn a_report_depends_on_the_log_and_on_nothing_else() {
 }
 
 #[test]
+fn a_recording_and_its_log_tell_the_same_to_the_byte() {
+    let recording = Recording::start();
+    let address = loopback();
+    let mut one = Actor::new();
+    one.bind(&format!("tcp {address}:8000 listen"));
+    assert_eq!(Actor::new().err(&format!("bind tcp {address}:8000")), "EADDRINUSE");
+    recording.fence();
+    let finished = recording.stop();
+    assert_eq!(finished.live().to_string(), finished.log.report().to_string());
+}
+
+#[test]
 fn the_findings_in_the_log_are_those_of_its_report() {
     let recording = Recording::start();
     let address = loopback();

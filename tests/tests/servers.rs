@@ -119,14 +119,14 @@ frontend one
     );
     let server = Server::start(folder.path(), ["haproxy", "-W", "-db", "-f", "haproxy.cfg"]);
     recording.wait_for(address, "listen", 1);
-    assert!(ask(address).starts_with("HTTP/1.0 200"));
+    assert!(ask(address).starts_with("HTTP/1.1 200"));
     let old: Vec<Process> = children(server.pid()).into_iter().map(Process::of).collect();
     assert!(!old.is_empty(), "a worker");
     server.started.process.signal(Signal::USR2);
     for worker in old {
         assert!(worker.ended(Deadline::patient()), "the old worker goes");
     }
-    assert!(ask(address).starts_with("HTTP/1.0 200"));
+    assert!(ask(address).starts_with("HTTP/1.1 200"));
     recording.fence();
     let found = recording.stop().report().at(address);
     assert!(found.iter().all(|finding| finding.severity() == "note"), "{found:#?}");
