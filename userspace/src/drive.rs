@@ -8,6 +8,7 @@ use crate::ledger::finding::FindingId;
 use crate::ledger::{Ledger, Settings};
 use crate::log::{End, WriteError, Writer};
 use crate::sink::json;
+use crate::sink::notices::Unseen;
 
 /// Writes events to a log and judges them.
 pub struct Recorder {
@@ -22,6 +23,7 @@ pub struct Recorder {
     /// Findings that have a line in the log.
     written: BTreeSet<FindingId>,
     last: BootTime,
+    unseen: Unseen,
     dirty: bool,
 }
 
@@ -38,6 +40,7 @@ impl Recorder {
             stale: BTreeSet::new(),
             written: BTreeSet::new(),
             last: BootTime(0),
+            unseen: Unseen::default(),
             dirty: false,
         }
     }
@@ -46,6 +49,7 @@ impl Recorder {
     pub fn take(&mut self, events: &mut Vec<Event>) {
         for event in events.drain(..) {
             self.last = self.last.max(event.at);
+            self.unseen.event(&event);
             if let Some(writer) = &mut self.writer
                 && let Err(error) = writer.event(&event)
             {
@@ -91,6 +95,12 @@ impl Recorder {
     #[must_use]
     pub const fn last(&self) -> BootTime {
         self.last
+    }
+
+    /// What no inventory could look into.
+    #[must_use]
+    pub const fn unseen(&self) -> &Unseen {
+        &self.unseen
     }
 
     /// Ends the log in order and hands over the ledger.

@@ -11,7 +11,7 @@ use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::drive::Recorder;
 use crate::enrich::Processes;
-use crate::event::{Body, Event, ProcessKey};
+use crate::event::{Body, BootTime, Event, ProcessKey};
 use crate::judge::Rules;
 use crate::ledger::Ledger;
 use crate::log::{self, Header, Host, RefusedHook, Writer};
@@ -27,7 +27,7 @@ pub struct Recording {
     diagnostics: Option<aya_log::EbpfLogger<&'static dyn ::log::Log>>,
     host: Host,
     clock: Anchors,
-    start: crate::event::BootTime,
+    start: BootTime,
     output: std::path::PathBuf,
     broken: bool,
 }
@@ -58,10 +58,10 @@ impl Recording {
         };
         let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
         let processes = Processes::new(args.cmdline, mask);
-        let start = clock::boot_now();
         let mut events = Vec::new();
         let mut live = Live::start(&options, processes, &mut events)?;
         let clock = Anchors::now();
+        let start = BootTime(clock.boot_ns);
         let host = Host::of_this_machine();
         let header = header(&host, clock, live.attached(), &rules, args);
         let writer = Writer::new(log::create(&args.output)?, &header, args.max_size)?;
@@ -141,13 +141,17 @@ impl Recording {
         let Self { live, recorder, host, clock, start, output, mut broken, .. } = self;
         // The programs go first: nothing is held up by what is still to be written.
         drop(live);
+        let unseen = recorder.unseen().sentence();
         let (ledger, failure) = recorder.end(reason, end);
         if let Some(failure) = failure {
             say(&format!("{}: {failure}", output.display()));
             broken = true;
         }
         let window = Window { start, end, complete: !broken };
-        let report = sink::report_of(&ledger, host, clock, window, show_secrets);
+        let mut report = sink::report_of(&ledger, host, clock, window, show_secrets);
+        if let Some(unseen) = unseen {
+            report.notice(&unseen);
+        }
         Ok(Outcome { report, broken, ledger })
     }
 

@@ -7,14 +7,17 @@ use super::{EXIT_FOUND, UsageError, available_format};
 use crate::cli::{Format, Globals, ReportArgs};
 use crate::clock::Anchors;
 use crate::config::Config;
+use crate::drive::Recorder;
 use crate::event::BootTime;
 use crate::judge::Rules;
-use crate::ledger::Ledger;
 use crate::ledger::finding::{Finding, Holder};
 use crate::log::Reader;
-use crate::sink::notices::{self, Unseen};
+use crate::sink::notices;
 use crate::sink::{Report, Window, escape, report_of, text};
 use crate::source;
+
+/// Events that are handed on at once.
+const BATCH: usize = 512;
 
 /// Runs the verb.
 pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
@@ -48,22 +51,23 @@ fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Res
     let header = reader.header().clone();
     let clock = header.clock;
     let start = BootTime(clock.boot_ns);
-    let mut ledger = Ledger::new(Rules::resolve(&args.judge, config, header.rules).into());
-    let mut unseen = Unseen::default();
-    let mut changed = Vec::new();
-    let mut last = start;
+    let rules = Rules::resolve(&args.judge, config, header.rules);
+    let mut recorder = Recorder::new(None, rules.into(), clock);
+    let mut batch = Vec::with_capacity(BATCH);
     for event in reader.by_ref() {
-        let event = event?;
-        last = last.max(event.at);
-        unseen.event(&event);
-        changed.clear();
-        ledger.apply(&event, &mut changed);
+        batch.push(event?);
+        if batch.len() == BATCH {
+            recorder.take(&mut batch);
+        }
     }
+    recorder.take(&mut batch);
     let ending = reader.ending();
-    let end = ending.end.as_ref().map_or(last, |end| end.at.max(last));
+    let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
+    let unseen = recorder.unseen().sentence();
+    let (ledger, _) = recorder.end("replayed", end);
     let window = Window { start, end, complete: ending.complete() };
     let mut report = report_of(&ledger, header.host, clock, window, args.show_secrets);
-    for notice in notices::of_ending(ending).iter().chain(&unseen.sentence()) {
+    for notice in notices::of_ending(ending).iter().chain(&unseen) {
         report.notice(notice);
     }
     Ok(report.keeping(|finding| wanted(finding, args, clock, start)))
