@@ -41,7 +41,11 @@ fn actor() {
         let directory = job.directory().to_owned();
         let ended = job.end();
         let left: Vec<String> = ended.left.iter().map(|process| process.tgid.to_string()).collect();
-        say(&format!("@end {status} removed={} left={}", ended.removed && !directory.exists(), left.join(",")));
+        say(&format!(
+            "@end {status} removed={} left={}",
+            ended.removed && !directory.exists(),
+            left.join(",")
+        ));
         status
     });
     std::process::exit(status);
@@ -58,6 +62,8 @@ struct Actor {
     child: Child,
     stdin: Option<ChildStdin>,
     out: BufReader<ChildStdout>,
+    /// Lines that were read and nobody asked for yet: the actor's and its command's come in any order.
+    unasked: Vec<String>,
     directory: PathBuf,
     cgroup: String,
 }
@@ -79,7 +85,10 @@ impl Actor {
 
     /// With a `program` that ends in becoming this one.
     fn start_with(mut program: Command, command: &[&str], user: Option<&str>) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "these tests make cgroups and change users: run them as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make cgroups and change users: run them as root"
+        );
         program.env(COMMAND, command.join(&SEPARATOR.to_string())).args(["--exact", "actor", "--nocapture"]);
         if let Some(user) = user {
             program.env(USER, user);
@@ -88,20 +97,22 @@ impl Actor {
             program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take();
         let out = BufReader::new(child.stdout.take().unwrap());
-        let mut actor = Self { child, stdin, out, directory: PathBuf::new(), cgroup: String::new() };
+        let mut actor =
+            Self { child, stdin, out, unasked: Vec::new(), directory: PathBuf::new(), cgroup: String::new() };
         let said = actor.until("@cgroup ");
         let (directory, cgroup) = said.split_once(' ').unwrap();
         (actor.directory, actor.cgroup) = (directory.into(), cgroup.into());
         actor
     }
 
-    /// Reads up to a line that begins so; returns the rest of that line.
+    /// Reads until there is a line that begins so; returns the rest of that line.
     fn until(&mut self, prefix: &str) -> String {
         loop {
-            let line = self.line();
-            if let Some(rest) = line.strip_prefix(prefix) {
-                return rest.to_owned();
+            if let Some(at) = self.unasked.iter().position(|line| line.starts_with(prefix)) {
+                return self.unasked.remove(at).split_off(prefix.len());
             }
+            let line = self.line();
+            self.unasked.push(line);
         }
     }
 
@@ -123,14 +134,7 @@ impl Actor {
     /// Waits for the end; standard input is closed.
     fn end(mut self) -> Ended {
         drop(self.stdin.take());
-        let mut lines = Vec::new();
-        let ended = loop {
-            let line = self.line();
-            match line.strip_prefix("@end ") {
-                Some(ended) => break ended.to_owned(),
-                None => lines.push(line),
-            }
-        };
+        let ended = self.until("@end ");
         let mut err = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         let mut fields = ended.split(' ');
@@ -139,7 +143,10 @@ impl Actor {
         let left = fields.next().and_then(|field| field.strip_prefix("left=")).unwrap();
         let left = left.split(',').filter(|pid| !pid.is_empty()).map(|pid| pid.parse().unwrap()).collect();
         assert_eq!(self.child.wait().unwrap().code(), Some(status));
-        let out = lines.into_iter().filter(|line| !line.starts_with("@pid ")).collect::<Vec<_>>().join("\n");
+        // The test program's own two lines precede the actor's.
+        let commands =
+            |line: &&String| !line.starts_with("@pid ") && !line.is_empty() && *line != "running 1 test";
+        let out = self.unasked.iter().filter(commands).map(String::as_str).collect::<Vec<_>>().join("\n");
         Ended { out, err, status, left }
     }
 }
@@ -179,8 +186,16 @@ fn the_status_is_the_commands() {
         (&["sh", "-c", "exit 125"], 125, ""),
         (&["sh", "-c", "kill -KILL $$"], 128 + 9, ""),
         (&["sh", "-c", "kill -TERM $$"], 128 + 15, ""),
-        (&["no-such-command-here"], 127, "bindwatch: cannot execute no-such-command-here: not found in PATH\n"),
-        (&["/no/such\ncommand"], 127, "bindwatch: cannot execute /no/such\\ncommand: there is no such file\n"),
+        (
+            &["no-such-command-here"],
+            127,
+            "bindwatch: cannot execute no-such-command-here: not found in PATH\n",
+        ),
+        (
+            &["/no/such\ncommand"],
+            127,
+            "bindwatch: cannot execute /no/such\\ncommand: there is no such file\n",
+        ),
         (&["/etc/passwd"], 126, "bindwatch: cannot execute /etc/passwd: Permission denied (os error 13)\n"),
         (&["/"], 126, "bindwatch: cannot execute /: Permission denied (os error 13)\n"),
     ] {
@@ -195,7 +210,8 @@ fn the_status_is_the_commands() {
 
 #[test]
 fn the_command_has_the_callers_streams_and_a_cgroup_of_its_own() {
-    let mut actor = Actor::start(&["sh", "-c", "echo \"$@\"; cat; cat /proc/self/cgroup; echo e >&2", "-", "a b", "--"]);
+    let mut actor =
+        Actor::start(&["sh", "-c", "echo \"$@\"; cat; cat /proc/self/cgroup; echo e >&2", "-", "a b", "--"]);
     assert!(actor.cgroup.contains("/bindwatch-"), "{}", actor.cgroup);
     assert!(actor.directory.is_dir());
     actor.stdin.as_mut().unwrap().write_all(b"through stdin\n").unwrap();
@@ -223,7 +239,10 @@ fn privileges_are_dropped_for_good() {
          Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nCapEff:\t0000000000000000\n"
     );
     assert!(ended.out.starts_with(&expected), "{}", ended.out);
-    assert!(ended.out.lines().any(|line| line == format!("0::{cgroup}")), "it joined before it lost the right to");
+    assert!(
+        ended.out.lines().any(|line| line == format!("0::{cgroup}")),
+        "it joined before it lost the right to"
+    );
 }
 
 #[test]
@@ -250,7 +269,9 @@ fn who_is_left_is_named_and_moved_out() {
 
 #[test]
 fn signals_reach_the_command() {
-    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+    for signal in
+        [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT]
+    {
         let name = signal.as_str().trim_start_matches("SIG");
         // The shell runs its trap between the reads of its standard input.
         let script = format!("trap 'echo got; exit 7' {name}; echo up; while :; do read -r x || :; done");
@@ -277,7 +298,8 @@ fn ignored_signals_stay_ignored() {
     let mut program = Command::new("bash");
     let exe = std::env::current_exe().unwrap();
     program.args(["-c", "trap '' HUP; exec \"$@\"", "-", exe.to_str().unwrap()]);
-    let mut actor = Actor::start_with(program, &["sh", "-c", "grep ^SigIgn /proc/self/status; echo up; read -r x"], None);
+    let mut actor =
+        Actor::start_with(program, &["sh", "-c", "grep ^SigIgn /proc/self/status; echo up; read -r x"], None);
     let ignored = actor.until("SigIgn:\t");
     assert_eq!(u64::from_str_radix(&ignored, 16).unwrap() & 1, 1, "SIGHUP: {ignored}");
     actor.until("up");
