@@ -62,6 +62,8 @@ struct Actor {
     child: Child,
     stdin: Option<ChildStdin>,
     out: BufReader<ChildStdout>,
+    /// Lines that were read and nobody asked for yet: the actor's and its command's come in any order.
+    unasked: Vec<String>,
     directory: PathBuf,
     cgroup: String,
 }
@@ -95,20 +97,22 @@ impl Actor {
             program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take();
         let out = BufReader::new(child.stdout.take().unwrap());
-        let mut actor = Self { child, stdin, out, directory: PathBuf::new(), cgroup: String::new() };
+        let mut actor =
+            Self { child, stdin, out, unasked: Vec::new(), directory: PathBuf::new(), cgroup: String::new() };
         let said = actor.until("@cgroup ");
         let (directory, cgroup) = said.split_once(' ').unwrap();
         (actor.directory, actor.cgroup) = (directory.into(), cgroup.into());
         actor
     }
 
-    /// Reads up to a line that begins so; returns the rest of that line.
+    /// Reads until there is a line that begins so; returns the rest of that line.
     fn until(&mut self, prefix: &str) -> String {
         loop {
-            let line = self.line();
-            if let Some(rest) = line.strip_prefix(prefix) {
-                return rest.to_owned();
+            if let Some(at) = self.unasked.iter().position(|line| line.starts_with(prefix)) {
+                return self.unasked.remove(at).split_off(prefix.len());
             }
+            let line = self.line();
+            self.unasked.push(line);
         }
     }
 
@@ -130,14 +134,7 @@ impl Actor {
     /// Waits for the end; standard input is closed.
     fn end(mut self) -> Ended {
         drop(self.stdin.take());
-        let mut lines = Vec::new();
-        let ended = loop {
-            let line = self.line();
-            match line.strip_prefix("@end ") {
-                Some(ended) => break ended.to_owned(),
-                None => lines.push(line),
-            }
-        };
+        let ended = self.until("@end ");
         let mut err = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         let mut fields = ended.split(' ');
@@ -146,7 +143,10 @@ impl Actor {
         let left = fields.next().and_then(|field| field.strip_prefix("left=")).unwrap();
         let left = left.split(',').filter(|pid| !pid.is_empty()).map(|pid| pid.parse().unwrap()).collect();
         assert_eq!(self.child.wait().unwrap().code(), Some(status));
-        let out = lines.into_iter().filter(|line| !line.starts_with("@pid ")).collect::<Vec<_>>().join("\n");
+        // The test program's own two lines precede the actor's.
+        let commands =
+            |line: &&String| !line.starts_with("@pid ") && !line.is_empty() && *line != "running 1 test";
+        let out = self.unasked.iter().filter(commands).map(String::as_str).collect::<Vec<_>>().join("\n");
         Ended { out, err, status, left }
     }
 }

@@ -250,11 +250,19 @@ pub struct ReportArgs {
   bindwatch list --format json | jq '.sockets[] | select(.port == 8080)'
   bindwatch list --fail-on co-bind
 
+An endpoint marked ! is shared by processes that have nothing to do with each other; = is shared otherwise.
+
 Exit code: 0, or 1 when --fail-on matched.")]
 pub struct ListArgs {
     /// Only these: 127.0.0.1:80, [::1]:80, :80, tcp/…, udp/…; a bare address is every port on it
     #[arg(value_name = "ADDRESS[:PORT]")]
     pub targets: Vec<Target>,
+    /// Also sockets that are connected
+    #[arg(short, long)]
+    pub all: bool,
+    /// Also what is left of ended connections (TIME_WAIT)
+    #[arg(long)]
+    pub time_wait: bool,
     /// Do not mask what looks like a password, token or key
     #[arg(long)]
     pub show_secrets: bool,
@@ -278,6 +286,9 @@ pub struct CheckArgs {
     /// Wait until all are free, this long at most
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub wait: Option<Duration>,
+    /// Ask for a bind with SO_REUSEADDR, which TIME_WAIT does not keep from its port
+    #[arg(long)]
+    pub reuse_addr: bool,
     /// Do not mask what looks like a password, token or key
     #[arg(long)]
     pub show_secrets: bool,

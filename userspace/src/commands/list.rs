@@ -1,10 +1,189 @@
-//! `bindwatch list`
+//! `bindwatch list`: who holds what now, from the kernel's socket tables.
 
+use std::io;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
-use crate::cli::{Globals, ListArgs};
+use super::census::Census;
+use super::{EXIT_FOUND, available_format};
+use crate::cli::{Globals, ListArgs, Place, Target};
+use crate::clock::{self, Anchors};
+use crate::config::Config;
+use crate::event::{
+    Body, BootTime, Event, Hook, Inventory as Boundary, InventoryPhase, Process, Protocol, Seq, SocketFacts,
+    TcpState,
+};
+use crate::judge::Rules;
+use crate::ledger::Ledger;
+use crate::ledger::finding::Finding;
+use crate::log::Host;
+use crate::probe::{Options, Probe};
+use crate::recording::say;
+use crate::sink::words::plural;
+use crate::sink::{Report, Stats, Window, text};
+use crate::source::sockets::{Inventory, InventorySocket, Scope, States, Tables};
+
+/// Sockets up to which the reuse bits of all are read. Beyond it, only when two sockets are on one port: what reads
+/// them costs as much as everything else here together.
+const OPTIONS_ALWAYS: usize = 4096;
+/// Ring buffer of a probe that only lists, bytes: the smallest there is.
+const RING_BYTES: u32 = 4096;
 
 /// Runs the verb.
-pub(super) fn run(_args: &ListArgs, _globals: &Globals) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("list is not available in this version")
+pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    let format = available_format(globals)?;
+    let config = Config::load(globals.config.as_deref())?;
+    let start = clock::boot_now();
+    let mut tables = Tables::open()?;
+    let mut inventory = tables.inventory(states(args), Scope::Every)?;
+    inventory.sockets.retain(|socket| is_shown(socket, args));
+    let unread = if wants_options(&inventory) { read_options(&mut inventory) } else { Some(Unread::Many) };
+    let mut census = Census::open()?;
+    let ownerless = inventory.sockets.iter().filter(|socket| socket.ownerless()).count();
+    let hidden = inventory.hidden_processes > 0;
+    let judged: Vec<InventorySocket> = on_shared_ports(&inventory.sockets).cloned().collect();
+    let (listing, processes) = census.listing(inventory.sockets, tables.own_netns(), hidden);
+    let end = clock::boot_now();
+    let rules = Rules::resolve(&args.judge, &config, Rules::default());
+    let findings = judge(rules, processes, &judged, end);
+    let stats = Stats { sockets: listing.sockets.len() as u64, ..Stats::default() };
+    let window = Window { start, end, complete: inventory.unseen.is_empty() && !hidden };
+    let mut report = Report::new(Host::of_this_machine(), Anchors::now(), window, stats, args.show_secrets);
+    let mut notices: Vec<String> =
+        inventory.unseen.iter().map(|what| format!("not looked into: {what}")).collect();
+    if hidden && ownerless > 0 {
+        let sockets = plural(ownerless as u64, "socket");
+        notices.push(format!(
+            "the processes of {sockets} cannot be seen; as root they can: sudo bindwatch list"
+        ));
+    }
+    notices.extend(unread.filter(|_| !judged.is_empty() || globals.verbose > 0).map(|why| why.sentence()));
+    let is_text = format == crate::cli::Format::Text;
+    for notice in &notices {
+        // Above a table they would be in the way of what reads it; standard error is for people.
+        match is_text {
+            true if globals.quiet => {}
+            true => say(notice),
+            false => report.notice(notice),
+        }
+    }
+    let report = report.with_findings(findings, 0).with_sockets(listing);
+    let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
+    report.write(format, style, &mut io::stdout().lock())?;
+    let fail_on = args.judge.fail_on.as_ref().or(config.fail_on.as_ref());
+    let failed =
+        fail_on.is_some_and(|fail_on| report.findings().iter().any(|finding| fail_on.matches(finding)));
+    Ok(if failed { ExitCode::from(EXIT_FOUND) } else { ExitCode::SUCCESS })
+}
+
+fn states(args: &ListArgs) -> States {
+    let mut states = States::LISTEN.and(States::BOUND);
+    if args.all {
+        states = states.and(States::CONNECTED);
+    }
+    if args.time_wait {
+        states = states.and(States::TIME_WAIT);
+    }
+    states
+}
+
+fn is_shown(socket: &InventorySocket, args: &ListArgs) -> bool {
+    args.targets.is_empty() || args.targets.iter().any(|target| matches(target, &socket.socket))
+}
+
+/// Whether a user who asks for `target` wants to see `socket`: what is bound to the address, or takes it in.
+fn matches(target: &Target, socket: &SocketFacts) -> bool {
+    let here = match &target.place {
+        Place::Every => true,
+        Place::Only(addresses) => addresses.iter().any(|address| takes_in(socket, *address)),
+    };
+    here && target.port.is_none_or(|port| port == socket.port)
+        && target.protocol.is_none_or(|protocol| protocol == socket.protocol)
+}
+
+fn takes_in(socket: &SocketFacts, address: IpAddr) -> bool {
+    let own = socket.address.to_canonical();
+    let dual = own.is_ipv6() && own.is_unspecified() && !socket.options.v6_only;
+    let same_plane = own.is_ipv4() == address.to_canonical().is_ipv4();
+    own == address.to_canonical() || own.is_unspecified() && !address.is_unspecified() && (same_plane || dual)
+}
+
+/// Why the reuse bits are not known.
+enum Unread {
+    /// There are many sockets and none share a port.
+    Many,
+    /// The probe does not load.
+    Refused(String),
+}
+
+impl Unread {
+    fn sentence(&self) -> String {
+        match self {
+            Self::Many => {
+                format!(
+                    "SO_REUSEADDR and SO_REUSEPORT were not read: more than {OPTIONS_ALWAYS} sockets, no shared port"
+                )
+            }
+            Self::Refused(why) => format!("SO_REUSEADDR and SO_REUSEPORT are not known: {why}"),
+        }
+    }
+}
+
+fn wants_options(inventory: &Inventory) -> bool {
+    inventory.sockets.len() <= OPTIONS_ALWAYS || on_shared_ports(&inventory.sockets).next().is_some()
+}
+
+/// Reads the options of all sockets by the probe's listing; why not, where that cannot be.
+fn read_options(inventory: &mut Inventory) -> Option<Unread> {
+    if inventory.sockets.is_empty() {
+        return None;
+    }
+    let options = Options { ring_bytes: RING_BYTES, errno: false, diagnostics: false };
+    match Probe::load(&options).and_then(|mut probe| probe.task_files()) {
+        Ok(descriptors) => {
+            inventory.complete(&descriptors);
+            None
+        }
+        Err(error) => Some(Unread::Refused(error.to_string())),
+    }
+}
+
+/// The sockets that have their port, of one protocol and network namespace, not for themselves. They are in order.
+fn on_shared_ports(sockets: &[InventorySocket]) -> impl Iterator<Item = &InventorySocket> {
+    let port = |socket: &InventorySocket| (socket.socket.netns, socket.socket.protocol, socket.socket.port);
+    let holds = |socket: &&InventorySocket| {
+        let at_rest = matches!(socket.state, TcpState::Listen | TcpState::Close);
+        socket.socket.port != 0 && (at_rest || socket.socket.protocol != Protocol::Tcp)
+    };
+    let groups = sockets.chunk_by(move |a, b| port(a) == port(b));
+    groups.flat_map(move |group| {
+        let several = group.iter().filter(holds).nth(1).is_some();
+        group.iter().filter(holds).filter(move |_| several)
+    })
+}
+
+/// What a ledger says of sockets that share ports. A socket without a process to be seen could be anybody's: it proves
+/// nothing.
+fn judge(rules: Rules, processes: Vec<Process>, sockets: &[InventorySocket], at: BootTime) -> Vec<Finding> {
+    if sockets.is_empty() {
+        return Vec::new();
+    }
+    let mut ledger = Ledger::new(rules.into());
+    let mut changed = Vec::new();
+    let boundary = |phase| Body::Inventory(Boundary { phase, unseen: Vec::new() });
+    let people = processes.into_iter().map(|process| (Hook::Proc, Body::Process(process)));
+    let owned = sockets.iter().filter(|socket| !socket.holders.is_empty());
+    let found = owned.map(|socket| (Hook::SockDiag, Body::Socket(socket.found())));
+    let begin = std::iter::once((Hook::Bindwatch, boundary(InventoryPhase::Begin)));
+    let end = std::iter::once((Hook::Bindwatch, boundary(InventoryPhase::End)));
+    for (seq, (hook, body)) in (1..).zip(people.chain(begin).chain(found).chain(end)) {
+        ledger.apply(&Event { seq: Seq(seq), at, hook, body }, &mut changed);
+    }
+    let mut findings: Vec<Finding> = ledger.findings().collect();
+    for finding in &mut findings {
+        // There is no log that these numbers would be of, and one instant is no duration.
+        finding.evidence.clear();
+        finding.overlap = None;
+    }
+    findings
 }

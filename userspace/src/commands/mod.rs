@@ -1,5 +1,6 @@
 //! The verbs: each chooses its sources and sinks. Here they are called, and their outcome becomes an exit code.
 
+mod census;
 mod check;
 mod completions;
 mod doctor;
@@ -19,6 +20,8 @@ use crate::cli::{Cli, Format, Globals, Verb};
 
 /// Exit code when findings matched `--fail-on`, or something `check` was asked about is held.
 pub const EXIT_FOUND: u8 = 1;
+/// Exit code when `check --wait` ran out.
+pub const EXIT_TIMEOUT: u8 = 124;
 /// Exit code on wrong usage.
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code when bindwatch itself fails.

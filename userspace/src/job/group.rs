@@ -25,6 +25,10 @@ const ROUNDS_MAX: usize = 16;
 /// How long processes that are ending are waited for, so that the cgroup can be removed.
 const ENDING_MAX: Duration = Duration::from_secs(1);
 
+/// How often a cgroup is looked at when nothing is heard of it: somebody else may remove it before the kernel, which
+/// holds these messages back for 10 ms, tells that it is empty.
+const RECHECK: Duration = Duration::from_secs(1);
+
 /// Why there is no cgroup for the command.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
@@ -175,11 +179,11 @@ pub(super) fn wait_until_empty(directory: &Path, longest: Option<Duration>) -> b
         if text.split(|&b| b == b'\n').any(|line| line == b"populated 0") {
             return true;
         }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
+        let left = deadline.map_or(RECHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
             return false;
         }
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let timeout = Timespec::try_from(left.min(RECHECK)).ok();
         let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], timeout.as_ref());
     }
 }

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use hold::{Holding, Socket};
 pub use kin::ENDED_MAX;
+pub use plane::conflict;
 pub use record::MEMBERS_MAX;
 pub use refuse::RELEASES_MAX;
 pub use settings::{AllowRule, RelatedBy, Settings};

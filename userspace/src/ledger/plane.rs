@@ -90,7 +90,8 @@ pub(super) fn rank(socket: &SocketFacts) -> u8 {
 
 /// Whether two sockets on one port of one namespace and protocol conflict: their addresses meet and so do their
 /// devices.
-pub(super) fn conflict(a: &SocketFacts, b: &SocketFacts) -> bool {
+#[must_use]
+pub fn conflict(a: &SocketFacts, b: &SocketFacts) -> bool {
     let (da, db) = (a.options.device.0, b.options.device.0);
     (da == db || da == 0 || db == 0) && Reach::of(a).meets(&Reach::of(b))
 }

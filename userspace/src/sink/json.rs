@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 
 use super::escape::SafeJson;
+use super::listing::{Answer, Listed, Listing, Person};
 use super::{Report, Stats, words};
 use crate::clock::Anchors;
-use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Seq};
+use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Seq, TcpState};
 use crate::ledger::finding::{Cause, Finding, HolderState, Kind, Receives, Severity};
 use crate::ledger::finding::{Holder as Held, Victim as Failed};
 use crate::log::Host;
@@ -25,7 +26,9 @@ struct Document<'a> {
     notices: &'a [String],
     findings: Vec<Shape<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sockets: Option<Vec<Holder<'a>>>,
+    targets: Option<&'a [Answer]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sockets: Option<Vec<Socket<'a>>>,
     stats: Stats,
 }
 
@@ -63,11 +66,11 @@ pub struct Shape<'a> {
     evidence: &'a [Seq],
 }
 
-/// A holder as JSON has it.
+/// A holder as JSON has it. Without a process, what tells of one is null.
 #[derive(Serialize)]
 pub struct Holder<'a> {
-    pid: u32,
-    id: ProcessKey,
+    pid: Option<u32>,
+    id: Option<ProcessKey>,
     comm: &'a str,
     exe: &'a str,
     cmdline: &'a [String],
@@ -75,8 +78,8 @@ pub struct Holder<'a> {
     uid: u32,
     cgroup: &'a str,
     container: Option<&'a str>,
-    started: String,
-    lineage: ProcessKey,
+    started: Option<String>,
+    lineage: Option<ProcessKey>,
     parents: &'a [Ancestor],
     socket_cookie: Cookie,
     socket_cookies: &'a [Cookie],
@@ -89,6 +92,22 @@ pub struct Holder<'a> {
     released_at: Option<String>,
     accepted: Option<u64>,
     inherited_from: Option<ProcessKey>,
+}
+
+/// A socket of `list` or `check`: a holder with more.
+#[derive(Serialize)]
+struct Socket<'a> {
+    protocol: Protocol,
+    netns: u32,
+    #[serde(flatten)]
+    holder: Holder<'a>,
+    user: Option<&'a str>,
+    mptcp: bool,
+    tcp_state: TcpState,
+    peer: Option<String>,
+    queued: u32,
+    expires_ms: Option<u32>,
+    options_known: bool,
 }
 
 #[derive(Serialize)]
@@ -134,9 +153,10 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
 /// `held` as JSON has it. The arguments are shown as they are: mask them before.
 #[must_use]
 pub fn holder(held: &Held, anchors: Anchors) -> Holder<'_> {
+    let known = held.process.tgid != 0;
     Holder {
-        pid: held.process.tgid,
-        id: held.process,
+        pid: known.then_some(held.process.tgid),
+        id: known.then_some(held.process),
         comm: &held.comm,
         exe: &held.exe,
         cmdline: &held.cmdline,
@@ -144,8 +164,8 @@ pub fn holder(held: &Held, anchors: Anchors) -> Holder<'_> {
         uid: held.uid.0,
         cgroup: &held.cgroup,
         container: held.container.as_deref(),
-        started: anchors.rfc3339(held.process.started()),
-        lineage: held.lineage,
+        started: known.then(|| anchors.rfc3339(held.process.started())),
+        lineage: known.then_some(held.lineage),
         parents: &held.parents,
         socket_cookie: held.socket_cookie,
         socket_cookies: &held.sockets,
@@ -158,6 +178,66 @@ pub fn holder(held: &Held, anchors: Anchors) -> Holder<'_> {
         released_at: held.released_at.map(|at| anchors.rfc3339(at)),
         accepted: held.accepted,
         inherited_from: held.inherited_from,
+    }
+}
+
+/// One entry a socket and process, and one for a socket whose process is not known.
+fn sockets(listing: &Listing, anchors: Anchors) -> Vec<Socket<'_>> {
+    let entries = listing.sockets.iter().flat_map(|listed| {
+        let mut people: Vec<Option<&Person>> = listing.holders(listed).map(Some).collect();
+        if people.is_empty() {
+            people.push(None);
+        }
+        people.into_iter().map(|person| socket(listing, listed, person, anchors))
+    });
+    entries.collect()
+}
+
+fn socket<'a>(
+    listing: &'a Listing,
+    listed: &'a Listed,
+    person: Option<&'a Person>,
+    anchors: Anchors,
+) -> Socket<'a> {
+    let facts = person.map(|person| &person.facts);
+    let uid = facts.map_or(listed.socket.uid, |facts| facts.uid);
+    let binder = listing.holders(listed).next().map(|person| person.facts.process);
+    let cookie = &listed.socket.cookie;
+    Socket {
+        protocol: listed.socket.protocol,
+        netns: listed.socket.netns.0,
+        holder: Holder {
+            pid: facts.map(|facts| facts.process.tgid),
+            id: facts.map(|facts| facts.process),
+            comm: facts.map_or("", |facts| &facts.comm),
+            exe: facts.map_or("", |facts| &facts.exe),
+            cmdline: facts.map_or(&[], |facts| &facts.cmdline),
+            cmdline_cut: facts.is_some_and(|facts| facts.cmdline_cut),
+            uid: uid.0,
+            cgroup: facts.map_or("", |facts| &facts.cgroup),
+            container: facts.and_then(|facts| facts.container.as_deref()),
+            started: facts.map(|facts| anchors.rfc3339(facts.started())),
+            lineage: facts.map(|facts| facts.lineage),
+            parents: person.map_or(&[], |person| &person.parents),
+            socket_cookie: *cookie,
+            socket_cookies: std::slice::from_ref(cookie),
+            address: listed.socket.address.to_string(),
+            port: listed.socket.port,
+            options: option_names(listed.socket.options),
+            device: (listed.socket.options.device.0 != 0).then_some(listed.socket.options.device.0),
+            state: listed.doing(),
+            bound_at: None,
+            released_at: None,
+            accepted: None,
+            inherited_from: binder.filter(|binder| facts.is_some_and(|facts| facts.process != *binder)),
+        },
+        user: listing.users.get(&uid).map(String::as_str),
+        mptcp: listed.mptcp,
+        tcp_state: listed.state,
+        peer: listed.peer.map(|peer| peer.to_string()),
+        queued: listed.queued,
+        expires_ms: listed.expires_ms,
+        options_known: listed.options_known,
     }
 }
 
@@ -190,7 +270,8 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         },
         notices: &report.notices,
         findings: report.findings.iter().map(|found| finding(found, clock)).collect(),
-        sockets: report.sockets.as_ref().map(|held| held.iter().map(|held| holder(held, clock)).collect()),
+        targets: report.targets.as_deref(),
+        sockets: report.listing.as_ref().map(|listing| sockets(listing, clock)),
         stats: report.stats,
     };
     let mut buffered = io::BufWriter::new(out);

@@ -2,6 +2,7 @@
 
 pub mod escape;
 pub mod json;
+pub mod listing;
 pub mod notices;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use crate::cli::Format;
 use crate::clock::Anchors;
 use crate::event::BootTime;
 use crate::ledger::Ledger;
-use crate::ledger::finding::{Finding, Holder};
+use crate::ledger::finding::Finding;
 use crate::log::Host;
 use crate::secrets::mask_arguments;
 
@@ -55,7 +56,8 @@ pub struct Report {
     notices: Vec<String>,
     findings: Vec<Finding>,
     left_out: usize,
-    sockets: Option<Vec<Holder>>,
+    targets: Option<Vec<listing::Answer>>,
+    listing: Option<listing::Listing>,
     show_secrets: bool,
 }
 
@@ -63,8 +65,9 @@ impl Report {
     /// A report without findings.
     #[must_use]
     pub fn new(host: Host, clock: Anchors, window: Window, stats: Stats, show_secrets: bool) -> Self {
-        let (notices, findings, left_out, sockets) = (Vec::new(), Vec::new(), 0, None);
-        Self { host, clock, window, stats, notices, findings, left_out, sockets, show_secrets }
+        let (notices, findings, left_out) = (Vec::new(), Vec::new(), 0);
+        let (targets, listing) = (None, None);
+        Self { host, clock, window, stats, notices, findings, left_out, targets, listing, show_secrets }
     }
 
     /// Says in the first lines of every format what makes this report less than whole: loss, a log cut short. One
@@ -100,14 +103,20 @@ impl Report {
         self
     }
 
-    /// Takes the sockets that `list` shows.
+    /// Takes the sockets that `list` and `check` show.
     #[must_use]
-    pub fn with_sockets(mut self, sockets: impl IntoIterator<Item = Holder>) -> Self {
-        let mut sockets: Vec<_> = sockets.into_iter().collect();
+    pub fn with_sockets(mut self, mut listing: listing::Listing) -> Self {
         if !self.show_secrets {
-            sockets.iter_mut().for_each(|holder| mask_arguments(&mut holder.cmdline));
+            listing.people.iter_mut().for_each(|person| mask_arguments(&mut person.facts.cmdline));
         }
-        self.sockets = Some(sockets);
+        self.listing = Some(listing);
+        self
+    }
+
+    /// Takes the answers of `check`.
+    #[must_use]
+    pub fn with_targets(mut self, targets: Vec<listing::Answer>) -> Self {
+        self.targets = Some(targets);
         self
     }
 
@@ -123,6 +132,8 @@ impl Report {
     /// When `out` cannot be written to, or the format is not among [`Format::AVAILABLE`].
     pub fn write(&self, format: Format, style: text::Style, out: &mut dyn Write) -> io::Result<()> {
         match format {
+            Format::Text if self.targets.is_some() => listing::write_answers(self, style, out),
+            Format::Text if self.listing.is_some() => listing::write(self, style, out),
             Format::Text => text::write(self, style, out),
             Format::Json => json::write(self, out),
             Format::Markdown | Format::Html | Format::Junit | Format::Sarif | Format::Github => {

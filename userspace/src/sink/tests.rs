@@ -9,7 +9,7 @@ use super::notices::Unseen;
 use super::*;
 use crate::event::{Ancestor, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, Uid};
 use crate::event::{Body, Event, Hook, Inventory, InventoryPhase};
-use crate::ledger::finding::{Cause, FindingId, HolderState, Kind, Receives, Victim};
+use crate::ledger::finding::{Cause, FindingId, Holder, HolderState, Kind, Receives, Victim};
 use crate::log::{End, Ending, Torn};
 
 /// Boot was at 12:30:00, and the log began ten seconds later.

@@ -33,7 +33,7 @@ pub struct Style {
 }
 
 impl Style {
-    fn severity(self, severity: Severity) -> String {
+    pub(super) fn severity(self, severity: Severity) -> String {
         let code = match severity {
             Severity::Error => "1;31",
             Severity::Warning => "33",

@@ -138,12 +138,13 @@ fn received(finding: &Finding) -> String {
 
 fn co_bind(finding: &Finding, anchors: Anchors) -> String {
     let how_long = finding.overlap.map_or_else(String::new, |ns| format!(" for {}", duration_text(ns)));
+    // Seen at one instant only (`list`), nothing is known of its beginning.
+    let since = match finding.last_seen > finding.first_seen {
+        true => format!(" since {}", clock(anchors, finding.first_seen)),
+        false => String::new(),
+    };
     let when = if finding.live {
-        format!(
-            "is shared by {} unrelated processes since {}",
-            finding.holders.len(),
-            clock(anchors, finding.first_seen)
-        )
+        format!("is shared by {} unrelated processes{since}", finding.holders.len())
     } else {
         format!("was shared by {} unrelated processes{how_long}", finding.holders.len())
     };

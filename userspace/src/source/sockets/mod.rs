@@ -16,6 +16,7 @@ pub use holders::{Held, Holdings};
 pub use netns::NetnsError;
 
 use crate::event::{Cookie, Family, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::probe::FileRow;
 use diag::Table;
 use netns::{NAMESPACES_MAX, Namespaces};
 
@@ -60,6 +61,23 @@ pub struct InventorySocket {
 }
 
 impl InventorySocket {
+    /// A row with the processes that have it open.
+    #[must_use]
+    pub fn of(row: Row, holdings: &Holdings) -> Self {
+        let Row { socket, state, peer, inode, queued, expires_ms } = row;
+        let holders = holdings.processes(inode);
+        Self { socket, reuse_known: false, state, peer, inode, mptcp: None, queued, expires_ms, holders }
+    }
+
+    /// Adds the MPTCP socket above it; `mptcp` is in the order of inodes.
+    fn with_mptcp(mut self, mptcp: &[(u32, Cookie)]) -> Self {
+        let at =
+            mptcp.binary_search_by_key(&self.inode, |(inode, _)| *inode).ok().filter(|_| self.inode != 0);
+        let above = at.and_then(|at| mptcp.get(at)).map(|(_, cookie)| *cookie);
+        self.mptcp = above.filter(|cookie| *cookie != self.socket.cookie);
+        self
+    }
+
     /// The event that tells the ledger of it.
     #[must_use]
     pub fn found(&self) -> Found {
@@ -82,6 +100,27 @@ pub struct Inventory {
     pub unseen: Vec<String>,
     /// Processes whose descriptors the caller may not see.
     pub hidden_processes: usize,
+}
+
+impl Inventory {
+    /// Adds what only a program in the kernel can read: the reuse bits, and holders that `/proc` did not show.
+    pub fn complete(&mut self, descriptors: &[FileRow]) {
+        let mut by_inode: Vec<&FileRow> = descriptors.iter().collect();
+        by_inode.sort_unstable_by_key(|row| row.inode);
+        for socket in &mut self.sockets {
+            let inode = u64::from(socket.inode);
+            let from = by_inode.partition_point(|row| row.inode < inode);
+            let rows = by_inode.iter().skip(from).take_while(|row| row.inode == inode && inode != 0);
+            for row in rows {
+                socket.socket.options = row.options;
+                socket.socket.netns_cookie = row.netns_cookie;
+                socket.reuse_known = true;
+                socket.holders.push(row.process);
+            }
+            socket.holders.sort_unstable();
+            socket.holders.dedup();
+        }
+    }
 }
 
 /// Which network namespaces an inventory looks into.
@@ -133,50 +172,58 @@ impl Tables {
     /// The tables of the caller's own network namespace cannot be had; what else cannot be seen is in
     /// [`Inventory::unseen`].
     pub fn inventory(&mut self, states: States, scope: Scope) -> Result<Inventory, TablesError> {
-        let mut inventory = Inventory::default();
-        let mut rows = Vec::new();
-        let mut mptcp = Vec::new();
-        let others = match scope {
-            Scope::Own => Vec::new(),
-            Scope::Every => self.namespaces.others(),
-        };
-        let mut own = self.namespaces.diag_of_own()?;
-        dump_all(&mut own, states, &mut rows, &mut mptcp, &mut inventory.unseen)?;
-        let mut locked = 0_usize;
-        for netns in others {
-            match self.namespaces.diag_of(netns) {
-                Ok(mut diag) => {
-                    if let Err(error) =
-                        dump_all(&mut diag, states, &mut rows, &mut mptcp, &mut inventory.unseen)
-                    {
-                        inventory.unseen.push(format!("network namespace {}: {error}", netns.0));
-                    }
-                }
-                Err(NetnsError::Gone(_)) => {}
-                Err(NetnsError::Locked(_)) => locked += 1,
-                Err(error) => inventory.unseen.push(error.to_string()),
-            }
-        }
-        if locked > 0 {
-            inventory
-                .unseen
-                .push(format!("{locked} other network namespaces (entering them needs CAP_SYS_ADMIN)"));
-        }
-        if self.namespaces.more() {
-            inventory.unseen.push(format!("network namespaces beyond {NAMESPACES_MAX}"));
-        }
-        inventory.unseen.sort();
-        inventory.unseen.dedup();
+        let Dump { rows, mut mptcp, unseen } = self.list(states, scope)?;
         let holdings = Holdings::scan(None).map_err(TablesError::Proc)?;
-        inventory.hidden_processes = holdings.hidden_processes();
         mptcp.sort_unstable();
-        inventory.sockets = rows.into_iter().map(|row| join(row, &mptcp, &holdings)).collect();
-        inventory.sockets.sort_by(|a, b| {
+        let mut sockets: Vec<InventorySocket> =
+            rows.into_iter().map(|row| InventorySocket::of(row, &holdings).with_mptcp(&mptcp)).collect();
+        sockets.sort_by(|a, b| {
             let (a, b) = (&a.socket, &b.socket);
             (a.netns, a.protocol, a.port, a.family, a.address, a.cookie)
                 .cmp(&(b.netns, b.protocol, b.port, b.family, b.address, b.cookie))
         });
-        Ok(inventory)
+        Ok(Inventory { sockets, unseen, hidden_processes: holdings.hidden_processes() })
+    }
+
+    /// Every row of the tables whose state is one of `states`, in no order, and what could not be looked into.
+    ///
+    /// # Errors
+    /// As [`Tables::inventory`].
+    pub fn rows(&mut self, states: States, scope: Scope) -> Result<(Vec<Row>, Vec<String>), TablesError> {
+        self.list(states, scope).map(|listed| (listed.rows, listed.unseen))
+    }
+
+    fn list(&mut self, states: States, scope: Scope) -> Result<Dump, TablesError> {
+        let mut listed = Dump::default();
+        let others = match scope {
+            Scope::Own => Vec::new(),
+            Scope::Every => self.namespaces.others(),
+        };
+        dump_all(&mut self.namespaces.diag_of_own()?, states, &mut listed)?;
+        let mut locked = 0_usize;
+        for netns in others {
+            match self.namespaces.diag_of(netns) {
+                Ok(mut diag) => {
+                    if let Err(error) = dump_all(&mut diag, states, &mut listed) {
+                        listed.unseen.push(format!("network namespace {}: {error}", netns.0));
+                    }
+                }
+                Err(NetnsError::Gone(_)) => {}
+                Err(NetnsError::Locked(_)) => locked += 1,
+                Err(error) => listed.unseen.push(error.to_string()),
+            }
+        }
+        if locked > 0 {
+            listed
+                .unseen
+                .push(format!("{locked} other network namespaces (entering them needs CAP_SYS_ADMIN)"));
+        }
+        if self.namespaces.more() {
+            listed.unseen.push(format!("network namespaces beyond {NAMESPACES_MAX}"));
+        }
+        listed.unseen.sort();
+        listed.unseen.dedup();
+        Ok(listed)
     }
 
     /// Every row on one port, whatever its state and address: what a refused bind met.
@@ -199,14 +246,18 @@ impl Tables {
     }
 }
 
+/// What the tables have.
+#[derive(Default)]
+struct Dump {
+    rows: Vec<Row>,
+    /// Inodes of MPTCP sockets, and their cookies.
+    mptcp: Vec<(u32, Cookie)>,
+    unseen: Vec<String>,
+}
+
 /// Dumps every table of one network namespace.
-fn dump_all(
-    diag: &mut diag::Diag,
-    states: States,
-    rows: &mut Vec<Row>,
-    mptcp: &mut Vec<(u32, Cookie)>,
-    unseen: &mut Vec<String>,
-) -> Result<(), DiagError> {
+fn dump_all(diag: &mut diag::Diag, states: States, listed: &mut Dump) -> Result<(), DiagError> {
+    let Dump { rows, mptcp, unseen } = listed;
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Udplite] {
         for family in [Family::Inet, Family::Inet6] {
             match diag.dump(Table::Of(protocol), family, states, None, |row| rows.push(row)) {
@@ -224,15 +275,6 @@ fn dump_all(
         });
     }
     Ok(())
-}
-
-fn join(row: Row, mptcp: &[(u32, Cookie)], holdings: &Holdings) -> InventorySocket {
-    let Row { socket, state, peer, inode, queued, expires_ms } = row;
-    let above = mptcp.binary_search_by_key(&inode, |(inode, _)| *inode).ok().and_then(|at| mptcp.get(at));
-    let mptcp =
-        above.filter(|(inode, cookie)| *inode != 0 && *cookie != socket.cookie).map(|(_, cookie)| *cookie);
-    let holders = holdings.processes(inode);
-    InventorySocket { socket, reuse_known: false, state, peer, inode, mptcp, queued, expires_ms, holders }
 }
 
 #[cfg(test)]
