@@ -54,13 +54,11 @@ fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Res
     let rules = Rules::resolve(&args.judge, config, header.rules);
     let mut recorder = Recorder::new(None, rules.into(), clock);
     let mut batch = Vec::with_capacity(BATCH);
-    for event in reader.by_ref() {
-        batch.push(event?);
-        if batch.len() == BATCH {
-            recorder.take(&mut batch);
-        }
+    let mut more = true;
+    while more {
+        more = reader.fill(&mut batch, BATCH)?;
+        recorder.take(&mut batch);
     }
-    recorder.take(&mut batch);
     let ending = reader.ending();
     let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
     let unseen = recorder.unseen().sentence();

@@ -119,13 +119,12 @@ pub fn decode(line: &mut [u8]) -> Result<Line, DecodeError> {
     if line.starts_with(b"{\"type\":\"finding\"") {
         return Ok(Line::Finding);
     }
+    if let Some(event) = hot(line) {
+        return Ok(Line::Event(event));
+    }
     if let Some(Written { kind, seq, at, hook, comma }) = as_written(line)
-        && let Some(fields) = line.get(comma..)
+        && let Some(kind) = Kind::named(kind)
     {
-        if let Some(body) = written::body(kind, fields) {
-            return Ok(Line::Event(Event { seq, at, hook, body }));
-        }
-        let Some(kind) = Kind::named(kind) else { return any_order(line) };
         let rest = line.get_mut(comma..).unwrap_or_default();
         if let Some(first) = rest.first_mut() {
             *first = b'{';
@@ -133,6 +132,13 @@ pub fn decode(line: &mut [u8]) -> Result<Line, DecodeError> {
         return Ok(Line::Event(Event { seq, at, hook, body: kind.body(rest)? }));
     }
     any_order(line)
+}
+
+/// Reads a line that holds an event of the commonest kinds in the form in which [`encode`] writes it.
+pub(super) fn hot(line: &[u8]) -> Option<Event> {
+    let Written { kind, seq, at, hook, comma } = as_written(line)?;
+    let body = written::body(kind, line.get(comma..)?)?;
+    Some(Event { seq, at, hook, body })
 }
 
 /// The head of a line as [`encode`] writes it.

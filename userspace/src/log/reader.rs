@@ -286,12 +286,53 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// The next line's event, when the line is whole in the input's buffer and of the commonest form: without a copy.
+    fn hot(&mut self) -> Option<Event> {
+        if self.done || self.ending.end.is_some() {
+            return None;
+        }
+        // An error comes again, and is told, where the line is read the usual way.
+        let ahead = self.input.fill_buf().ok()?;
+        let end = memchr::memchr(b'\n', ahead)?;
+        let event = line::hot(ahead.get(..end)?)?;
+        if event.seq <= self.last {
+            return None;
+        }
+        self.input.consume(end + 1);
+        self.ending.lines += 1;
+        self.last = event.seq;
+        Some(event)
+    }
+
+    /// Reads on until `events` has `max`. Returns whether there may be more: false at the log's end.
+    ///
+    /// # Errors
+    /// When the log cannot be read on. What was read before is in `events`.
+    pub fn fill(&mut self, events: &mut Vec<Event>, max: usize) -> Result<bool, ReadError> {
+        while events.len() < max {
+            if let Some(event) = self.hot() {
+                events.push(event);
+                continue;
+            }
+            match self.next() {
+                Some(event) => events.push(event?),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl Iterator for Reader {
     type Item = Result<Event, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
+        }
+        if let Some(event) = self.hot() {
+            return Some(Ok(event));
         }
         let step = self.step();
         self.done = !matches!(step, Some(Ok(_)));
