@@ -113,7 +113,7 @@ impl Probe {
                 probe.note(hook, outcome);
             }
         });
-        Ok(probe.attached.clone())
+        Ok(probe.attached)
     }
 
     /// What is attached and what is not.

@@ -150,7 +150,8 @@ pub(super) fn add_uring(offsets: &mut Offsets, tracefs: &Path) {
     ) = found;
 }
 
-/// The offset of a field in a tracepoint's format file: `field:void * req;	offset:16;	size:8;	signed:0;`.
+/// The offset of a field in a tracepoint's format file: `field:void * req; offset:16; size:8; signed:0;`, with tabs
+/// between.
 fn field_offset(format: &str, name: &str) -> Option<u32> {
     format.lines().find_map(|line| {
         let (declaration, rest) = line.trim().strip_prefix("field:")?.split_once(';')?;

@@ -19,7 +19,8 @@ const WINDOW: u64 = 256 << 10;
 /// The kernel learns how far was read at least this often, bytes.
 const TELL_EVERY: u64 = 64 << 10;
 /// Bytes before each record: its length with two flags, and an offset that is the kernel's own.
-const HEAD: u64 = 8;
+const HEAD: u64 = HEAD_LEN as u64;
+const HEAD_LEN: usize = 8;
 /// The record is still being written.
 const BUSY: u32 = 1 << 31;
 /// The record was given up.
@@ -125,7 +126,7 @@ impl Ring {
                 continue;
             }
             let (at, window) = self.show(HEAD + len).ok()?;
-            let result = read(window.bytes(at + HEAD as usize, usize::try_from(len).ok()?));
+            let result = read(window.bytes(at, usize::try_from(HEAD + len).ok()?).get(HEAD_LEN..)?);
             self.at = next;
             if self.at - self.told >= TELL_EVERY {
                 self.tell();
