@@ -6,7 +6,7 @@ use crate::clock::Anchors;
 use crate::event::{BootTime, Event};
 use crate::ledger::finding::FindingId;
 use crate::ledger::{Ledger, Settings};
-use crate::log::{End, WriteError, Writer};
+use crate::log::{End, Progress, WriteError, Writer};
 use crate::sink::json;
 use crate::sink::notices::Unseen;
 
@@ -15,6 +15,8 @@ pub struct Recorder {
     writer: Option<Writer>,
     /// Why the log is not whole.
     failure: Option<WriteError>,
+    /// The log reached its size.
+    is_full: bool,
     ledger: Ledger,
     clock: Anchors,
     changed: Vec<FindingId>,
@@ -34,6 +36,7 @@ impl Recorder {
         Self {
             writer,
             failure: None,
+            is_full: false,
             ledger: Ledger::new(settings),
             clock,
             changed: Vec::new(),
@@ -50,10 +53,12 @@ impl Recorder {
         for event in events.drain(..) {
             self.last = self.last.max(event.at);
             self.unseen.event(&event);
-            if let Some(writer) = &mut self.writer
-                && let Err(error) = writer.event(&event)
-            {
-                self.failure.get_or_insert(error);
+            match self.writer.as_mut().map(|writer| writer.event(&event)) {
+                None | Some(Ok(Progress::Written | Progress::Dropped)) => {}
+                Some(Ok(Progress::LimitReached)) => self.is_full = true,
+                Some(Err(error)) => {
+                    self.failure.get_or_insert(error);
+                }
             }
             self.changed.clear();
             self.ledger.apply(&event, &mut self.changed);
@@ -83,6 +88,11 @@ impl Recorder {
     /// The first thing that went wrong with the log, once.
     pub const fn take_failure(&mut self) -> Option<WriteError> {
         self.failure.take()
+    }
+
+    /// Whether the log has reached its size since this was last asked: events are no longer logged.
+    pub const fn take_full(&mut self) -> bool {
+        std::mem::replace(&mut self.is_full, false)
     }
 
     /// What is held and found.

@@ -138,13 +138,13 @@ impl Recording {
     pub fn end(mut self, reason: &str, show_secrets: bool) -> anyhow::Result<Outcome> {
         self.drain()?;
         let end = clock::boot_now();
-        let Self { live, recorder, host, clock, start, output, mut broken, .. } = self;
+        let Self { live, recorder, host, clock, start, mut broken, .. } = self;
         // The programs go first: nothing is held up by what is still to be written.
         drop(live);
         let unseen = recorder.unseen().sentence();
         let (ledger, failure) = recorder.end(reason, end);
         if let Some(failure) = failure {
-            say(&format!("{}: {failure}", output.display()));
+            say(&failure.to_string());
             broken = true;
         }
         let window = Window { start, end, complete: !broken };
@@ -157,8 +157,12 @@ impl Recording {
 
     fn say_failure(&mut self) {
         if let Some(failure) = self.recorder.take_failure() {
-            say(&format!("{}: {failure}", self.output.display()));
+            say(&failure.to_string());
             self.broken = true;
+        }
+        if self.recorder.take_full() {
+            let log = self.output.display();
+            say(&format!("the log {log} has reached its --max-size; what follows is judged, but not logged"));
         }
     }
 

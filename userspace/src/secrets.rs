@@ -59,19 +59,24 @@ pub fn mask_arguments(arguments: &mut [String]) {
     let mut next_is_script = false;
     for argument in arguments {
         let script = next_is_script;
-        next_is_script = argument.starts_with('-') && argument.ends_with('c');
+        next_is_script = is_script_flag(argument);
         if next_is_secret && !argument.starts_with('-') && !is_reference(argument) {
             MASK.clone_into(argument);
             next_is_secret = false;
             continue;
         }
-        next_is_secret =
-            argument.starts_with('-') && !argument.contains(['=', ' ']) && names_secret(argument);
+        next_is_secret = argument.starts_with('-') && argument.chars().all(is_word) && names_secret(argument);
         let whole = if script { None } else { assigned(argument) };
         if let Some(masked) = whole.or_else(|| masked(argument)) {
             *argument = masked;
         }
     }
+}
+
+/// `-c`, `-ec`: a script follows.
+fn is_script_flag(argument: &str) -> bool {
+    let letters = argument.strip_prefix('-').and_then(|flags| flags.strip_suffix('c'));
+    letters.is_some_and(|letters| letters.bytes().all(|byte| byte.is_ascii_alphabetic()))
 }
 
 /// `argument` masked, when all of it is NAME=VALUE: the value then goes on to its end, blanks or not. In a script
@@ -253,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_is_no_secret_stays() {
-        let cases: [&[&str]; 15] = [
+        let cases: [&[&str]; 16] = [
             &["node", "server.js", "--port=8080"],
             &["--password-file", "/run/secret"],
             &["--token-file=/x", "--max-tokens=5", "--token-limit", "3"],
@@ -268,6 +273,7 @@ mod tests {
             &["--password", "--force"],
             &["sk-short", "eyJ", "AKIA"],
             &["--password="],
+            &["-password:***", "x"],
             &["a: b", "time 10:20", "::1", "[::1]:80", "http://[::1]:80/"],
         ];
         for arguments in cases {

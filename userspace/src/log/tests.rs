@@ -168,6 +168,19 @@ fn what_was_flushed_is_readable_while_the_recording_goes_on() {
 }
 
 #[test]
+fn a_recording_that_fails_leaves_all_that_came_before() {
+    for compressed in [false, true] {
+        let disk = Disk::default();
+        let mut writer = disk.writer(compressed, None).unwrap();
+        let events = events("x");
+        events.iter().for_each(|event| assert_eq!(writer.event(event).unwrap(), Progress::Written));
+        drop(writer);
+        let (back, ending) = read(&disk.bytes()).unwrap();
+        assert_eq!((back, ending.end), (events, None));
+    }
+}
+
+#[test]
 fn a_second_of_events_is_flushed_without_being_asked() {
     let disk = Disk::default();
     let mut writer = disk.writer(true, None).unwrap();

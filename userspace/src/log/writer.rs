@@ -71,6 +71,7 @@ enum State {
     Open,
     Full,
     Broken,
+    Ended,
 }
 
 /// Writes a log.
@@ -183,7 +184,9 @@ impl Writer {
             Output::Plain(output) => output.flush(),
             Output::Zstd(encoder) => encoder.do_finish().and_then(|()| encoder.get_mut().flush()),
         });
-        self.checked(finished)
+        self.checked(finished)?;
+        self.state = State::Ended;
+        Ok(())
     }
 
     /// Makes everything written so far readable in the file. To be called once a second while nothing comes.
@@ -191,7 +194,9 @@ impl Writer {
     /// # Errors
     /// As [`Writer::event`].
     pub fn flush(&mut self) -> Result<(), WriteError> {
-        if self.state == State::Broken || (self.buffer.is_empty() && self.last == self.last_safe) {
+        if matches!(self.state, State::Broken | State::Ended)
+            || (self.buffer.is_empty() && self.last == self.last_safe)
+        {
             return Ok(());
         }
         let flushed = self.drain().and_then(|()| match &mut self.output {
@@ -263,5 +268,13 @@ impl Writer {
             self.buffer = Vec::new();
             WriteError { path: self.path.clone(), last: self.last_safe, error }
         })
+    }
+}
+
+/// A recording that ends otherwise than in order leaves a log without its last line, and with all that came before.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Whoever could be told has gone.
+        drop(self.flush());
     }
 }
