@@ -1,0 +1,1 @@
+//! The ledger against events written as text.
