@@ -56,9 +56,13 @@ impl Ledger {
         let Some(socket) = self.holdings.get_mut(unlisten.cookie) else { return };
         socket.state = State::Bound;
         socket.stopped = true;
+        let socket = &*socket;
         for id in &socket.findings {
             if let Some(record) = self.records.peek(*id) {
                 record.add_backlog(unlisten.cookie, unlisten.backlog);
+                if record.live {
+                    record.refresh(socket);
+                }
             }
         }
         self.changed_here(unlisten.cookie, now);

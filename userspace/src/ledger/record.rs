@@ -152,6 +152,16 @@ impl Record {
         changed
     }
 
+    /// Takes over the state and options of a socket where they show.
+    pub(super) fn refresh(&mut self, socket: &Socket) {
+        for party in &mut self.parties {
+            if party.shown_socket() == Some(socket.cookie) && party.released_at.is_none() {
+                party.state = socket.state.shown();
+                party.options = socket.options;
+            }
+        }
+    }
+
     fn reopen(&mut self, process: ProcessKey) {
         if let Some(party) = self.index.get(&process).and_then(|at| self.parties.get_mut(*at)) {
             party.released_at = None;
@@ -170,19 +180,23 @@ impl Record {
             let Some(stake) = party.stake(socket.cookie).filter(|stake| stake.open) else { continue };
             stake.open = false;
             stake.active = false;
+            // Of a live finding every change is evidence; of a past one only what a holder's entry shows.
+            changed |= self.live;
             if !party.is_active() && party.stopped_at.is_none() {
                 party.stopped_at = Some(at);
             }
-            if !frozen && party.stakes.first().is_some_and(|first| first.cookie == socket.cookie) {
+            let is_first = party.stakes.first().is_some_and(|first| first.cookie == socket.cookie);
+            if !frozen && is_first && party.options != socket.options {
                 party.options = socket.options;
+                changed = true;
             }
             if party.stakes.iter().all(|stake| !stake.open) {
                 party.released_at = Some(at);
                 if !frozen {
                     party.state = HolderState::Closed;
                 }
+                changed = true;
             }
-            changed = true;
         }
         changed
     }

@@ -65,7 +65,8 @@ impl Sufferer {
 #[derive(Clone, Debug)]
 struct Incident {
     id: FindingId,
-    victim: Sufferer,
+    first: Sufferer,
+    last: Sufferer,
     holders: BTreeSet<ProcessKey>,
 }
 
@@ -103,8 +104,9 @@ impl Ledger {
         let victim = Sufferer::of(self, call.process);
         let endpoint = (port, call.facts.address);
         let incidents = self.refusals.incidents.get(&endpoint).map_or(&[][..], Vec::as_slice);
-        let again =
-            incidents.iter().rev().find(|known| known.holders == holders && known.victim.is_again(&victim));
+        let again = incidents.iter().rev().find(|known| {
+            known.holders == holders && (known.last.is_again(&victim) || known.first.is_again(&victim))
+        });
         let again = again.map(|incident| incident.id);
         let reason = match (again, base) {
             // What refused it before still does; only the holder's leaving is news.
@@ -158,13 +160,15 @@ impl Ledger {
                 self.refusals.pending.pop_first();
             }
         }
-        if again.is_none() {
-            let incidents = self.refusals.incidents.entry(endpoint).or_default();
-            if incidents.len() >= INCIDENTS_MAX {
-                incidents.remove(0);
-            }
-            incidents.push(Incident { id, victim, holders });
+        let incidents = self.refusals.incidents.entry(endpoint).or_default();
+        if let Some(incident) = incidents.iter_mut().find(|incident| again == Some(incident.id)) {
+            incident.last = victim;
+            return;
         }
+        if incidents.len() >= INCIDENTS_MAX {
+            incidents.remove(0);
+        }
+        incidents.push(Incident { id, first: victim.clone(), last: victim, holders });
     }
 
     /// Live sockets that keep these facts out, in the order in which they came.
