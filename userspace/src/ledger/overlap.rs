@@ -147,13 +147,13 @@ impl Ledger {
         };
         let Some(record) = self.records.peek(id) else { return };
         let mut changed = record.sync(&all, &self.kin, now) || std::mem::take(&mut record.meant);
+        self.stats.note_cut(record);
         changed |= std::mem::replace(&mut record.receives, received) != received;
         if changed {
             for socket in all {
                 record.add_socket_evidence(socket);
             }
             record.evidence.add(now.seq);
-            self.stats.note_cut(record);
             self.records.touch(id);
             self.records.link(id, &mut self.holdings);
         }

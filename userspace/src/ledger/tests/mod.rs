@@ -8,7 +8,9 @@
 )]
 
 mod cobind;
+mod model;
 mod refused;
 mod rest;
+mod scale;
 mod shadow;
 mod story;

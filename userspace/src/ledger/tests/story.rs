@@ -87,16 +87,21 @@ impl Story {
 
     pub(super) fn tell(&mut self, text: &str) {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            let mut words: Vec<&str> = line.split_whitespace().collect();
-            self.at += MS;
-            if let Some(at) = words[0].strip_prefix('@') {
-                self.at = at.parse::<u64>().unwrap() * MS;
-                words.remove(0);
-            }
-            let verb = words.remove(0);
-            let body = self.body(verb, &mut Words(words));
+            let body = self.parse(line);
             self.apply(body, line);
         }
+    }
+
+    /// The event that a line tells of.
+    pub(super) fn parse(&mut self, line: &str) -> Body {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        self.at += MS;
+        if let Some(at) = words[0].strip_prefix('@') {
+            self.at = at.parse::<u64>().unwrap() * MS;
+            words.remove(0);
+        }
+        let verb = words.remove(0);
+        self.body(verb, &mut Words(words))
     }
 
     /// Applies an event, and holds what the ledger says has changed against what has.
@@ -268,8 +273,9 @@ impl Story {
         let number = self.processes.len() as u32 + 1;
         let mut process = match (verb, self.processes.get(name)) {
             ("exec", Some(known)) => Process { lineage: known.process, known: Known::Exec, ..known.clone() },
-            _ => {
-                let key = ProcessKey { tgid: 100 + number, start: 10 + u64::from(number) };
+            (_, known) => {
+                let new = ProcessKey { tgid: 100 + number, start: 10 + u64::from(number) };
+                let key = known.map_or(new, |known| known.process);
                 Process {
                     process: key,
                     parent: None,
