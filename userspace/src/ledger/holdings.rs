@@ -154,10 +154,10 @@ impl Holdings {
         self.slots.range(Slot::first(port, place)..=last).filter_map(|slot| self.sockets.get(&slot.cookie))
     }
 
-    /// The slot behind this one at the same place.
-    pub(super) fn next_slot(&self, slot: Slot) -> Option<Slot> {
+    /// The slots behind this one at the same place.
+    pub(super) fn slots_after(&self, slot: Slot) -> impl Iterator<Item = &Slot> {
         let last = Slot { sole: LAST_PROCESS, cookie: Cookie(u64::MAX), ..slot };
-        self.slots.range((Bound::Excluded(slot), Bound::Included(last))).next().copied()
+        self.slots.range((Bound::Excluded(slot), Bound::Included(last)))
     }
 
     /// The occupied places of a port that meet this one, in order.

@@ -44,6 +44,9 @@ pub(super) struct Overlap {
 /// The live overlaps, one for each ground.
 pub(super) type Overlaps = BTreeMap<Ground, Overlap>;
 
+/// Sockets of one process that are passed one by one before the rest of them is jumped over, sockets.
+const STRIDE: usize = 16;
+
 /// Whether two live sockets share between unrelated processes.
 pub(super) fn clash(kin: &Kin, a: &Socket, b: &Socket) -> bool {
     a.cookie != b.cookie && a.shares_with(b) && !kin.any_related(a.parties(), &b.parties())
@@ -105,22 +108,37 @@ impl Ledger {
         }
     }
 
-    /// A socket at the place that clashes with the subject. Steps over all sockets of a related process at once.
+    /// A socket at the place that clashes with the subject.
     fn stranger(&self, subject: &Socket, place: Place) -> Option<Cookie> {
-        let mut slot = Slot::first(subject.port, place);
-        while let Some(next) = self.holdings.next_slot(slot) {
-            slot = next;
-            if let Some(process) = slot.sole
-                && self.kin.any_related(subject.parties(), &std::iter::once(process))
-            {
-                slot.cookie = Cookie(u64::MAX);
-            } else if let Some(other) = self.holdings.get(slot.cookie)
-                && clash(&self.kin, subject, other)
-            {
-                return Some(other.cookie);
+        let mut kin = None;
+        let mut from = Slot::first(subject.port, place);
+        let mut passed = 0;
+        'seek: loop {
+            for slot in self.holdings.slots_after(from) {
+                from = *slot;
+                if slot.sole.is_some() && slot.sole == kin {
+                    passed += 1;
+                    if passed > STRIDE {
+                        // All further sockets of this process are kin as well.
+                        from.cookie = Cookie(u64::MAX);
+                        passed = 0;
+                        continue 'seek;
+                    }
+                    continue;
+                }
+                passed = 0;
+                if let Some(process) = slot.sole
+                    && self.kin.any_related(subject.parties(), &std::iter::once(process))
+                {
+                    kin = slot.sole;
+                } else if let Some(other) = self.holdings.get(slot.cookie)
+                    && clash(&self.kin, subject, other)
+                {
+                    return Some(other.cookie);
+                }
             }
+            return None;
         }
-        None
     }
 
     fn begin(&mut self, ground: Ground, witness: (Cookie, Cookie), now: Moment) {

@@ -29,7 +29,7 @@ pub(super) struct Release {
 #[derive(Default)]
 pub(super) struct Releases {
     by_port: BTreeMap<(PortKey, ProcessKey), Release>,
-    in_order: BTreeMap<Seq, Vec<(PortKey, ProcessKey)>>,
+    in_order: BTreeSet<(Seq, PortKey, ProcessKey)>,
 }
 
 impl Releases {
@@ -39,29 +39,17 @@ impl Releases {
         let key = (socket.port, process);
         let release = Release { process, cookie: socket.cookie, bound: socket.known, released: seq, at };
         if let Some(before) = self.by_port.insert(key, release) {
-            self.drop_from_order(before.released, key);
+            self.in_order.remove(&(before.released, socket.port, process));
         }
-        self.in_order.entry(seq).or_default().push(key);
+        self.in_order.insert((seq, socket.port, process));
         let full = self.by_port.len() > RELEASES_MAX;
-        let oldest = self.in_order.first_key_value().and_then(|(_, keys)| self.by_port.get(keys.first()?));
-        let Some(age) = oldest.map(|oldest| at.since(oldest.at)) else { return false };
-        if (full || age > RELEASE_NS)
-            && let Some((_, keys)) = self.in_order.pop_first()
-        {
-            for key in keys {
-                self.by_port.remove(&key);
-            }
+        let Some((_, port, process)) = self.in_order.first().copied() else { return false };
+        let age = self.by_port.get(&(port, process)).map_or(0, |oldest| at.since(oldest.at));
+        if full || age > RELEASE_NS {
+            self.in_order.pop_first();
+            self.by_port.remove(&(port, process));
         }
         full && age <= RELEASE_NS
-    }
-
-    fn drop_from_order(&mut self, seq: Seq, key: (PortKey, ProcessKey)) {
-        if let Some(keys) = self.in_order.get_mut(&seq) {
-            keys.retain(|other| *other != key);
-            if keys.is_empty() {
-                self.in_order.remove(&seq);
-            }
-        }
     }
 
     /// Releases of a port in the last minute.
@@ -82,7 +70,7 @@ impl Releases {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        let ordered: usize = self.in_order.values().map(Vec::len).sum();
+        let ordered = self.in_order.len();
         if ordered == self.by_port.len() && ordered <= RELEASES_MAX {
             return Ok(());
         }
