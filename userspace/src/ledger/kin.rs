@@ -1,170 +1,239 @@
-//! Processes and how they are related, remembered beyond their ends.
+//! Processes: what is known of them, who descends from whom, and who counts as one party.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
+use crate::event::{Ancestor, Known, Process, ProcessKey, Seq};
+
+use super::holdings::{Mix, Table};
+use super::pool::Pool;
+use super::program;
 use super::settings::RelatedBy;
-use crate::event::{Ancestor, BootTime, Process, ProcessKey, Seq};
 
-/// Ended processes that are remembered though nothing refers to them; beyond it the oldest go.
-pub const ENDED_MAX: usize = 16_384;
-/// Ancestors that are followed.
-const ANCESTORS_MAX: usize = 64;
+/// Ended processes remembered beyond those that something still refers to, processes.
+pub(super) const ENDED_MAX: usize = 16_384;
+/// Processes believed alive, processes; more than a machine runs, reached when exits were lost.
+pub(super) const LIVE_MAX: usize = 131_072;
+/// Generations followed upwards, processes.
+const GENERATIONS_MAX: usize = 128;
+/// Ancestors shown with a holder, processes.
+const PARENTS_SHOWN_MAX: usize = 16;
 
-/// One process.
+/// A process and what happened to it.
 #[derive(Clone, Debug)]
+struct Entry {
+    facts: Arc<Process>,
+    learnt: Seq,
+    ended: Option<Seq>,
+    told_to_end: Option<Seq>,
+}
+
+/// Every process that matters.
 pub(super) struct Kin {
-    /// What was learnt of it.
-    pub(super) facts: Rc<Process>,
-    /// When and by which event it was last asked to end.
-    pub(super) asked_to_end: Option<(BootTime, Seq)>,
-    /// When it ended.
-    pub(super) ended: Option<BootTime>,
-    /// Sockets and findings that name it, and its children here.
-    references: u32,
+    rule: RelatedBy,
+    processes: Table<ProcessKey, Entry>,
+    ended: usize,
+    /// Numbers at which the next sweep is due.
+    sweep_ended_at: usize,
+    sweep_live_at: usize,
 }
 
-/// All of them.
-#[derive(Debug, Default)]
-pub(super) struct Kinship {
-    all: BTreeMap<ProcessKey, Kin>,
-    ended: VecDeque<ProcessKey>,
-    /// Some were forgotten.
-    pub(super) forgotten: u64,
-}
-
-impl Kinship {
-    /// A process became known, or executed another program.
-    pub(super) fn learn(&mut self, process: &Process) {
-        let key = process.process;
-        if let Some(kin) = self.all.get_mut(&key) {
-            let before = kin.facts.parent;
-            kin.facts = Rc::new(process.clone());
-            if before != process.parent {
-                self.refer(process.parent);
-                self.unrefer(before);
-            }
-            return;
-        }
-        self.refer(process.parent);
-        let kin = Kin { facts: Rc::new(process.clone()), asked_to_end: None, ended: None, references: 0 };
-        self.all.insert(key, kin);
-    }
-
-    /// A process was asked to end.
-    pub(super) fn asked_to_end(&mut self, key: ProcessKey, at: BootTime, seq: Seq) {
-        if let Some(kin) = self.all.get_mut(&key) {
-            kin.asked_to_end = Some((at, seq));
+impl Kin {
+    pub(super) fn new(rule: RelatedBy) -> Self {
+        Self {
+            rule,
+            processes: Table::default(),
+            ended: 0,
+            sweep_ended_at: ENDED_MAX,
+            sweep_live_at: LIVE_MAX,
         }
     }
 
-    /// A process ended.
-    pub(super) fn ended(&mut self, key: ProcessKey, at: BootTime) {
-        let Some(kin) = self.all.get_mut(&key) else { return };
-        kin.ended = Some(at);
-        self.ended.push_back(key);
-        // One comes, at most two are looked at: those still referred to go round.
-        for _ in 0..2 {
-            if self.ended.len() <= ENDED_MAX {
-                return;
-            }
-            let Some(oldest) = self.ended.pop_front() else { return };
-            match self.all.get(&oldest) {
-                Some(kin) if kin.references > 0 => self.ended.push_back(oldest),
-                Some(_) => {
-                    let parent = self.all.remove(&oldest).and_then(|kin| kin.facts.parent);
-                    self.unrefer(parent);
-                    self.forgotten += 1;
-                }
-                None => {}
-            }
+    /// Takes in what was learnt of a process. True when it was known and its kin may have changed.
+    pub(super) fn learn(&mut self, process: &Process, seq: Seq) -> bool {
+        let Some(known) = self.processes.get_mut(&process.process) else {
+            let known =
+                Entry { facts: Arc::new(process.clone()), learnt: seq, ended: None, told_to_end: None };
+            self.processes.insert(process.process, known);
+            return false;
+        };
+        if process.known == Known::Name {
+            return false;
+        }
+        let before = &known.facts;
+        let changed = before.lineage != process.lineage
+            || before.session != process.session
+            || before.cgroup != process.cgroup
+            || before.uid != process.uid
+            || (before.parent != process.parent && process.parent.is_some())
+            || Pool::of(before) != Pool::of(process);
+        let mut facts = process.clone();
+        facts.parent = facts.parent.or(before.parent);
+        known.facts = Arc::new(facts);
+        known.learnt = seq;
+        changed
+    }
+
+    pub(super) fn end(&mut self, process: ProcessKey, seq: Seq) {
+        if let Some(known) = self.processes.get_mut(&process)
+            && known.ended.is_none()
+        {
+            known.ended = Some(seq);
+            self.ended += 1;
         }
     }
 
-    /// What is known of a process.
-    pub(super) fn get(&self, key: ProcessKey) -> Option<&Kin> {
-        self.all.get(&key)
-    }
-
-    /// Something names a process from now on.
-    pub(super) fn refer(&mut self, key: Option<ProcessKey>) {
-        if let Some(kin) = key.and_then(|key| self.all.get_mut(&key)) {
-            kin.references += 1;
+    pub(super) fn tell_to_end(&mut self, process: ProcessKey, seq: Seq) {
+        if let Some(known) = self.processes.get_mut(&process) {
+            known.told_to_end = Some(seq);
         }
     }
 
-    /// Something no longer names a process.
-    pub(super) fn unrefer(&mut self, key: Option<ProcessKey>) {
-        if let Some(kin) = key.and_then(|key| self.all.get_mut(&key)) {
-            kin.references = kin.references.saturating_sub(1);
-        }
+    /// When it was asked to end, or began to.
+    pub(super) fn leaving_since(&self, process: ProcessKey) -> Option<Seq> {
+        let known = self.processes.get(&process)?;
+        known.told_to_end.or(known.ended)
     }
 
-    /// Root of the lineage of a process; itself when nothing is known.
-    pub(super) fn lineage(&self, key: ProcessKey) -> ProcessKey {
-        self.all.get(&key).map_or(key, |kin| kin.facts.lineage)
+    pub(super) fn has_ended(&self, process: ProcessKey) -> bool {
+        self.processes.get(&process).is_some_and(|known| known.ended.is_some())
     }
 
-    /// The ancestors of a process, nearest first.
-    pub(super) fn ancestors(&self, key: ProcessKey) -> impl Iterator<Item = ProcessKey> + '_ {
-        let parent = |key: &ProcessKey| self.all.get(key).and_then(|kin| kin.facts.parent);
-        std::iter::successors(parent(&key), move |key| parent(key)).take(ANCESTORS_MAX)
+    pub(super) fn facts(&self, process: ProcessKey) -> Option<&Arc<Process>> {
+        self.processes.get(&process).map(|known| &known.facts)
     }
 
-    /// The ancestors as a finding shows them: those whose name is known.
-    pub(super) fn parents(&self, key: ProcessKey) -> Vec<Ancestor> {
-        self.ancestors(key)
-            .filter_map(|key| self.all.get(&key))
-            .map(|kin| Ancestor { pid: kin.facts.process.tgid, comm: kin.facts.comm.clone() })
+    pub(super) fn len(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Root of the lineage; an unknown process is its own.
+    pub(super) fn lineage(&self, process: ProcessKey) -> ProcessKey {
+        self.processes.get(&process).map_or(process, |known| known.facts.lineage)
+    }
+
+    pub(super) fn parent(&self, process: ProcessKey) -> Option<ProcessKey> {
+        self.processes.get(&process).and_then(|known| known.facts.parent)
+    }
+
+    /// Ancestors, nearest first, as they were at fork.
+    pub(super) fn ancestors(&self, process: ProcessKey) -> impl Iterator<Item = ProcessKey> + '_ {
+        std::iter::successors(self.parent(process), |ancestor| self.parent(*ancestor)).take(GENERATIONS_MAX)
+    }
+
+    pub(super) fn is_ancestor(&self, ancestor: ProcessKey, process: ProcessKey) -> bool {
+        self.ancestors(process).any(|other| other == ancestor)
+    }
+
+    /// Ancestors as a finding shows them.
+    pub(super) fn parents_shown(&self, process: ProcessKey) -> Box<[Ancestor]> {
+        self.ancestors(process)
+            .take(PARENTS_SHOWN_MAX)
+            .map(|ancestor| Ancestor {
+                pid: ancestor.tgid,
+                comm: self.facts(ancestor).map_or_else(String::new, |facts| facts.comm.clone()),
+            })
             .collect()
     }
 
-    /// Whether one is the other's ancestor.
-    pub(super) fn is_ancestor(&self, elder: ProcessKey, of: ProcessKey) -> bool {
-        self.ancestors(of).any(|key| key == elder)
-    }
-
-    /// Whether two processes are related, by the rule.
-    pub(super) fn related(&self, a: ProcessKey, b: ProcessKey, rule: RelatedBy) -> bool {
+    /// Whether two processes count as one party.
+    pub(super) fn related(&self, a: ProcessKey, b: ProcessKey) -> bool {
         if a == b {
             return true;
         }
-        if rule == RelatedBy::Process {
+        if self.rule == RelatedBy::Process {
             return false;
         }
         if self.lineage(a) == self.lineage(b) || self.is_ancestor(a, b) || self.is_ancestor(b, a) {
             return true;
         }
-        let (Some(a), Some(b)) = (self.all.get(&a), self.all.get(&b)) else { return false };
-        match rule {
+        let (Some(a), Some(b)) = (self.facts(a), self.facts(b)) else { return false };
+        let pool = Pool::of(a);
+        if pool.is_some() && pool == Pool::of(b) {
+            return true;
+        }
+        match self.rule {
             RelatedBy::Process | RelatedBy::Lineage => false,
-            RelatedBy::Session => a.facts.session != 0 && a.facts.session == b.facts.session,
-            RelatedBy::Cgroup => !a.facts.cgroup.is_empty() && a.facts.cgroup == b.facts.cgroup,
-            RelatedBy::User => a.facts.uid == b.facts.uid,
+            RelatedBy::Session => a.session != 0 && a.session == b.session,
+            RelatedBy::Cgroup => !a.cgroup.is_empty() && a.cgroup == b.cgroup,
+            RelatedBy::User => a.uid == b.uid,
         }
     }
 
-    /// Whether two processes run the same program: the same executable, and for what an interpreter runs the same
-    /// script or module.
+    /// Whether any of the first is related to any of the second. Of nobody nothing can be said: related.
+    pub(super) fn any_related(
+        &self,
+        first: impl Iterator<Item = ProcessKey>,
+        second: &(impl Iterator<Item = ProcessKey> + Clone),
+    ) -> bool {
+        if second.clone().next().is_none() {
+            return true;
+        }
+        let mut nobody = true;
+        for a in first {
+            nobody = false;
+            if second.clone().any(|b| self.related(a, b)) {
+                return true;
+            }
+        }
+        nobody
+    }
+
+    /// Whether both run the same program.
     pub(super) fn same_program(&self, a: ProcessKey, b: ProcessKey) -> bool {
-        let (Some(a), Some(b)) = (self.all.get(&a), self.all.get(&b)) else { return false };
-        !a.facts.exe.is_empty() && program(&a.facts) == program(&b.facts)
+        program::same(self.facts(a).map(AsRef::as_ref), self.facts(b).map(AsRef::as_ref))
     }
 
-    /// What tells one program from another: see [`Kinship::same_program`].
-    pub(super) fn program(&self, key: ProcessKey) -> (String, String) {
-        self.all.get(&key).map_or_else(
-            || (String::new(), key.to_string()),
-            |kin| {
-                let (exe, argument) = program(&kin.facts);
-                (exe.to_owned(), argument.to_owned())
-            },
-        )
+    /// Whether more is remembered than should be: time to [`Kin::sweep`].
+    pub(super) fn is_full(&self) -> bool {
+        self.ended >= self.sweep_ended_at || self.processes.len() - self.ended >= self.sweep_live_at
     }
-}
 
-/// Executable and first argument that is not an option; of `-m MODULE` the module, of `-c CODE` the code.
-fn program(facts: &Process) -> (&str, &str) {
-    let argument = facts.cmdline.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    (&facts.exe, argument.map_or("", String::as_str))
+    /// Forgets the oldest ended processes, down to half the bound, that nothing refers to: neither `roots`
+    /// nor any process that stays, by descent. Returns how many processes believed alive had to go as well.
+    pub(super) fn sweep(&mut self, roots: impl Iterator<Item = ProcessKey>) -> u64 {
+        let mut keep: HashSet<ProcessKey, BuildHasherDefault<Mix>> = HashSet::default();
+        let roots: BTreeSet<ProcessKey> = roots.collect();
+        let mut stays: Vec<ProcessKey> =
+            roots.into_iter().filter(|root| self.processes.contains_key(root)).collect();
+        let mut live: Vec<(Seq, ProcessKey)> = Vec::new();
+        let mut ended: Vec<(Seq, ProcessKey)> = Vec::new();
+        for (process, known) in &self.processes {
+            match known.ended {
+                None => live.push((known.learnt, *process)),
+                Some(seq) => ended.push((seq, *process)),
+            }
+        }
+        live.sort_unstable_by(|a, b| b.cmp(a));
+        ended.sort_unstable_by(|a, b| b.cmp(a));
+        let dropped =
+            if live.len() >= self.sweep_live_at { live.len().saturating_sub(LIVE_MAX / 2) } else { 0 };
+        live.truncate(live.len() - dropped);
+        ended.truncate(ENDED_MAX / 2);
+        stays.extend(live.iter().chain(&ended).map(|(_, process)| *process));
+        for process in stays {
+            // Behind a process that stays already, so do its ancestors.
+            let mut next = Some(process);
+            while let Some(one) = next.filter(|one| keep.insert(*one)) {
+                next = self.parent(one);
+            }
+        }
+        self.processes.retain(|process, _| keep.contains(process));
+        self.ended = self.processes.values().filter(|known| known.ended.is_some()).count();
+        self.sweep_ended_at = ENDED_MAX.max(self.ended + ENDED_MAX / 2);
+        self.sweep_live_at = LIVE_MAX.max(self.processes.len() - self.ended + LIVE_MAX / 2);
+        dropped as u64
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        let ended = self.processes.values().filter(|known| known.ended.is_some()).count();
+        if ended != self.ended {
+            return Err(format!("{} processes counted as ended, {ended} are", self.ended));
+        }
+        match self.processes.iter().find(|(process, known)| **process != known.facts.process) {
+            Some((process, _)) => Err(format!("process {process} kept under another key")),
+            None => Ok(()),
+        }
+    }
 }

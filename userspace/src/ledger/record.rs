@@ -1,260 +1,373 @@
-//! Findings as the ledger keeps them: references and events, no texts. [`Finding`] is made of one when it is asked for.
+//! Findings as the ledger keeps them, and how they become snapshots.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::finding::{Cause, EVIDENCE_MAX, Finding, FindingId, Holder, HolderState, Kind, Receives, Victim};
-use super::hold::{Holding, Socket};
-use super::kin::Kinship;
-use crate::event::{
-    BootTime, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, SocketFacts, TcpState, Uid,
-};
+use crate::event::{BootTime, Cookie, ProcessKey, Seq};
 
-/// Holders that one finding keeps, entries (a process may need several); beyond it newcomers are counted only.
-pub const MEMBERS_MAX: usize = 2048;
+use super::evidence::Evidence;
+use super::finding::{Cause, Finding, FindingId, Holder, HolderState, Kind, Receives, Victim};
+use super::holdings::Holdings;
+use super::kin::Kin;
+use super::party::{Party, STAKES_MAX, Stake};
+use super::place::PortKey;
+use super::socket::Socket;
 
-/// One socket in the hands of one process.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Member {
-    pub(super) cookie: Cookie,
-    /// None when nobody is known to have it.
-    pub(super) process: Option<ProcessKey>,
-    pub(super) address: IpAddr,
-    pub(super) port: u16,
-    pub(super) options: Options,
-    pub(super) uid: Uid,
-    pub(super) state: HolderState,
-    pub(super) bound_at: Option<BootTime>,
-    pub(super) released_at: Option<BootTime>,
-    pub(super) from: Option<ProcessKey>,
+/// Findings kept, findings.
+pub(super) const FINDINGS_MAX: usize = 10_000;
+/// Processes listed in one finding, processes.
+pub(super) const PARTIES_MAX: usize = 1_024;
+
+/// The place of an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
     pub(super) seq: Seq,
+    pub(super) at: BootTime,
 }
 
-impl Member {
-    /// A process that has `socket`.
-    pub(super) fn of(socket: &Socket, holding: Holding) -> Self {
-        let state = if socket.is_listening() { HolderState::Listen } else { HolderState::Bound };
-        Self { seq: holding.seq, ..Self::new(&socket.facts, Some(holding.process), state) }
-            .since(socket.bound_at, holding.from)
-    }
-
-    /// A socket that nobody is known to have.
-    pub(super) fn nobodys(socket: &Socket) -> Self {
-        let state = if socket.is_listening() { HolderState::Listen } else { HolderState::Bound };
-        Self { seq: socket.seq, process: socket.binder, ..Self::new(&socket.facts, None, state) }
-            .since(socket.bound_at, None)
-    }
-
-    pub(super) const fn new(facts: &SocketFacts, process: Option<ProcessKey>, state: HolderState) -> Self {
-        Self {
-            cookie: facts.cookie,
-            process,
-            address: facts.address,
-            port: facts.port,
-            options: facts.options,
-            uid: facts.uid,
-            state,
-            bound_at: None,
-            released_at: None,
-            from: None,
-            seq: Seq(0),
-        }
-    }
-
-    const fn since(mut self, bound_at: Option<BootTime>, from: Option<ProcessKey>) -> Self {
-        self.bound_at = bound_at;
-        self.from = from;
-        self
-    }
-}
-
-/// A call that failed.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Failure {
-    pub(super) member: Member,
-    pub(super) errno: Errno,
-    pub(super) call: &'static str,
-}
-
-/// A finding.
-#[derive(Clone, Debug, PartialEq)]
+/// A finding that can still change.
+#[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) id: FindingId,
     pub(super) kind: Kind,
-    pub(super) protocol: Protocol,
+    pub(super) port: PortKey,
     pub(super) address: IpAddr,
-    pub(super) port: u16,
-    pub(super) netns: Inum,
     pub(super) first_seen: BootTime,
+    /// Of a live one this is not kept up: it is so until now.
     pub(super) last_seen: BootTime,
     pub(super) live: bool,
     pub(super) cause: Option<Cause>,
+    /// How much the best table row said that the cause rests on; see `refused`.
+    pub(super) rank: u8,
     pub(super) destination: Option<SocketAddr>,
-    pub(super) members: Vec<Member>,
-    /// Sockets that make it last.
-    pub(super) live_sockets: Vec<Cookie>,
-    pub(super) victim: Option<Failure>,
-    pub(super) last_owner: Option<Member>,
+    pub(super) parties: Vec<Party>,
+    index: BTreeMap<ProcessKey, usize>,
+    pub(super) victim: Option<Victim>,
+    pub(super) last_owner: Option<Holder>,
     pub(super) count: u64,
     pub(super) uncertain: bool,
     pub(super) receives: Option<Receives>,
-    /// Connections that waited in the queues of sockets that left it.
-    pub(super) left_waiting: u64,
-    evidence: Vec<Seq>,
+    pub(super) evidence: Evidence,
+    /// It was reported at some time: that it no longer is has to be reported as well.
+    pub(super) shown: bool,
+    /// A bound was reached while it was filled.
+    pub(super) cut: bool,
+    /// Sharing of one of its sockets turned out to be meant: it may have to be taken back.
+    pub(super) meant: bool,
 }
 
 impl Record {
-    pub(super) const fn new(id: FindingId, kind: Kind, on: &SocketFacts, at: BootTime) -> Self {
-        Self {
-            id,
-            kind,
-            protocol: on.protocol,
-            address: on.address,
-            port: on.port,
-            netns: on.netns,
-            first_seen: at,
-            last_seen: at,
-            live: false,
-            cause: None,
-            destination: None,
-            members: Vec::new(),
-            live_sockets: Vec::new(),
-            victim: None,
-            last_owner: None,
-            count: 1,
-            uncertain: false,
-            receives: None,
-            left_waiting: 0,
-            evidence: Vec::new(),
+    /// Adds a process, or the socket to the process. True when something is new.
+    pub(super) fn join(&mut self, party: Party) -> bool {
+        let cookie = party.stakes.first().map(|stake| stake.cookie);
+        if let Some(known) = self.index.get(&party.process).and_then(|at| self.parties.get_mut(*at)) {
+            let Some(cookie) =
+                cookie.filter(|cookie| known.stakes.iter().all(|stake| stake.cookie != *cookie))
+            else {
+                return false;
+            };
+            if known.stakes.len() >= STAKES_MAX {
+                self.cut = true;
+                return false;
+            }
+            known.stakes.push(Stake { cookie, open: true, active: true, kept: true });
+            return true;
         }
+        if self.parties.len() >= PARTIES_MAX {
+            self.cut = true;
+            return false;
+        }
+        self.index.insert(party.process, self.parties.len());
+        self.parties.push(party);
+        true
     }
 
-    /// Adds an event that proves it. Of more than [`EVIDENCE_MAX`] the first and the last half are kept.
-    pub(super) fn prove(&mut self, seq: Seq) {
-        if seq.0 == 0 {
-            return;
+    pub(super) fn clear_parties(&mut self) {
+        self.parties.clear();
+        self.index.clear();
+    }
+
+    /// Takes a socket out whose sharing turned out to be meant.
+    pub(super) fn withdraw(&mut self, cookie: Cookie) {
+        for party in &mut self.parties {
+            party.stakes.retain(|stake| stake.cookie != cookie);
         }
-        if let Err(place) = self.evidence.binary_search(&seq) {
-            self.evidence.insert(place, seq);
-            if self.evidence.len() > EVIDENCE_MAX {
-                self.evidence.remove(EVIDENCE_MAX / 2);
+        self.parties.retain(|party| !party.stakes.is_empty());
+        self.index = self.parties.iter().enumerate().map(|(at, party)| (party.process, at)).collect();
+        self.meant = true;
+    }
+
+    /// Makes the parties those of these live sockets: newcomers join, the others stay as past ones. True when anything
+    /// that shows has changed.
+    pub(super) fn sync(&mut self, members: &[&Socket], kin: &Kin, now: Moment) -> bool {
+        let mut changed = false;
+        for stake in self.parties.iter_mut().flat_map(|party| &mut party.stakes) {
+            stake.kept = false;
+        }
+        for socket in members {
+            for process in socket.holders() {
+                changed |= self.sync_one(*process, socket, kin);
+            }
+        }
+        for party in &mut self.parties {
+            for stake in &mut party.stakes {
+                changed |= stake.active != stake.kept;
+                stake.active = stake.kept;
+            }
+            let active = party.is_active();
+            if active {
+                party.stopped_at = None;
+            } else if party.stopped_at.is_none() {
+                party.stopped_at = Some(now.at);
+            }
+        }
+        changed
+    }
+
+    fn sync_one(&mut self, process: ProcessKey, socket: &Socket, kin: &Kin) -> bool {
+        let Some(party) = self.index.get(&process).and_then(|at| self.parties.get_mut(*at)) else {
+            return self.join(Party::holding(kin, process, socket));
+        };
+        let Some(stake) = party.stake(socket.cookie) else {
+            let joined = self.join(Party::holding(kin, process, socket));
+            if joined {
+                self.reopen(process);
+            }
+            return joined;
+        };
+        stake.kept = true;
+        let reopened = !std::mem::replace(&mut stake.open, true);
+        let state = socket.state.shown();
+        let mut changed = reopened;
+        if party.shown_socket() == Some(socket.cookie)
+            && (party.state != state || party.options != socket.options)
+        {
+            party.state = state;
+            party.options = socket.options;
+            changed = true;
+        }
+        if reopened {
+            self.reopen(process);
+        }
+        changed
+    }
+
+    /// Takes over the state and options of a socket where they show.
+    pub(super) fn refresh(&mut self, socket: &Socket) {
+        for party in &mut self.parties {
+            if party.shown_socket() == Some(socket.cookie) && party.released_at.is_none() {
+                party.state = socket.state.shown();
+                party.options = socket.options;
             }
         }
     }
 
-    /// Adds holders that are not there yet.
-    pub(super) fn join(&mut self, members: impl IntoIterator<Item = Member>, kin: &mut Kinship) {
-        for member in members {
-            self.prove(member.seq);
-            let has_room = self.members.len() < MEMBERS_MAX;
-            let known = self.members.iter_mut().find(|known| {
-                known.cookie == member.cookie
-                    && known.process == member.process
-                    && known.released_at.is_none()
-            });
-            match known {
-                Some(known) => (known.state, known.options) = (member.state, member.options),
-                None if has_room => {
-                    kin.refer(member.process);
-                    self.members.push(member);
+    fn reopen(&mut self, process: ProcessKey) {
+        if let Some(party) = self.index.get(&process).and_then(|at| self.parties.get_mut(*at)) {
+            party.released_at = None;
+        }
+    }
+
+    /// Notes who still has a socket open that the finding names; nobody when it was closed. True when that shows.
+    pub(super) fn follow(&mut self, socket: &Socket, holders: &[ProcessKey], at: BootTime) -> bool {
+        let mut changed = false;
+        // What a refusal says is the state at the failure.
+        let frozen = matches!(self.kind, Kind::Refused | Kind::Exhausted | Kind::Denied);
+        for party in &mut self.parties {
+            if holders.contains(&party.process) {
+                continue;
+            }
+            let Some(stake) = party.stake(socket.cookie).filter(|stake| stake.open) else { continue };
+            stake.open = false;
+            stake.active = false;
+            // Of a live finding every change is evidence; of a past one only what a holder's entry shows.
+            changed |= self.live;
+            if !party.is_active() && party.stopped_at.is_none() {
+                party.stopped_at = Some(at);
+            }
+            let is_first = party.stakes.first().is_some_and(|first| first.cookie == socket.cookie);
+            if !frozen && is_first && party.options != socket.options {
+                party.options = socket.options;
+                changed = true;
+            }
+            if party.stakes.iter().all(|stake| !stake.open) {
+                party.released_at = Some(at);
+                if !frozen {
+                    party.state = HolderState::Closed;
                 }
-                None => {}
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Adds connections lost in a queue to those who had the socket.
+    pub(super) fn add_backlog(&mut self, cookie: Cookie, backlog: u32) {
+        for party in &mut self.parties {
+            if party.stake(cookie).is_some_and(|stake| stake.open) {
+                party.backlog += u64::from(backlog);
             }
         }
     }
 
-    /// The finding as it stands at `now`.
-    pub(super) fn finding(&self, kin: &Kinship, now: BootTime) -> Finding {
-        let last_seen = if self.live { now } else { self.last_seen };
-        let overlaps = matches!(self.kind, Kind::CoBind | Kind::Handover | Kind::Shadow);
+    pub(super) fn add_socket_evidence(&mut self, socket: &Socket) {
+        self.evidence.add(socket.known);
+        self.evidence.add(socket.listened);
+        if let Some(shared) = &socket.shared {
+            self.evidence.add(shared.seq);
+        }
+    }
+
+    pub(super) const fn overlaps(&self) -> bool {
+        matches!(self.kind, Kind::CoBind | Kind::Handover | Kind::Shadow)
+    }
+
+    /// As it stands at the time `now`.
+    pub(super) fn snapshot(&self, now: BootTime) -> Finding {
+        let last_seen = if self.live { now.max(self.first_seen) } else { self.last_seen };
         Finding {
             id: self.id,
             kind: self.kind,
-            protocol: self.protocol,
+            protocol: self.port.protocol,
             address: self.address,
-            port: self.port,
-            netns: self.netns,
+            port: self.port.port,
+            netns: self.port.netns,
             first_seen: self.first_seen,
             last_seen,
-            overlap: overlaps.then(|| last_seen.since(self.first_seen)),
+            overlap: self.overlaps().then(|| last_seen.since(self.first_seen)),
             live: self.live,
             cause: self.cause,
             destination: self.destination,
-            holders: holders(&self.members, kin),
-            victim: self.victim.as_ref().map(|failure| Victim {
-                holder: holder(&failure.member, kin),
-                errno: failure.errno,
-                call: failure.call,
-            }),
-            last_owner: self.last_owner.as_ref().map(|member| holder(member, kin)),
+            holders: self.parties.iter().map(Party::holder).collect(),
+            victim: self.victim.clone(),
+            last_owner: self.last_owner.clone(),
             count: self.count,
             uncertain: self.uncertain,
             receives: self.receives,
-            evidence: self.evidence.clone(),
+            evidence: self.evidence.as_slice().to_vec(),
         }
     }
 }
 
-/// Members as holders: one a process, in the order in which they came.
-fn holders(members: &[Member], kin: &Kinship) -> Vec<Holder> {
-    let mut holders: Vec<Holder> = Vec::new();
-    for member in members.iter().filter(|member| member.process.is_some()) {
-        let known = holders.iter_mut().find(|holder| Some(holder.process) == member.process);
-        let Some(known) = known else {
-            holders.push(holder(member, kin));
-            continue;
-        };
-        if !known.sockets.contains(&member.cookie) {
-            known.sockets.push(member.cookie);
-        }
-        known.bound_at = match (known.bound_at, member.bound_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            _ => None,
-        };
-        known.released_at = match (known.released_at, member.released_at) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            _ => None,
-        };
-        if known.state == HolderState::Closed {
-            known.state = member.state;
-        }
-    }
-    holders
+/// All findings.
+#[derive(Default)]
+pub(super) struct Records {
+    map: BTreeMap<FindingId, Record>,
+    made: u32,
+    /// Findings that the event at hand made or changed, in no order, perhaps repeated.
+    pub(super) touched: Vec<FindingId>,
+    /// From a loss until the next complete inventory: whatever changes is uncertain.
+    pub(super) lossy: bool,
 }
 
-/// One member as a holder.
-pub(super) fn holder(member: &Member, kin: &Kinship) -> Holder {
-    let process = member.process.unwrap_or(ProcessKey { tgid: 0, start: 0 });
-    let known = kin.get(process).map(|kin| &kin.facts);
-    Holder {
-        process,
-        comm: known.map(|facts| facts.comm.clone()).unwrap_or_default(),
-        exe: known.map(|facts| facts.exe.clone()).unwrap_or_default(),
-        cmdline: known.map(|facts| facts.cmdline.clone()).unwrap_or_default(),
-        cmdline_cut: known.is_some_and(|facts| facts.cmdline_cut),
-        uid: known.map_or(member.uid, |facts| facts.uid),
-        cgroup: known.map(|facts| facts.cgroup.clone()).unwrap_or_default(),
-        container: known.and_then(|facts| facts.container.clone()),
-        lineage: kin.lineage(process),
-        parents: kin.parents(process),
-        socket_cookie: member.cookie,
-        sockets: vec![member.cookie],
-        address: member.address,
-        port: member.port,
-        options: member.options,
-        state: member.state,
-        bound_at: member.bound_at,
-        released_at: member.released_at,
-        accepted: None,
-        inherited_from: member.from,
+impl Records {
+    pub(super) fn is_full(&self) -> bool {
+        self.map.len() >= FINDINGS_MAX
     }
-}
 
-/// What a socket in a TCP state does.
-pub(super) const fn state_of(state: TcpState) -> HolderState {
-    match state {
-        TcpState::Listen => HolderState::Listen,
-        TcpState::Close => HolderState::Bound,
-        TcpState::TimeWait => HolderState::TimeWait,
-        _ => HolderState::Connected,
+    /// Makes a finding, live or not; the caller fills in the rest. None when there are too many.
+    pub(super) fn open(
+        &mut self,
+        kind: Kind,
+        port: PortKey,
+        address: IpAddr,
+        now: Moment,
+    ) -> Option<&mut Record> {
+        if self.is_full() {
+            return None;
+        }
+        self.made += 1;
+        let id = FindingId(self.made);
+        self.touched.push(id);
+        let record = Record {
+            id,
+            kind,
+            port,
+            address,
+            first_seen: now.at,
+            last_seen: now.at,
+            live: false,
+            cause: None,
+            rank: 0,
+            destination: None,
+            parties: Vec::new(),
+            index: BTreeMap::new(),
+            victim: None,
+            last_owner: None,
+            count: 1,
+            uncertain: self.lossy,
+            receives: None,
+            evidence: Evidence::default(),
+            shown: false,
+            cut: false,
+            meant: false,
+        };
+        Some(self.map.entry(id).or_insert(record))
+    }
+
+    pub(super) fn get(&self, id: FindingId) -> Option<&Record> {
+        self.map.get(&id)
+    }
+
+    /// For a change that shows.
+    pub(super) fn touch(&mut self, id: FindingId) -> Option<&mut Record> {
+        let record = self.map.get_mut(&id)?;
+        record.uncertain |= self.lossy;
+        self.touched.push(id);
+        Some(record)
+    }
+
+    /// For changes that may not show: follow with [`Records::touch`] when they do.
+    pub(super) fn peek(&mut self, id: FindingId) -> Option<&mut Record> {
+        self.map.get_mut(&id)
+    }
+
+    /// Takes back what turned out to be meant.
+    pub(super) fn retract(&mut self, id: FindingId) {
+        if let Some(record) = self.map.remove(&id)
+            && record.shown
+        {
+            self.touched.push(id);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.map.values()
+    }
+
+    /// After a loss, nothing that is still going on is certain.
+    pub(super) fn doubt_live(&mut self) {
+        self.lossy = true;
+        for record in self.map.values_mut().filter(|record| record.live && !record.uncertain) {
+            record.uncertain = true;
+            self.touched.push(record.id);
+        }
+    }
+
+    /// Lets every finding that names a socket know who still holds it.
+    pub(super) fn follow(&mut self, socket: &Socket, holders: &[ProcessKey], now: Moment) {
+        for id in &socket.findings {
+            let Some(record) = self.map.get_mut(id) else { continue };
+            if !record.follow(socket, holders, now.at) {
+                continue;
+            }
+            record.uncertain |= self.lossy;
+            if record.live {
+                record.evidence.add(now.seq);
+            }
+            self.touched.push(*id);
+        }
+    }
+
+    /// Remembers in the sockets that a finding names them, so that it learns of their end.
+    pub(super) fn link(&self, id: FindingId, holdings: &mut Holdings) {
+        let Some(record) = self.map.get(&id) else { return };
+        for stake in record.parties.iter().flat_map(|party| &party.stakes) {
+            if let Some(socket) = holdings.get_mut(stake.cookie)
+                && let Err(at) = socket.findings.binary_search(&id)
+            {
+                socket.findings.insert(at, id);
+            }
+        }
     }
 }

@@ -1,30 +1,53 @@
-//! What a judgement depends on besides the events.
+//! What a user can set about judging: kinship, reloads, and what is allowed.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-/// Which holders of one endpoint are related, and so raise nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+use super::finding::{Finding, Holder};
+
+/// When two processes count as one party. Everything else is unrelated, and sharing an endpoint is a finding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RelatedBy {
-    /// Only a process and itself.
+    /// Only a process with itself.
     Process,
-    /// Holders of one lineage, ancestors, workers of a recognised pool.
+    /// One lineage, one an ancestor of the other, or workers of one pool.
     #[default]
     Lineage,
-    /// Holders of one session (setsid(2)), besides lineage.
+    /// As lineage, or one session (setsid(2)).
     Session,
-    /// Holders of one cgroup, besides lineage.
+    /// As lineage, or one cgroup.
     Cgroup,
-    /// Holders of one user, besides lineage.
+    /// As lineage, or one real user id.
     User,
 }
 
-/// Sharing that is meant. A finding is allowed when everything the rule gives matches.
+/// How the ledger judges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The kinship rule.
+    pub related_by: RelatedBy,
+    /// How long an older holder may take to stop after its successor bound, ns, for a reload to be a `handover`.
+    pub handover_ns: u64,
+    /// Findings that match one of these are not reported.
+    pub allow: Vec<AllowRule>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { related_by: RelatedBy::default(), handover_ns: 1_000_000_000, allow: Vec::new() }
+    }
+}
+
+/// Sharing that is meant. A finding is allowed when everything the rule gives matches; a rule that gives nothing
+/// matches nothing.
+///
+/// Program and cgroup must match every holder and, where a call failed, its caller as well.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowRule {
-    /// Name of the program: the process's name, the last part of its executable's path, or the whole path.
+    /// Pattern (`*` any text, `?` one character) of the process's name, of the last part of its executable's path, or
+    /// of the whole path.
     pub program: Option<String>,
-    /// The cgroup2 path, or an ancestor of it.
+    /// This cgroup2 path, or any below it.
     pub cgroup: Option<String>,
     /// The endpoint's address.
     pub address: Option<IpAddr>,
@@ -32,19 +55,106 @@ pub struct AllowRule {
     pub port: Option<RangeInclusive<u16>>,
 }
 
-/// Everything a judgement depends on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Who is related.
-    pub related_by: RelatedBy,
-    /// Longest overlap of a reload, ns.
-    pub handover_ns: u64,
-    /// Sharing that is meant.
-    pub allow: Vec<AllowRule>,
+impl AllowRule {
+    /// Whether the rule allows the finding.
+    #[must_use]
+    pub fn allows(&self, finding: &Finding) -> bool {
+        let about_who = self.program.is_some() || self.cgroup.is_some();
+        if !about_who && self.address.is_none() && self.port.is_none() {
+            return false;
+        }
+        if self.address.is_some_and(|address| address.to_canonical() != finding.address.to_canonical())
+            || self.port.as_ref().is_some_and(|ports| !ports.contains(&finding.port))
+        {
+            return false;
+        }
+        let mut someone = false;
+        let victim = finding.victim.as_ref().map(|victim| &victim.holder);
+        let all = finding.holders.iter().chain(victim).all(|who| {
+            someone = true;
+            self.allows_process(who)
+        });
+        !about_who || (someone && all)
+    }
+
+    fn allows_process(&self, who: &Holder) -> bool {
+        let base = who.exe.rsplit('/').next().unwrap_or_default();
+        let program = self
+            .program
+            .as_ref()
+            .is_none_or(|glob| [&who.comm, &who.exe, base].iter().any(|name| glob_matches(glob, name)));
+        let cgroup = self.cgroup.as_ref().is_none_or(|cgroup| is_at_or_below(&who.cgroup, cgroup));
+        program && cgroup
+    }
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self { related_by: RelatedBy::default(), handover_ns: 1_000_000_000, allow: Vec::new() }
+/// Whether a cgroup is this one or below it.
+pub(super) fn is_at_or_below(cgroup: &str, top: &str) -> bool {
+    let top = top.trim_end_matches('/');
+    cgroup.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Matches `*` and `?` in time proportional to the product of the lengths, whatever the pattern.
+fn glob_matches(glob: &str, text: &str) -> bool {
+    let (mut pattern, mut rest) = (glob.chars(), text.chars());
+    // Where to take up again after the last star: the pattern behind it, and the text it has not swallowed yet.
+    let mut retry: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
+    loop {
+        let mut after = pattern.clone();
+        match after.next() {
+            Some('*') => {
+                retry = Some((after.clone(), rest.clone()));
+                pattern = after;
+                continue;
+            }
+            Some(wanted) => {
+                if let Some(found) = rest.next()
+                    && (wanted == '?' || wanted == found)
+                {
+                    pattern = after;
+                    continue;
+                }
+            }
+            None if rest.as_str().is_empty() => return true,
+            None => {}
+        }
+        let Some((behind, unswallowed)) = &mut retry else { return false };
+        if unswallowed.next().is_none() {
+            return false;
+        }
+        pattern = behind.clone();
+        rest = unswallowed.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_whole_texts() {
+        for (glob, text, matches) in [
+            ("node", "node", true),
+            ("node", "nodejs", false),
+            ("node*", "nodejs", true),
+            ("*/python3*", "/usr/bin/python3.11", true),
+            ("*a*b", "xaxxbxb", true),
+            ("*a*b", "xaxxbxc", false),
+            ("n?de", "node", true),
+            ("n?de", "nde", false),
+            ("", "", true),
+            ("*", "", true),
+            ("?", "", false),
+        ] {
+            assert_eq!(glob_matches(glob, text), matches, "{glob} on {text}");
+        }
+    }
+
+    #[test]
+    fn cgroups_match_by_component() {
+        assert!(is_at_or_below("/ci/job-1/x", "/ci/job-1"));
+        assert!(is_at_or_below("/ci/job-1", "/ci/job-1/"));
+        assert!(!is_at_or_below("/ci/job-10", "/ci/job-1"));
+        assert!(is_at_or_below("/ci", "/"));
     }
 }

@@ -1,0 +1,316 @@
+//! How events change the holdings. Whatever moves a socket tells the findings that name it, and has its places judged
+//! again.
+
+use crate::event::{
+    Bind, BootTime, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen, OptionSet, ProcessKey,
+    Protocol, Seq, Setting, TcpState, Unlisten,
+};
+
+use super::Ledger;
+use super::place::{Place, PortKey};
+use super::record::Moment;
+use super::socket::{Socket, State};
+
+/// An inventory under way, and the last one that was whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// Number of the inventory, from 1.
+    number: u32,
+    /// Where it began; None between inventories.
+    began: Option<Seq>,
+}
+
+impl Ledger {
+    pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
+        self.leave(bind.socket.cookie, now);
+        self.enter(Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq), now);
+    }
+
+    pub(super) fn listening(&mut self, listen: &Listen, now: Moment) {
+        let facts = &listen.socket;
+        let Some(known) = self.holdings.get(facts.cookie) else {
+            self.enter(Socket::new(facts, State::Listen, Some(listen.process), Some(now.at), now.seq), now);
+            return;
+        };
+        if facts.port != 0 && (known.port, known.place) != (PortKey::of(facts), Place::of(facts)) {
+            // Its port was not known yet, or a bind of it was lost.
+            let mut socket = Socket::new(facts, State::Listen, known.binder, known.since, known.known);
+            socket.shared.clone_from(&known.shared);
+            socket.listened = now.seq;
+            self.leave(facts.cookie, now);
+            self.enter(socket, now);
+            return;
+        }
+        if let Some(socket) = self.holdings.get_mut(facts.cookie) {
+            socket.state = State::Listen;
+            socket.stopped = false;
+            socket.listened = now.seq;
+            socket.options = facts.options;
+            socket.shares_port |= facts.options.reuse_port;
+            socket.shares_addr |= facts.options.reuse_addr;
+        }
+        self.changed_here(facts.cookie, now);
+    }
+
+    pub(super) fn unlistened(&mut self, unlisten: &Unlisten, now: Moment) {
+        let Some(socket) = self.holdings.get_mut(unlisten.cookie) else { return };
+        socket.state = State::Bound;
+        socket.stopped = true;
+        let socket = &*socket;
+        for id in &socket.findings {
+            if let Some(record) = self.records.peek(*id) {
+                record.add_backlog(unlisten.cookie, unlisten.backlog);
+                if record.live {
+                    record.refresh(socket);
+                }
+            }
+        }
+        self.changed_here(unlisten.cookie, now);
+    }
+
+    pub(super) fn option_set(&mut self, option: &OptionSet, now: Moment) {
+        let Some(socket) = self.holdings.get_mut(option.cookie) else { return };
+        match option.setting {
+            Setting::ReuseAddr(on) => {
+                socket.options.reuse_addr = on;
+                socket.shares_addr |= on;
+            }
+            Setting::ReusePort(on) => {
+                socket.options.reuse_port = on;
+                socket.shares_port |= on;
+            }
+            Setting::Device(device) => socket.options.device = device,
+            Setting::Multicast => {
+                socket.multicast = true;
+                for id in &socket.findings {
+                    if let Some(record) =
+                        self.records.peek(*id).filter(|record| record.live && record.overlaps())
+                    {
+                        record.withdraw(option.cookie);
+                    }
+                }
+            }
+        }
+        self.changed_here(option.cookie, now);
+    }
+
+    pub(super) fn closed(&mut self, close: &Close, now: Moment) {
+        if let Some(socket) = self.holdings.get(close.cookie) {
+            for id in &socket.findings {
+                if let Some(record) = self.records.peek(*id) {
+                    record.add_backlog(close.cookie, close.backlog);
+                }
+            }
+            if self.lingering.closed(socket, close.state, now.seq) {
+                self.stats.reached("lingering-sockets", 1);
+            }
+        }
+        self.leave(close.cookie, now);
+    }
+
+    pub(super) fn gone(&mut self, cookie: Cookie, now: Moment) {
+        self.lingering.gone(cookie);
+        self.leave(cookie, now);
+    }
+
+    pub(super) fn holders_seen(&mut self, holders: &Holders, now: Moment) {
+        self.holdings.set_holders(holders.cookie, &holders.processes, now.seq, now.at);
+        let Some(socket) = self.holdings.get(holders.cookie) else { return };
+        if !holders.processes.is_empty() {
+            self.records.follow(socket, &holders.processes, now);
+        }
+        self.changed_here(holders.cookie, now);
+    }
+
+    /// A process ended: it no longer counts among the holders of what others have as well. What it had alone keeps its
+    /// name until its close, or a look-up, tells more.
+    pub(super) fn ended(&mut self, process: ProcessKey, now: Moment) {
+        self.kin.end(process, now.seq);
+        let held: Vec<Cookie> = self.holdings.held_by(process).collect();
+        for cookie in held {
+            let Some(socket) = self.holdings.get(cookie) else { continue };
+            let rest: Vec<ProcessKey> =
+                socket.holders().iter().copied().filter(|other| *other != process).collect();
+            if rest.is_empty() {
+                if let Some(socket) = self.holdings.get_mut(cookie) {
+                    socket.unheld = true;
+                }
+                continue;
+            }
+            let (seq, at) =
+                socket.shared.as_ref().map_or((now.seq, now.at), |shared| (shared.seq, shared.at));
+            self.holdings.set_holders(cookie, &rest, seq, at);
+            if let Some(socket) = self.holdings.get(cookie) {
+                self.records.follow(socket, &rest, now);
+            }
+            self.changed_here(cookie, now);
+        }
+    }
+
+    /// Kin of a process changed (it executed another program): what it holds is judged again.
+    pub(super) fn kin_changed(&mut self, process: ProcessKey, now: Moment) {
+        let held: Vec<Cookie> = self.holdings.held_by(process).collect();
+        for cookie in held {
+            self.changed_here(cookie, now);
+        }
+    }
+
+    pub(super) fn inventory(&mut self, inventory: &Inventory, now: Moment) {
+        match inventory.phase {
+            InventoryPhase::Begin => {
+                self.round.number += 1;
+                self.round.began = Some(now.seq);
+            }
+            InventoryPhase::End => self.inventory_ended(inventory.unseen.is_empty(), now),
+        }
+    }
+
+    fn inventory_ended(&mut self, complete: bool, now: Moment) {
+        let Some(began) = self.round.began.take() else { return };
+        let round = self.round.number;
+        let is_listed = |socket: &&Socket| socket.round == round;
+        let looked_into: std::collections::BTreeSet<_> =
+            self.holdings.any_order().filter(is_listed).map(|socket| socket.port.netns).collect();
+        let mut over: Vec<(Seq, Cookie)> = self
+            .holdings
+            .any_order()
+            .filter(|socket| !is_listed(socket) && socket.known < began)
+            .filter(|socket| complete || looked_into.contains(&socket.port.netns))
+            .map(|socket| (socket.known, socket.cookie))
+            .collect();
+        over.sort_unstable();
+        for (_, cookie) in over {
+            self.leave(cookie, now);
+        }
+        if complete {
+            self.lingering.settle(began, round);
+            self.records.lossy = self.lost_at.is_some_and(|lost| lost > began);
+        }
+    }
+
+    /// A socket that an inventory listed.
+    pub(super) fn found(&mut self, found: &Found, now: Moment) {
+        let facts = &found.socket;
+        let tcp = facts.protocol == Protocol::Tcp;
+        if tcp && found.state == TcpState::TimeWait {
+            return;
+        }
+        let state = State::of(facts.protocol, found.state);
+        let binder = self.likely_binder(&found.holders);
+        let round = self.round.number;
+        let closing = matches!(
+            found.state,
+            TcpState::FinWait1
+                | TcpState::FinWait2
+                | TcpState::Closing
+                | TcpState::LastAck
+                | TcpState::CloseWait
+        );
+        if tcp && closing && found.holders.is_empty() {
+            self.leave(facts.cookie, now);
+            let socket = Socket::new(facts, state, None, None, now.seq);
+            if self.lingering.add(&socket, None, now.seq, round) {
+                self.stats.reached("lingering-sockets", 1);
+            }
+            return;
+        }
+        let known = self.holdings.get(facts.cookie);
+        let same = known.filter(|known| (known.port, known.place) == (PortKey::of(facts), Place::of(facts)));
+        let Some(known) = same else {
+            self.leave(facts.cookie, now);
+            let mut socket = Socket::new(facts, state, binder, None, now.seq);
+            socket.round = round;
+            self.enter(socket, now);
+            self.share(facts.cookie, &found.holders, now.seq, now.at);
+            self.changed_here(facts.cookie, now);
+            return;
+        };
+        let unchanged = known.state == state
+            && known.options == facts.options
+            && (found.holders.is_empty() || known.holders() == found.holders);
+        let nobody_known = known.holders().is_empty();
+        if let Some(socket) = self.holdings.get_mut(facts.cookie) {
+            socket.round = round;
+            if !unchanged {
+                socket.stopped &= state != State::Listen;
+                socket.state = state;
+                socket.options = facts.options;
+                socket.shares_port |= facts.options.reuse_port;
+                socket.shares_addr |= facts.options.reuse_addr;
+            }
+        }
+        if unchanged {
+            return;
+        }
+        if nobody_known && let Some(mut socket) = self.holdings.remove(facts.cookie) {
+            socket.binder = binder;
+            self.holdings.insert(socket);
+        }
+        self.share(facts.cookie, &found.holders, now.seq, now.at);
+        if let Some(socket) = self.holdings.get(facts.cookie)
+            && !found.holders.is_empty()
+        {
+            self.records.follow(socket, &found.holders, now);
+        }
+        self.changed_here(facts.cookie, now);
+    }
+
+    fn share(&mut self, cookie: Cookie, holders: &[ProcessKey], seq: Seq, at: BootTime) {
+        if !holders.is_empty() {
+            self.holdings.set_holders(cookie, holders, seq, at);
+        }
+    }
+
+    /// Of processes that have a socket: the eldest ancestor of the first, or the first.
+    fn likely_binder(&self, holders: &[ProcessKey]) -> Option<ProcessKey> {
+        let first = *holders.first()?;
+        Some(self.kin.ancestors(first).filter(|ancestor| holders.contains(ancestor)).last().unwrap_or(first))
+    }
+
+    /// A new socket, or one at a new place.
+    fn enter(&mut self, mut socket: Socket, now: Moment) {
+        if socket.round == 0 {
+            // What was bound since an inventory began is none of its business.
+            socket.round = self.round.number;
+        }
+        let (port, place, cookie) = (socket.port, socket.place, socket.cookie);
+        self.lingering.gone(cookie);
+        self.holdings.insert(socket);
+        self.review(port, place, Some(cookie), now);
+    }
+
+    /// A socket leaves its place for good.
+    fn leave(&mut self, cookie: Cookie, now: Moment) {
+        let Some(socket) = self.holdings.remove(cookie) else { return };
+        self.records.follow(&socket, &[], now);
+        for id in &socket.findings {
+            self.settle_orphan(*id, now);
+        }
+        let is_release = socket.port.port != 0 && socket.state != State::Connected;
+        if is_release && self.releases.add(&socket, now.seq, now.at) {
+            self.stats.reached("released-ports", 1);
+        }
+        self.review(socket.port, socket.place, None, now);
+    }
+
+    /// An orphan whose last socket was released is over.
+    fn settle_orphan(&mut self, id: super::FindingId, now: Moment) {
+        if let Some(record) = self.records.peek(id)
+            && record.kind == super::Kind::Orphan
+            && record.live
+            && record.parties.iter().all(|party| party.released_at.is_some())
+        {
+            record.live = false;
+            record.last_seen = now.at;
+            self.records.touch(id);
+        }
+    }
+
+    /// Something about a socket changed, but not its place.
+    fn changed_here(&mut self, cookie: Cookie, now: Moment) {
+        if let Some(socket) = self.holdings.get(cookie) {
+            let (port, place) = (socket.port, socket.place);
+            self.review(port, place, Some(cookie), now);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Binds and listens that failed with EADDRINUSE: who was there, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::event::{Errno, Process, ProcessKey, Protocol, Seq, SocketFacts, TableRow, TcpState};
+
+use super::Ledger;
+use super::cause::{Came, Keeper};
+use super::finding::{Cause, FindingId, Holder, HolderState, Kind, Victim};
+use super::party::Party;
+use super::place::{Place, PortKey};
+use super::program;
+use super::record::Moment;
+use super::socket::{Socket, State, blocks, devices_meet};
+
+/// Failed calls that wait for rows of the kernel's tables, calls.
+const PENDING_MAX: usize = 1_024;
+/// Incidents on one endpoint that a failure is compared with, the latest, incidents.
+const INCIDENTS_MAX: usize = 16;
+
+/// A call that failed.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) process: ProcessKey,
+    pub(super) comm: &'a str,
+    pub(super) facts: &'a SocketFacts,
+    pub(super) errno: Errno,
+    pub(super) name: &'static str,
+}
+
+impl Call<'_> {
+    pub(super) fn victim(&self, ledger: &Ledger) -> Victim {
+        let party = Party::named(&ledger.kin, self.process, self.comm, self.facts, HolderState::Bound);
+        Victim { holder: party.holder(), errno: self.errno, call: self.name }
+    }
+}
+
+/// Who failed, to know them again.
+#[derive(Clone, Debug)]
+pub(super) struct Sufferer {
+    process: ProcessKey,
+    lineage: ProcessKey,
+    facts: Option<Arc<Process>>,
+}
+
+impl Sufferer {
+    pub(super) fn of(ledger: &Ledger, process: ProcessKey) -> Self {
+        Self { process, lineage: ledger.kin.lineage(process), facts: ledger.kin.facts(process).cloned() }
+    }
+
+    pub(super) fn runs_program_of(&self, other: &Self) -> bool {
+        self.process == other.process || program::same(self.facts.as_deref(), other.facts.as_deref())
+    }
+
+    /// The same process or lineage, or the same program started again by the same parent.
+    fn is_again(&self, other: &Self) -> bool {
+        let parent = |of: &Self| of.facts.as_ref().and_then(|facts| facts.parent);
+        self.lineage == other.lineage
+            || (parent(self).is_some() && parent(self) == parent(other) && self.runs_program_of(other))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Incident {
+    id: FindingId,
+    first: Sufferer,
+    last: Sufferer,
+    holders: BTreeSet<ProcessKey>,
+}
+
+/// A failed call that no known holder explains yet.
+#[derive(Clone, Debug)]
+struct Pending {
+    id: FindingId,
+    process: ProcessKey,
+    facts: SocketFacts,
+}
+
+/// What is remembered to put failures together.
+#[derive(Default)]
+pub(super) struct Refusals {
+    incidents: BTreeMap<(PortKey, IpAddr), Vec<Incident>>,
+    pending: BTreeMap<Seq, Pending>,
+}
+
+impl Ledger {
+    /// A bind or listen failed with EADDRINUSE on a port that was asked for.
+    pub(super) fn refuse(&mut self, call: Call<'_>, now: Moment) {
+        let port = PortKey::of(call.facts);
+        let blockers = self.blockers(call.facts);
+        let keepers: Vec<Keeper> = blockers.iter().flat_map(|socket| Keeper::of(socket)).collect();
+        let holders: BTreeSet<ProcessKey> = keepers.iter().map(|keeper| keeper.process).collect();
+        let parties: Vec<Party> = blockers
+            .iter()
+            .flat_map(|socket| {
+                socket.holders().iter().map(|process| Party::holding(&self.kin, *process, socket))
+            })
+            .collect();
+        let base = state_cause(blockers.iter().map(|socket| socket.state));
+        let proof: Vec<Seq> = blockers.iter().flat_map(|socket| [socket.known, socket.listened]).collect();
+
+        let victim = Sufferer::of(self, call.process);
+        let endpoint = (port, call.facts.address);
+        let incidents = self.refusals.incidents.get(&endpoint).map_or(&[][..], Vec::as_slice);
+        let again = incidents.iter().rev().find(|known| {
+            known.holders == holders && (known.last.is_again(&victim) || known.first.is_again(&victim))
+        });
+        let again = again.map(|incident| incident.id);
+        let reason = match (again, base) {
+            // What refused it before still does; only the holder's leaving is news.
+            (Some(_), _) => self.restart(call.process, &keepers).map(|evidence| (Cause::Restart, evidence)),
+            (None, Some(base)) => {
+                let reason = self.reason(call.process, call.facts, &keepers, base, now.at);
+                Some((reason.cause, reason.evidence))
+            }
+            (None, None) => None,
+        };
+        let shown = call.victim(self);
+        let lingering = if blockers.is_empty() { self.lingering_owner(call.facts) } else { None };
+
+        let record = match again {
+            Some(id) => self.records.touch(id),
+            None => self.records.open(Kind::Refused, port, call.facts.address, now),
+        };
+        let Some(record) = record else {
+            self.stats.reached("findings", 1);
+            return;
+        };
+        let id = record.id;
+        if again.is_some() {
+            record.count += 1;
+            record.last_seen = now.at;
+        }
+        record.victim = Some(shown);
+        for party in parties {
+            record.join(party);
+        }
+        if let Some((cause, evidence)) = reason {
+            record.cause = Some(cause);
+            evidence.into_iter().for_each(|seq| record.evidence.add(seq));
+        }
+        if let Some((owner, seq)) = lingering
+            && record.rank <= rank(Cause::Orphan)
+        {
+            record.cause = Some(Cause::Orphan);
+            record.rank = rank(Cause::Orphan);
+            record.last_owner = owner.or(record.last_owner.take());
+            record.evidence.add(seq);
+        }
+        proof.into_iter().chain([now.seq]).for_each(|seq| record.evidence.add(seq));
+        self.stats.note_cut(record);
+        self.records.link(id, &mut self.holdings);
+
+        if holders.is_empty() {
+            let pending = Pending { id, process: call.process, facts: call.facts.clone() };
+            self.refusals.pending.insert(now.seq, pending);
+            if self.refusals.pending.len() > PENDING_MAX {
+                self.refusals.pending.pop_first();
+            }
+        }
+        let incidents = self.refusals.incidents.entry(endpoint).or_default();
+        if let Some(incident) = incidents.iter_mut().find(|incident| again == Some(incident.id)) {
+            incident.last = victim;
+            return;
+        }
+        if incidents.len() >= INCIDENTS_MAX {
+            incidents.remove(0);
+        }
+        incidents.push(Incident { id, first: victim.clone(), last: victim, holders });
+    }
+
+    /// Live sockets that keep these facts out, in the order in which they came.
+    fn blockers(&self, wanted: &SocketFacts) -> Vec<&Socket> {
+        let port = PortKey::of(wanted);
+        let newcomer = (wanted.options, wanted.uid);
+        let places = self.holdings.places_meeting(port, Place::of(wanted));
+        let mut found: Vec<&Socket> = places
+            .into_iter()
+            .flat_map(|place| self.holdings.at(port, place))
+            .filter(|socket| {
+                socket.cookie != wanted.cookie
+                    && blocks(port.protocol, newcomer, (socket.options, socket.uid), socket.state)
+            })
+            .collect();
+        found.sort_unstable_by_key(|socket| (socket.known, socket.cookie));
+        found
+    }
+
+    /// Whose closed socket keeps the port by a connection that is not at its end.
+    fn lingering_owner(&self, wanted: &SocketFacts) -> Option<(Option<Holder>, Seq)> {
+        let place = Place::of(wanted);
+        let newcomer = (wanted.options, wanted.uid);
+        let (cookie, lingering) = self.lingering.on_port(PortKey::of(wanted)).find(|(_, lingering)| {
+            let holder = (lingering.options, lingering.uid);
+            lingering.place.meets(place) && blocks(Protocol::Tcp, newcomer, holder, State::Connected)
+        })?;
+        let owner = lingering.owner.map(|owner| {
+            let facts = SocketFacts {
+                cookie,
+                address: lingering.place.address(),
+                family: lingering.family,
+                options: lingering.options,
+                uid: lingering.uid,
+                ..wanted.clone()
+            };
+            Party::named(&self.kin, owner, "", &facts, HolderState::Closed).holder()
+        });
+        Some((owner, lingering.seq))
+    }
+
+    /// A row of the kernel's tables that was looked up for a failed call.
+    pub(super) fn table_row(&mut self, row: &TableRow, now: Moment) {
+        let Some(pending) = self.refusals.pending.get(&row.asked_by) else { return };
+        let (wanted, socket) = (&pending.facts, &row.socket);
+        let newcomer = (wanted.options, wanted.uid);
+        let state = State::of(socket.protocol, row.state);
+        let in_the_way = socket.cookie != wanted.cookie
+            && PortKey::of(socket) == PortKey::of(wanted)
+            && Place::of(socket).meets(Place::of(wanted))
+            && devices_meet(socket.options.device, wanted.options.device)
+            && (row.state == TcpState::TimeWait
+                || blocks(socket.protocol, newcomer, (socket.options, socket.uid), state));
+        let base = row_cause(row);
+        let (id, rank) = (pending.id, rank(base));
+        let known = self.records.get(id).map_or(0, |record| record.rank);
+        if !in_the_way || rank < known {
+            return;
+        }
+        let keepers: Vec<Keeper> = row
+            .holders
+            .iter()
+            .map(|process| Keeper {
+                process: *process,
+                came: Came::Unseen,
+                stopped: false,
+                options: socket.options,
+                uid: socket.uid,
+            })
+            .collect();
+        let reason = self.reason(pending.process, wanted, &keepers, base, now.at);
+        let (shown, past) = match row.state {
+            TcpState::TimeWait => (HolderState::TimeWait, HolderState::TimeWait),
+            _ => (state.shown(), HolderState::Closed),
+        };
+        let parties: Vec<Party> =
+            row.holders.iter().map(|process| Party::named(&self.kin, *process, "", socket, shown)).collect();
+        let owner =
+            row.last_owner.or_else(|| self.releases.owner_of(PortKey::of(socket), socket.cookie, now.at));
+        let owner = owner.filter(|_| row.holders.is_empty());
+        let owner = owner.map(|owner| Party::named(&self.kin, owner, "", socket, past).holder());
+
+        let Some(record) = self.records.touch(id) else { return };
+        if rank > record.rank {
+            record.clear_parties();
+            record.last_owner = None;
+            record.rank = rank;
+            record.cause = Some(reason.cause);
+        }
+        record.cause.get_or_insert(reason.cause);
+        for party in parties {
+            record.join(party);
+        }
+        if record.last_owner.is_none() && record.parties.is_empty() {
+            record.last_owner = owner;
+        }
+        reason.evidence.into_iter().chain([now.seq]).for_each(|seq| record.evidence.add(seq));
+        self.stats.note_cut(record);
+        self.records.link(id, &mut self.holdings);
+    }
+}
+
+/// What the states of live sockets say; None without any.
+fn state_cause(states: impl Iterator<Item = State>) -> Option<Cause> {
+    states.fold(None, |found, state| match (found, state) {
+        (_, State::Listen) | (Some(Cause::Listener), _) => Some(Cause::Listener),
+        (_, State::Bound | State::Connected) => Some(Cause::Bound),
+    })
+}
+
+/// What a row of the tables says.
+fn row_cause(row: &TableRow) -> Cause {
+    match row.state {
+        _ if row.socket.protocol != Protocol::Tcp => Cause::Bound,
+        TcpState::Listen => Cause::Listener,
+        TcpState::TimeWait => Cause::TimeWait,
+        TcpState::CloseWait => Cause::HalfClosed,
+        TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck => {
+            if row.holders.is_empty() { Cause::Orphan } else { Cause::HalfClosed }
+        }
+        TcpState::Close | TcpState::Established | TcpState::SynSent | TcpState::SynRecv => Cause::Bound,
+    }
+}
+
+/// Which of several rows is the reason: the firmest hold.
+const fn rank(base: Cause) -> u8 {
+    match base {
+        Cause::Listener => 5,
+        Cause::Bound => 4,
+        Cause::HalfClosed => 3,
+        Cause::Orphan => 2,
+        Cause::TimeWait => 1,
+        Cause::Restart | Cause::LostRace | Cause::Exclusive | Cause::OtherUser => 0,
+    }
+}

@@ -1,0 +1,16 @@
+//! The ledger against events written as text, against the kernel's measured table, and against a naive model.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "tests fail by panicking"
+)]
+
+mod cobind;
+mod model;
+mod refused;
+mod rest;
+mod scale;
+mod shadow;
+mod story;

@@ -1,0 +1,546 @@
+//! Random histories, legal and not, against a naive model: every pair of sockets compared after every event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::super::Settings;
+use super::super::finding::{HolderState, Kind};
+use super::story::Story;
+use crate::event::{
+    Bind, BindFailed, Body, Close, Cookie, Door, Errno, Exit, Family, Found, Gone, Holders, Ifindex, Inum,
+    Inventory, InventoryPhase, Known, Listen, Lost, NetnsCookie, OptionSet, Options, Process, ProcessKey,
+    Protocol, Setting, SocketFacts, TcpState, Tid, Uid, Unlisten,
+};
+
+/// What can happen. Numbers are indices, taken modulo what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A process appears: forked from another, started by another, or from nowhere.
+    Appear {
+        of: u8,
+        how: u8,
+    },
+    Exec {
+        process: u8,
+    },
+    Exit {
+        process: u8,
+    },
+    Bind {
+        process: u8,
+        cookie: u8,
+        place: Place,
+    },
+    Refuse {
+        process: u8,
+        place: Place,
+    },
+    Listen {
+        cookie: u8,
+    },
+    Unlisten {
+        cookie: u8,
+    },
+    Close {
+        cookie: u8,
+    },
+    Gone {
+        cookie: u8,
+    },
+    Set {
+        cookie: u8,
+        which: u8,
+    },
+    Holders {
+        cookie: u8,
+        who: u8,
+    },
+    Inventory {
+        listed: u32,
+        complete: bool,
+    },
+    Lose,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    address: u8,
+    udp: bool,
+    port: u8,
+    netns: u8,
+    options: u8,
+    device: u8,
+    owner: u8,
+}
+
+const ADDRESSES: [(&str, bool); 8] = [
+    ("127.0.0.1", false),
+    ("127.0.0.2", false),
+    ("0.0.0.0", false),
+    ("::1", false),
+    ("::", false),
+    ("::", true),
+    ("::ffff:127.0.0.1", false),
+    ("::ffff:0.0.0.0", false),
+];
+
+impl Place {
+    fn facts(self, cookie: Cookie) -> SocketFacts {
+        let (address, v6_only) = ADDRESSES[usize::from(self.address) % ADDRESSES.len()];
+        let address: IpAddr = address.parse().unwrap();
+        SocketFacts {
+            cookie,
+            netns: Inum(1 + u32::from(self.netns == 0)),
+            netns_cookie: NetnsCookie(1),
+            family: if address.is_ipv4() { Family::Inet } else { Family::Inet6 },
+            protocol: if self.udp { Protocol::Udp } else { Protocol::Tcp },
+            address,
+            port: 80 + u16::from(self.port % 2),
+            options: Options {
+                reuse_port: self.options & 3 != 0,
+                reuse_addr: self.options & 4 != 0,
+                v6_only,
+                device: Ifindex(if self.device > 2 { 0 } else { u32::from(self.device) }),
+            },
+            uid: Uid(u32::from(self.owner == 0)),
+        }
+    }
+}
+
+fn places() -> impl Strategy<Value = Place> {
+    (0..8_u8, any::<bool>(), 0..6_u8, 0..8_u8, 0..8_u8, 0..8_u8, 0..5_u8).prop_map(
+        |(address, udp, port, netns, options, device, owner)| Place {
+            address,
+            udp,
+            port: u8::from(port == 0),
+            netns,
+            options,
+            device,
+            owner,
+        },
+    )
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (any::<u8>(), 0..3_u8).prop_map(|(of, how)| Step::Appear { of, how }),
+        1 => any::<u8>().prop_map(|process| Step::Exec { process }),
+        1 => any::<u8>().prop_map(|process| Step::Exit { process }),
+        8 => (any::<u8>(), 0..16_u8, places()).prop_map(|(process, cookie, place)| Step::Bind { process, cookie, place }),
+        3 => (any::<u8>(), places()).prop_map(|(process, place)| Step::Refuse { process, place }),
+        4 => (0..16_u8).prop_map(|cookie| Step::Listen { cookie }),
+        1 => (0..16_u8).prop_map(|cookie| Step::Unlisten { cookie }),
+        4 => (0..16_u8).prop_map(|cookie| Step::Close { cookie }),
+        1 => (0..16_u8).prop_map(|cookie| Step::Gone { cookie }),
+        3 => (0..16_u8, 0..8_u8).prop_map(|(cookie, which)| Step::Set { cookie, which }),
+        2 => (0..16_u8, any::<u8>()).prop_map(|(cookie, who)| Step::Holders { cookie, who }),
+        1 => (any::<u32>(), any::<bool>()).prop_map(|(listed, complete)| Step::Inventory { listed, complete }),
+        1 => Just(Step::Lose),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    facts: SocketFacts,
+    /// Reuse bits that were ever on.
+    ever: (bool, bool),
+    listens: bool,
+    stopped: bool,
+    multicast: bool,
+    binder: ProcessKey,
+    holders: Vec<ProcessKey>,
+}
+
+/// Everything as plain lists.
+#[derive(Default)]
+struct Model {
+    /// Parent and lineage.
+    processes: BTreeMap<ProcessKey, (Option<ProcessKey>, ProcessKey)>,
+    order: Vec<ProcessKey>,
+    sockets: BTreeMap<Cookie, Held>,
+}
+
+/// The planes an address is in, and what of each it takes: None all of it.
+fn planes(facts: &SocketFacts) -> (Option<Option<IpAddr>>, Option<Option<IpAddr>>) {
+    let canonical = facts.address.to_canonical();
+    let part = (!canonical.is_unspecified()).then_some(canonical);
+    if canonical.is_ipv4() {
+        return (Some(part), None);
+    }
+    let dual = part.is_none() && !facts.options.v6_only;
+    (dual.then_some(None), Some(part))
+}
+
+fn conflict(a: &SocketFacts, b: &SocketFacts) -> bool {
+    let meet = |a: Option<Option<IpAddr>>, b: Option<Option<IpAddr>>| match (a, b) {
+        (Some(Some(a)), Some(Some(b))) => a == b,
+        (Some(_), Some(_)) => true,
+        _ => false,
+    };
+    let (a4, a6) = planes(a);
+    let (b4, b6) = planes(b);
+    let devices = (a.options.device.0, b.options.device.0);
+    (a.netns, a.protocol, a.port) == (b.netns, b.protocol, b.port)
+        && (meet(a4, b4) || meet(a6, b6))
+        && (devices.0 == 0 || devices.1 == 0 || devices.0 == devices.1)
+}
+
+impl Model {
+    fn lineage(&self, process: ProcessKey) -> ProcessKey {
+        self.processes.get(&process).map_or(process, |known| known.1)
+    }
+
+    fn descends(&self, mut process: ProcessKey, from: ProcessKey) -> bool {
+        while let Some((Some(parent), _)) = self.processes.get(&process) {
+            if *parent == from {
+                return true;
+            }
+            process = *parent;
+        }
+        false
+    }
+
+    fn related(&self, a: ProcessKey, b: ProcessKey) -> bool {
+        a == b || self.lineage(a) == self.lineage(b) || self.descends(a, b) || self.descends(b, a)
+    }
+
+    fn strangers(&self, a: &Held, b: &Held) -> bool {
+        let of = |held: &Held| held.holders.iter().copied().chain([held.binder]).collect::<Vec<_>>();
+        of(a).iter().all(|one| of(b).iter().all(|other| !self.related(*one, *other)))
+    }
+
+    fn share(a: &Held, b: &Held) -> bool {
+        let udp = a.facts.protocol != Protocol::Tcp;
+        let options = (a.ever.0 && b.ever.0) || (udp && a.ever.1 && b.ever.1);
+        let both = |what: fn(&Held) -> bool| what(a) && what(b);
+        conflict(&a.facts, &b.facts) && options && both(|held| !held.stopped) && both(|held| !held.multicast)
+    }
+
+    /// What the live overlaps must be: kind, where, and who shares there.
+    fn overlaps(&self) -> Vec<(String, BTreeSet<ProcessKey>)> {
+        type Key = (Kind, Inum, Protocol, u16, (bool, IpAddr), (bool, IpAddr));
+        let mut found: BTreeMap<Key, (bool, BTreeSet<ProcessKey>)> = BTreeMap::new();
+        let end = |facts: &SocketFacts| {
+            let (v4, _) = planes(facts);
+            let address = facts.address.to_canonical();
+            (address.is_ipv6() && v4.is_some(), address)
+        };
+        for (one, a) in &self.sockets {
+            for (other, b) in &self.sockets {
+                if one >= other || !Self::share(a, b) {
+                    continue;
+                }
+                let (x, y) = (end(&a.facts), end(&b.facts));
+                let kind = if x == y { Kind::CoBind } else { Kind::Shadow };
+                let facts = &a.facts;
+                let key = (kind, facts.netns, facts.protocol, facts.port, x.min(y), x.max(y));
+                let entry = found.entry(key).or_default();
+                entry.0 |= self.strangers(a, b);
+                entry.1.extend(a.holders.iter().chain(&b.holders));
+            }
+        }
+        let mut lines = Vec::new();
+        for ((kind, netns, protocol, port, x, y), (strangers, who)) in found {
+            if strangers {
+                // The narrower: specific, then a wildcard of one family, then the dual one.
+                let breadth = |(dual, address): (bool, IpAddr)| (address.is_unspecified(), dual);
+                let (_, address) = if breadth(x) <= breadth(y) { x } else { y };
+                lines.push((format!("{kind:?} {netns:?} {protocol} {address} {port}"), who));
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    fn leave(&mut self, cookie: Cookie) {
+        self.sockets.remove(&cookie);
+    }
+
+    /// Who keeps a newcomer out.
+    fn keepers(&self, wanted: &SocketFacts) -> BTreeSet<ProcessKey> {
+        let blocks = |held: &&Held| {
+            let (new, old) = (wanted.options, held.facts.options);
+            let port = new.reuse_port && old.reuse_port && wanted.uid == held.facts.uid;
+            let address = new.reuse_addr && old.reuse_addr && !held.listens;
+            conflict(wanted, &held.facts) && !port && !address
+        };
+        self.sockets.values().filter(blocks).flat_map(|held| held.holders.iter().copied()).collect()
+    }
+}
+
+/// A story and its model, told together.
+struct Run {
+    story: Story,
+    model: Model,
+}
+
+impl Run {
+    fn process(&self, index: u8) -> ProcessKey {
+        // Now and then one that nobody has heard of.
+        let stranger = ProcessKey { tgid: 9_000 + u32::from(index), start: 1 };
+        if index == 255 {
+            return stranger;
+        }
+        let order = &self.model.order;
+        order.get(usize::from(index) % order.len().max(1)).copied().unwrap_or(stranger)
+    }
+
+    fn apply(&mut self, body: Body) {
+        let line = format!("{body:?}");
+        self.story.apply(body, &line);
+        self.compare();
+    }
+
+    fn learn(&mut self, key: ProcessKey, parent: Option<ProcessKey>, lineage: ProcessKey) {
+        if self.model.processes.insert(key, (parent, lineage)).is_none() {
+            self.model.order.push(key);
+        }
+        self.apply(Body::Process(Process {
+            process: key,
+            parent,
+            lineage,
+            known: Known::Exec,
+            comm: format!("p{}", key.tgid),
+            exe: String::new(),
+            cmdline: Vec::new(),
+            cmdline_cut: false,
+            uid: Uid(0),
+            session: 0,
+            cgroup: String::new(),
+            container: None,
+        }));
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Appear { of, how } => {
+                let number = self.model.order.len() as u32;
+                if number >= 12 {
+                    return;
+                }
+                let key = ProcessKey { tgid: 100 + number, start: 10 + u64::from(number) };
+                let of = self.model.order.get(usize::from(of) % self.model.order.len().max(1)).copied();
+                match (how, of) {
+                    (0, Some(of)) => self.learn(key, Some(of), self.model.lineage(of)),
+                    (1, Some(of)) => self.learn(key, Some(of), key),
+                    _ => self.learn(key, None, key),
+                }
+            }
+            Step::Exec { process } => {
+                let key = self.process(process);
+                if let Some((parent, _)) = self.model.processes.get(&key).copied() {
+                    self.learn(key, parent, key);
+                }
+            }
+            Step::Exit { process } => {
+                let process = self.process(process);
+                for held in self.model.sockets.values_mut().filter(|held| held.holders.len() > 1) {
+                    held.holders.retain(|holder| *holder != process);
+                }
+                self.apply(Body::Exit(Exit { process }));
+            }
+            Step::Bind { process, cookie, place } => {
+                let (process, facts) = (self.process(process), place.facts(Cookie(1 + u64::from(cookie))));
+                self.model.sockets.insert(
+                    facts.cookie,
+                    Held {
+                        facts: facts.clone(),
+                        ever: (facts.options.reuse_port, facts.options.reuse_addr),
+                        listens: false,
+                        stopped: false,
+                        multicast: false,
+                        binder: process,
+                        holders: vec![process],
+                    },
+                );
+                let requested_port = facts.port;
+                let comm = String::new();
+                self.apply(Body::Bind(Bind {
+                    process,
+                    tid: Tid(1),
+                    comm,
+                    socket: facts,
+                    requested_port,
+                    door: Door::Syscall,
+                }));
+            }
+            Step::Refuse { process, place } => self.refuse(self.process(process), place.facts(Cookie(500))),
+            Step::Listen { cookie } => {
+                let cookie = Cookie(1 + u64::from(cookie));
+                let Some(held) = self.model.sockets.get_mut(&cookie) else { return };
+                if held.facts.protocol == Protocol::Tcp {
+                    (held.listens, held.stopped) = (true, false);
+                    let (process, socket) = (held.binder, held.facts.clone());
+                    self.apply(Body::Listen(Listen { process, socket }));
+                }
+            }
+            Step::Unlisten { cookie } => {
+                let cookie = Cookie(1 + u64::from(cookie));
+                if let Some(held) = self.model.sockets.get_mut(&cookie) {
+                    (held.listens, held.stopped) = (false, true);
+                }
+                self.apply(Body::Unlisten(Unlisten { cookie, backlog: 0 }));
+            }
+            Step::Close { cookie } => {
+                let cookie = Cookie(1 + u64::from(cookie));
+                self.model.leave(cookie);
+                self.apply(Body::Close(Close { cookie, state: TcpState::Close, backlog: 0 }));
+            }
+            Step::Gone { cookie } => {
+                let cookie = Cookie(1 + u64::from(cookie));
+                self.model.leave(cookie);
+                self.apply(Body::Gone(Gone { cookie }));
+            }
+            Step::Set { cookie, which } => self.set(Cookie(1 + u64::from(cookie)), which),
+            Step::Holders { cookie, who } => {
+                let cookie = Cookie(1 + u64::from(cookie));
+                let count = usize::from(who % 4);
+                let processes: Vec<ProcessKey> =
+                    (0..count).map(|n| self.process(who.wrapping_mul(3).wrapping_add(n as u8))).collect();
+                if let Some(held) = self.model.sockets.get_mut(&cookie)
+                    && !processes.is_empty()
+                {
+                    held.holders.clone_from(&processes);
+                    held.holders.sort_unstable();
+                    held.holders.dedup();
+                }
+                self.apply(Body::Holders(Holders { cookie, processes }));
+            }
+            Step::Inventory { listed, complete } => self.inventory(listed, complete),
+            Step::Lose => {
+                self.apply(Body::Lost(Lost { counts: BTreeMap::from([("bind".to_owned(), 1)]) }));
+            }
+        }
+    }
+
+    fn set(&mut self, cookie: Cookie, which: u8) {
+        let setting = match which {
+            0 => Setting::ReusePort(true),
+            1 => Setting::ReusePort(false),
+            2 => Setting::ReuseAddr(true),
+            3 => Setting::ReuseAddr(false),
+            4 => Setting::Multicast,
+            _ => Setting::Device(Ifindex(u32::from(which - 5))),
+        };
+        if let Some(held) = self.model.sockets.get_mut(&cookie) {
+            let options = &mut held.facts.options;
+            match setting {
+                Setting::ReusePort(on) => options.reuse_port = on,
+                Setting::ReuseAddr(on) => options.reuse_addr = on,
+                Setting::Device(device) => options.device = device,
+                Setting::Multicast => held.multicast = true,
+            }
+            held.ever =
+                (held.ever.0 || held.facts.options.reuse_port, held.ever.1 || held.facts.options.reuse_addr);
+        }
+        self.apply(Body::Option(OptionSet { cookie, setting }));
+    }
+
+    fn inventory(&mut self, listed: u32, complete: bool) {
+        self.apply(Body::Inventory(Inventory { phase: InventoryPhase::Begin, unseen: Vec::new() }));
+        let held: Vec<Held> = self.model.sockets.values().cloned().collect();
+        let mut looked_into = BTreeSet::new();
+        let mut missed = Vec::new();
+        for (n, held) in held.into_iter().enumerate() {
+            if listed & (1 << (n % 32)) == 0 {
+                missed.push(held);
+                continue;
+            }
+            looked_into.insert(held.facts.netns);
+            let state = if held.listens { TcpState::Listen } else { TcpState::Close };
+            self.apply(Body::Socket(Found { socket: held.facts, state, holders: held.holders }));
+        }
+        for held in missed {
+            if complete || looked_into.contains(&held.facts.netns) {
+                self.model.leave(held.facts.cookie);
+            }
+        }
+        let unseen = if complete { Vec::new() } else { vec!["somewhere".to_owned()] };
+        self.apply(Body::Inventory(Inventory { phase: InventoryPhase::End, unseen }));
+    }
+
+    fn refuse(&mut self, process: ProcessKey, facts: SocketFacts) {
+        let keepers = self.model.keepers(&facts);
+        let (address, port, netns, protocol) = (facts.address, facts.port, facts.netns, facts.protocol);
+        self.apply(Body::BindFailed(BindFailed {
+            process,
+            tid: Tid(1),
+            comm: String::new(),
+            socket: facts,
+            errno: Errno::EADDRINUSE,
+            door: Door::Syscall,
+        }));
+        let told = self.story.ledger.findings().any(|finding| {
+            let holders: BTreeSet<ProcessKey> = finding.holders.iter().map(|holder| holder.process).collect();
+            finding.kind == Kind::Refused
+                && finding.victim.is_some_and(|victim| victim.holder.process == process)
+                && (finding.address, finding.port) == (address, port)
+                && (finding.netns, finding.protocol) == (netns, protocol)
+                && holders == keepers
+        });
+        assert!(told, "no refusal of {process} names {keepers:?}");
+    }
+
+    fn compare(&self) {
+        let mut expected: Vec<String> = Vec::new();
+        for held in self.model.sockets.values() {
+            let mut holders = held.holders.clone();
+            holders.sort_unstable();
+            let state = if held.listens { HolderState::Listen } else { HolderState::Bound };
+            let facts = &held.facts;
+            expected.push(format!(
+                "{:?} {:?} {:?} {state:?} {holders:?}",
+                facts.cookie, facts.address, facts.options
+            ));
+        }
+        let mut found: Vec<String> = Vec::new();
+        for socket in self.story.ledger.view().sockets() {
+            let mut holders = socket.processes().to_vec();
+            holders.sort_unstable();
+            let (address, state) = (socket.address(), socket.state());
+            found.push(format!(
+                "{:?} {address:?} {:?} {state:?} {holders:?}",
+                socket.cookie(),
+                socket.options()
+            ));
+        }
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "holdings");
+
+        let overlaps = self.model.overlaps();
+        let mut live: Vec<(String, BTreeSet<ProcessKey>)> = Vec::new();
+        for finding in self.story.ledger.findings().filter(|finding| finding.live) {
+            let (kind, netns, protocol) = (finding.kind, finding.netns, finding.protocol);
+            let line = format!("{kind:?} {netns:?} {protocol} {} {}", finding.address, finding.port);
+            let held = finding.holders.iter().filter(|holder| holder.released_at.is_none());
+            live.push((line, held.map(|holder| holder.process).collect()));
+        }
+        live.sort();
+        let lines = |of: &[(String, BTreeSet<ProcessKey>)]| {
+            of.iter().map(|(line, _)| line.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&live), lines(&overlaps), "live overlaps");
+        // Two shadows can have one line; then nobody can say which is which.
+        for (line, who) in &overlaps {
+            assert!(
+                live.iter().any(|(other, held)| other == line && who.is_subset(held)),
+                "{line}: {who:?} are not all among {live:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_ledger_agrees_with_a_naive_model(steps in prop::collection::vec(steps(), 1..120)) {
+        let mut run = Run { story: Story::new(Settings::default()), model: Model::default() };
+        for step in &steps {
+            run.step(step);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! `refused`, its causes and its victims.
+
+use super::story::check;
+
+#[test]
+fn the_holder_is_named_by_what_it_does() {
+    check(
+        "proc A
+         proc B
+         bind A a tcp 127.0.0.1:80
+         refuse B b tcp 127.0.0.1:80
+         listen a
+         refuse B c tcp 0.0.0.0:80
+         close a",
+        "refused tcp 127.0.0.1:80 A[a bound released] victim=B bound
+         refused tcp 0.0.0.0:80 A[a listen released] victim=B listener",
+    );
+}
+
+#[test]
+fn only_sockets_in_the_way_are_holders() {
+    // Another address, another device, another namespace, and pairs that the kernel lets be.
+    check(
+        "proc A
+         proc B
+         proc V
+         bind A a tcp 127.0.0.2:80
+         bind A b tcp 127.0.0.1:80 dev=3
+         bind A c tcp 127.0.0.1:80 ns=2
+         bind A d tcp [::]:80 v6only
+         bind A e udp 127.0.0.1:80
+         bind A f tcp 127.0.0.1:80 rp ra dev=2
+         bind B g tcp 127.0.0.1:80 ra dev=2
+         listen g
+         refuse V v tcp 127.0.0.1:80 rp ra dev=2",
+        "refused tcp 127.0.0.1:80 B[g listen] victim=V exclusive",
+    );
+    check(
+        "proc A
+         proc V
+         bind A a tcp 127.0.0.1:80 ra
+         refuse V v tcp 127.0.0.1:80 ra
+         bind A b udp 127.0.0.1:80 ra
+         refuse V w udp 127.0.0.1:80 ra",
+        "refused tcp 127.0.0.1:80 victim=V
+         refused udp 127.0.0.1:80 victim=V",
+    );
+}
+
+#[test]
+fn options_that_one_side_lacks() {
+    check(
+        "proc A
+         proc V
+         bind A a tcp 127.0.0.1:80
+         listen a
+         refuse V v tcp 127.0.0.1:80 rp
+         bind A b tcp 127.0.0.1:81 rp owner=0
+         refuse V w tcp 127.0.0.1:81 rp owner=5
+         bind A c udp 127.0.0.1:82
+         refuse V x udp 127.0.0.1:82 ra
+         refuse V y tcp 127.0.0.1:80 ra",
+        "refused tcp 127.0.0.1:80 A[a listen] victim=V exclusive x2
+         refused tcp 127.0.0.1:81 A[b bound] victim=V other-user
+         refused udp 127.0.0.1:82 A[c bound] victim=V exclusive",
+    );
+}
+
+#[test]
+fn listen_fails_against_who_listens_first() {
+    check(
+        "proc A
+         proc B
+         bind A a tcp 127.0.0.1:80 ra
+         bind B b tcp 127.0.0.1:80 ra
+         listen a
+         listen-refuse B b
+         close b",
+        "refused tcp 127.0.0.1:80 A[a listen] victim=B/listen listener",
+    );
+}
+
+#[test]
+fn a_victim_that_tries_again_is_one_finding() {
+    check(
+        "proc P
+         proc H
+         proc A parent=P exe=/bin/node args=--x,server.js
+         proc B parent=P exe=/bin/node args=server.js
+         fork C of=B
+         proc D parent=P exe=/bin/node args=other.js
+         proc E exe=/bin/node args=server.js
+         bind H h tcp 127.0.0.1:80
+         refuse A a tcp 127.0.0.1:80
+         refuse A b tcp 127.0.0.1:80
+         exit A
+         refuse B c tcp 127.0.0.1:80
+         refuse C d tcp 127.0.0.1:80
+         refuse D e tcp 127.0.0.1:80
+         refuse E f tcp 127.0.0.1:80
+         close h
+         bind H i tcp 127.0.0.1:80
+         refuse C g tcp 127.0.0.1:80
+         close i
+         bind E j tcp 127.0.0.1:80
+         refuse C k tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 H[h,i bound released] victim=C bound x5
+         refused tcp 127.0.0.1:80 H[h bound released] victim=D bound
+         refused tcp 127.0.0.1:80 H[h bound released] victim=E bound
+         refused tcp 127.0.0.1:80 E[j bound] victim=C bound",
+    );
+}
+
+#[test]
+fn a_previous_instance_on_its_way_out() {
+    let story = |leaving: &str| {
+        format!(
+            "proc R
+             proc O parent=R exe=/bin/node args=server.js
+             proc N parent=R exe=/bin/node args=server.js
+             proc X parent=R exe=/bin/node args=other.js
+             bind O o tcp 127.0.0.1:80
+             listen o
+             {leaving}
+             refuse N n tcp 127.0.0.1:80
+             refuse X x tcp 127.0.0.1:80"
+        )
+    };
+    for leaving in ["signal O", "exit O"] {
+        check(
+            &story(leaving),
+            "refused tcp 127.0.0.1:80 O[o listen] victim=N restart
+             refused tcp 127.0.0.1:80 O[o listen] victim=X listener",
+        );
+    }
+    check(
+        &story("unlisten o"),
+        "refused tcp 127.0.0.1:80 O[o bound] victim=N restart
+         refused tcp 127.0.0.1:80 O[o bound] victim=X bound",
+    );
+    check(
+        &story("# nothing"),
+        "refused tcp 127.0.0.1:80 O[o listen] victim=N listener
+         refused tcp 127.0.0.1:80 O[o listen] victim=X listener",
+    );
+    // It leaves while the new one tries again.
+    check(
+        "proc O exe=/bin/x
+         proc N exe=/bin/x
+         bind O o tcp 127.0.0.1:80
+         listen o
+         refuse N n tcp 127.0.0.1:80
+         signal O
+         refuse N m tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 O[o listen] victim=N restart x2",
+    );
+}
+
+#[test]
+fn modules_and_scripts_tell_programs_apart() {
+    check(
+        "proc R
+         proc O exe=/bin/python args=-m,http.server,80
+         proc N exe=/bin/python args=-m,pytest
+         bind O o tcp 127.0.0.1:80
+         signal O
+         refuse N n tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 O[o bound] victim=N bound",
+    );
+}
+
+#[test]
+fn check_then_bind_loses_the_race() {
+    let story = |prober: &str, release: &str, taker: &str| {
+        format!(
+            "proc R
+             proc V parent=R
+             proc T
+             fork F of=V
+             bind {prober} p tcp 127.0.0.1:8080
+             {release}
+             {taker}
+             refuse V v tcp 127.0.0.1:8080"
+        )
+    };
+    let taken = "@2000 bind T t tcp 0.0.0.0:8080";
+    let lost = "refused tcp 127.0.0.1:8080 T[t bound] victim=V lost-race";
+    let held = "refused tcp 127.0.0.1:8080 T[t bound] victim=V bound";
+    check(&story("V", "close p", taken), lost);
+    check(&story("R", "close p", taken), lost);
+    // Not an ancestor.
+    check(&story("F", "close p", taken), held);
+    // Too long ago.
+    check(&story("V", "close p", "@61100 bind T t tcp 0.0.0.0:8080"), held);
+    // Taken before it was released.
+    check(
+        "proc V
+         proc T
+         bind V p tcp 127.0.0.1:80 rp
+         bind T t tcp 127.0.0.1:80 rp
+         close p
+         refuse V v tcp 127.0.0.1:80",
+        "co-bind tcp 127.0.0.1:80 V[p closed] T[t bound] 1ms
+         refused tcp 127.0.0.1:80 T[t bound] victim=V bound",
+    );
+}
+
+#[test]
+fn tables_explain_what_no_event_showed() {
+    for (rows, expected) in [
+        ("row f x tcp 127.0.0.1:80 time-wait", "time-wait"),
+        ("row f x tcp 127.0.0.1:80 time-wait last=O", "time-wait last=O[x time-wait]"),
+        ("row f x tcp 127.0.0.1:80 fin-wait2", "orphan"),
+        ("row f x tcp 127.0.0.1:80 last-ack last=O", "orphan last=O[x closed]"),
+        ("row f x tcp 127.0.0.1:80 close-wait", "half-closed"),
+    ] {
+        let story = format!("proc O\nproc V\nrefuse V v tcp 127.0.0.1:80 as=f\n{rows}");
+        check(&story, &format!("refused tcp 127.0.0.1:80 victim=V {expected}"));
+    }
+    for (rows, expected) in [
+        ("row f x tcp 127.0.0.1:80 fin-wait2 O", "O[x connected] victim=V half-closed"),
+        ("row f x tcp 127.0.0.1:80 close-wait O", "O[x connected] victim=V half-closed"),
+        ("row f x tcp 127.0.0.1:80 established O", "O[x connected] victim=V bound"),
+        ("row f x tcp 127.0.0.1:80 close O", "O[x bound] victim=V bound"),
+        ("row f x tcp 0.0.0.0:80 listen O", "O[x listen] victim=V listener"),
+        // The firmest hold is the reason.
+        (
+            "row f w tcp 127.0.0.1:80 time-wait last=P
+             row f x tcp 127.0.0.1:80 established P
+             row f y tcp 127.0.0.1:80 listen O
+             row f z tcp 127.0.0.1:80 time-wait last=P",
+            "O[y listen] victim=V listener",
+        ),
+        // Not in the way: another address, another port.
+        (
+            "row f w tcp 127.0.0.9:80 listen P
+             row f u tcp 127.0.0.1:81 listen P
+             row f x tcp 127.0.0.1:80 listen O",
+            "O[x listen] victim=V listener",
+        ),
+    ] {
+        let story = format!("proc O\nproc P\nproc V\nrefuse V v tcp 127.0.0.1:80 as=f\n{rows}");
+        check(&story, &format!("refused tcp 127.0.0.1:80 {expected}"));
+    }
+}
+
+#[test]
+fn tables_do_not_override_events() {
+    check(
+        "proc A
+         proc B
+         proc V
+         bind A a tcp 127.0.0.1:80
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f b tcp 127.0.0.1:80 listen B",
+        "refused tcp 127.0.0.1:80 A[a bound] victim=V bound",
+    );
+}
+
+#[test]
+fn a_race_lost_to_an_automatic_bind() {
+    check(
+        "proc V
+         proc T
+         bind V p tcp 127.0.0.1:40000
+         close p
+         refuse V v tcp 127.0.0.1:40000 as=f
+         row f x tcp 127.0.0.1:40000 established T",
+        "refused tcp 127.0.0.1:40000 T[x connected] victim=V lost-race",
+    );
+}
+
+#[test]
+fn closed_sockets_with_connections_keep_the_port() {
+    check(
+        "proc A
+         proc V
+         bind A a tcp 127.0.0.1:80
+         close a state=established
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f a tcp 127.0.0.1:80 time-wait
+         gone a
+         refuse V w tcp 127.0.0.2:80",
+        "refused tcp 127.0.0.1:80 victim=V orphan last=A[a closed]
+         refused tcp 127.0.0.2:80 victim=V",
+    );
+    // Destroyed before: only TIME_WAIT is left, whose cookie tells the owner.
+    check(
+        "proc A
+         proc V
+         bind A a tcp 127.0.0.1:80
+         close a state=established
+         gone a
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f a tcp 127.0.0.1:80 time-wait",
+        "refused tcp 127.0.0.1:80 victim=V time-wait last=A[a time-wait]",
+    );
+    // Listeners and unconnected sockets are gone at once.
+    check(
+        "proc A
+         proc V
+         bind A a tcp 127.0.0.1:80
+         close a state=listen
+         refuse V v tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 victim=V",
+    );
+}
+
+#[test]
+fn other_errors_are_counted_only() {
+    let mut told = super::story::Story::new(super::super::Settings::default());
+    told.tell(
+        "proc V
+         refuse V v tcp 127.0.0.1:80 errno=EACCES
+         refuse V v tcp 127.0.0.1:80 errno=EADDRNOTAVAIL",
+    );
+    assert_eq!(told.findings(), Vec::<String>::new());
+    assert_eq!(told.ledger.stats().binds_failed, 2);
+}
+
+#[test]
+fn a_process_can_be_in_its_own_way() {
+    check(
+        "proc A
+         bind A a tcp 127.0.0.1:80
+         refuse A b tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 A[a bound] victim=A bound",
+    );
+}
