@@ -78,6 +78,14 @@ impl Place {
     }
 }
 
+/// Whether two sockets on one port would want the same traffic, whatever their options to share: their places meet, and
+/// so do their devices (none meets every one).
+#[must_use]
+pub fn conflict(a: &SocketFacts, b: &SocketFacts) -> bool {
+    let (left, right) = (a.options.device.0, b.options.device.0);
+    (left == right || left == 0 || right == 0) && Place::of(a).meets(Place::of(b))
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
