@@ -32,6 +32,7 @@ mod tests;
 mod view;
 
 pub use finding::{Finding, FindingId, Kind};
+pub use place::conflict;
 pub use settings::{AllowRule, RelatedBy, Settings};
 pub use stats::Stats;
 pub use view::{SocketView, View};

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::event::{Family, Inum, Protocol, SocketFacts};
 
+use super::socket::devices_meet;
+
 /// A port of a network namespace: sockets on different ports never conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PortKey {
@@ -76,6 +78,13 @@ impl Place {
             Self::Dual => 2,
         }
     }
+}
+
+/// Whether two sockets on one port of one namespace and protocol conflict: their addresses meet in a plane and so do
+/// their devices. Options are not looked at.
+#[must_use]
+pub fn conflict(a: &SocketFacts, b: &SocketFacts) -> bool {
+    devices_meet(a.options.device, b.options.device) && Place::of(a).meets(Place::of(b))
 }
 
 #[cfg(test)]
