@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::event::{Family, Inum, Protocol, SocketFacts};
 
+use super::socket::devices_meet;
+
 /// A port of a network namespace: sockets on different ports never conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PortKey {
@@ -78,12 +80,11 @@ impl Place {
     }
 }
 
-/// Whether two sockets on one port would want the same traffic, whatever their options to share: their places meet, and
-/// so do their devices (none meets every one).
+/// Whether two sockets on one port of one namespace and protocol conflict: their addresses meet in a plane and so do
+/// their devices. Options are not looked at.
 #[must_use]
 pub fn conflict(a: &SocketFacts, b: &SocketFacts) -> bool {
-    let (left, right) = (a.options.device.0, b.options.device.0);
-    (left == right || left == 0 || right == 0) && Place::of(a).meets(Place::of(b))
+    devices_meet(a.options.device, b.options.device) && Place::of(a).meets(Place::of(b))
 }
 
 #[cfg(test)]

@@ -188,5 +188,6 @@ mod tests {
                 && offsets.skc_reuseport.mask == 1
                 && offsets.skc_ipv6only.mask == 1
         );
+        assert!(task_file.is_some(), "iterators exist since 5.8");
     }
 }
