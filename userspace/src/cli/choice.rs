@@ -71,13 +71,29 @@ pub enum Color {
 }
 
 /// What is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Events {
-    /// Every event
+    /// Every event.
     #[default]
     All,
-    /// Only events of endpoints that were in conflict, or failed
-    Conflicts,
+}
+
+impl FromStr for Events {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "conflicts" => Err("conflicts is not available in this version; use all".to_owned()),
+            _ => Err("expected all".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl Events {
@@ -86,7 +102,6 @@ impl Events {
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
-            Self::Conflicts => "conflicts",
         }
     }
 }

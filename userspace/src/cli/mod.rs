@@ -138,8 +138,8 @@ pub struct RecordingArgs {
     /// What to do about a conflict: report
     #[arg(long, value_name = "report", default_value = "report")]
     pub on_conflict: OnConflict,
-    /// What to log; findings are the same
-    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    /// What to log: all
+    #[arg(long, default_value_t, value_name = "all")]
     pub events: Events,
     /// Stop logging events when the log has this size (16M, 1G); findings go on
     #[arg(long, value_name = "SIZE", value_parser = size)]
