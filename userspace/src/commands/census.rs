@@ -53,8 +53,8 @@ impl Census {
         let mut listing = Listing { own_netns, hidden, devices: devices(), ..Listing::default() };
         let mut places: HashMap<ProcessKey, Option<usize>> = HashMap::new();
         let mut elders_first: Vec<Process> = Vec::new();
-        for socket in sockets {
-            let mut holders: Vec<ProcessKey> = socket.holders.clone();
+        for mut socket in sockets {
+            let mut holders = std::mem::take(&mut socket.holders);
             // Who bound it is not recorded: of several, the eldest is taken for it.
             holders.sort_unstable_by_key(|holder| (holder.start, holder.tgid));
             let people = holders.iter().filter_map(|holder| {
@@ -72,21 +72,21 @@ impl Census {
                 })
             });
             let holders: Vec<usize> = people.collect();
-            listing.sockets.push(listed(&socket, holders));
+            listing.sockets.push(listed(socket, holders));
         }
         listing.users = users(&listing);
         (listing, elders_first)
     }
 }
 
-fn listed(socket: &InventorySocket, holders: Vec<usize>) -> Listed {
+fn listed(socket: InventorySocket, holders: Vec<usize>) -> Listed {
     Listed {
-        socket: socket.socket.clone(),
+        mptcp: socket.mptcp.is_some(),
+        owned: socket.inode != 0,
+        socket: socket.socket,
         options_known: socket.reuse_known,
         state: socket.state,
         peer: socket.peer,
-        mptcp: socket.mptcp.is_some(),
-        owned: socket.inode != 0,
         queued: socket.queued,
         expires_ms: socket.expires_ms,
         holders,

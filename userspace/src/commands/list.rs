@@ -1,5 +1,6 @@
 //! `bindwatch list`: who holds what now, from the kernel's socket tables.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -41,7 +42,7 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
     let mut census = Census::open()?;
     let ownerless = inventory.sockets.iter().filter(|socket| socket.ownerless()).count();
     let hidden = inventory.hidden_processes > 0;
-    let judged: Vec<InventorySocket> = on_shared_ports(&inventory.sockets).cloned().collect();
+    let judged: Vec<InventorySocket> = on_shared_ports(&inventory.sockets).into_iter().cloned().collect();
     let (listing, processes) = census.listing(inventory.sockets, tables.own_netns(), hidden);
     let end = clock::boot_now();
     let rules = Rules::resolve(&args.judge, &config, Rules::default());
@@ -130,7 +131,7 @@ impl Unread {
 }
 
 fn wants_options(inventory: &Inventory) -> bool {
-    inventory.sockets.len() <= OPTIONS_ALWAYS || on_shared_ports(&inventory.sockets).next().is_some()
+    inventory.sockets.len() <= OPTIONS_ALWAYS || !on_shared_ports(&inventory.sockets).is_empty()
 }
 
 /// Reads the options of all sockets by the probe's listing; why not, where that cannot be.
@@ -148,18 +149,28 @@ fn read_options(inventory: &mut Inventory) -> Option<Unread> {
     }
 }
 
-/// The sockets that have their port, of one protocol and network namespace, not for themselves. They are in order.
-fn on_shared_ports(sockets: &[InventorySocket]) -> impl Iterator<Item = &InventorySocket> {
+/// The sockets that another one may be in conflict with: on their port, of one protocol and network namespace, there is
+/// another of their address, or a wildcard. The sockets are in order.
+fn on_shared_ports(sockets: &[InventorySocket]) -> Vec<&InventorySocket> {
     let port = |socket: &InventorySocket| (socket.socket.netns, socket.socket.protocol, socket.socket.port);
     let holds = |socket: &&InventorySocket| {
         let at_rest = matches!(socket.state, TcpState::Listen | TcpState::Close);
         socket.socket.port != 0 && (at_rest || socket.socket.protocol != Protocol::Tcp)
     };
-    let groups = sockets.chunk_by(move |a, b| port(a) == port(b));
-    groups.flat_map(move |group| {
-        let several = group.iter().filter(holds).nth(1).is_some();
-        group.iter().filter(holds).filter(move |_| several)
-    })
+    let mut shared = Vec::new();
+    for group in sockets.chunk_by(|a, b| port(a) == port(b)).filter(|group| group.len() > 1) {
+        let group: Vec<&InventorySocket> = group.iter().filter(holds).collect();
+        let address = |socket: &&InventorySocket| socket.socket.address.to_canonical();
+        let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for socket in &group {
+            *counts.entry(address(socket)).or_default() += 1;
+        }
+        let wildcard = group.len() > 1 && counts.keys().any(IpAddr::is_unspecified);
+        let meets =
+            |socket: &&InventorySocket| wildcard || counts.get(&address(socket)).is_some_and(|n| *n > 1);
+        shared.extend(group.into_iter().filter(meets));
+    }
+    shared
 }
 
 /// What a ledger says of sockets that share ports. A socket without a process to be seen could be anybody's: it proves

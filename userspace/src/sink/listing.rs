@@ -1,6 +1,8 @@
 //! Sockets as `list` and `check` show them: a table in the order of ss(8), a line per answer.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 
@@ -12,7 +14,9 @@ use super::words::{self, endpoint, plural};
 use super::{Report, escape};
 use crate::cli::duration_text;
 use crate::clock::Anchors;
-use crate::event::{Ancestor, BootTime, Cookie, Inum, Process, Protocol, SocketFacts, TcpState, Uid};
+use crate::event::{
+    Ancestor, BootTime, Cookie, Inum, Options, Process, Protocol, SocketFacts, TcpState, Uid,
+};
 use crate::ledger::finding::{HolderState, Severity};
 
 /// Longest program with its arguments in the table, characters.
@@ -21,6 +25,8 @@ const PROGRAM_CHARS: usize = 64;
 const NAME_CHARS: usize = 32;
 /// Processes of one socket that a line names; the rest are counted.
 const PIDS_SHOWN: usize = 3;
+/// Blanks between two columns.
+const GAP: usize = 2;
 /// Marks a socket that is in a finding.
 const STRANGERS: &str = "!";
 /// Marks a socket that has its endpoint not for itself, by what is in no finding: meant, or of processes unseen.
@@ -100,6 +106,9 @@ impl Listing {
     }
 
     fn options(&self, listed: &Listed) -> String {
+        if listed.socket.options == Options::default() && !listed.mptcp {
+            return String::new();
+        }
         let mut shown: Vec<String> = Vec::new();
         for name in option_names(listed.socket.options) {
             if name != "SO_BINDTODEVICE" {
@@ -133,12 +142,11 @@ impl Listed {
         }
     }
 
-    fn state_word(&self) -> String {
+    fn state_word(&self) -> Cow<'static, str> {
         match (self.state, self.queued, self.expires_ms) {
-            (TcpState::Listen, 0, _) => "listen".to_owned(),
-            (TcpState::Listen, waiting, _) => format!("listen ({waiting} waiting)"),
-            (TcpState::TimeWait, _, Some(ms)) => format!("time-wait ({} s)", ms.div_ceil(1000)),
-            (state, _, _) => word(state, self.socket.protocol).to_owned(),
+            (TcpState::Listen, waiting @ 1.., _) => format!("listen ({waiting} waiting)").into(),
+            (TcpState::TimeWait, _, Some(ms)) => format!("time-wait ({} s)", ms.div_ceil(1000)).into(),
+            (state, _, _) => word(state, self.socket.protocol).into(),
         }
     }
 }
@@ -202,8 +210,10 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
     let peers = listing.sockets.iter().any(|listed| listed.peer.is_some());
     let columns = Columns { several, peers };
     let shared = shared(listing);
-    let mut table: Vec<Vec<String>> = vec![columns.heads()];
-    let mut marked = vec![false];
+    let max = if style.whole { usize::MAX } else { PROGRAM_CHARS };
+    let programs: Vec<String> = listing.people.iter().map(|person| program(&person.facts, max)).collect();
+    let mut table = Table::default();
+    columns.heads(&mut table);
     for listed in &listing.sockets {
         let in_finding = involved.contains(&listed.socket.cookie);
         let mark = match (in_finding, shared.contains(&listed.socket.cookie)) {
@@ -211,11 +221,9 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
             (false, true) => SHARED,
             (false, false) => "",
         };
-        let lines = columns.lines(listing, listed, mark, style);
-        marked.resize(marked.len() + lines.len(), in_finding);
-        table.extend(lines);
+        columns.lines(listing, listed, mark, &programs, style, &mut table);
     }
-    write_table(&table, &marked, style, &mut out)?;
+    table.write(style, &mut out)?;
     for finding in &report.findings {
         let severity = style.severity(finding.kind.severity());
         writeln!(out, "{severity} {}: {}", finding.kind.name(), words::summary(finding, report.clock))?;
@@ -223,15 +231,17 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
     out.flush()
 }
 
-/// The sockets at rest that are on one endpoint with another.
+/// Which of the sockets, which are in order, are at rest on one endpoint with another.
 fn shared(listing: &Listing) -> BTreeSet<Cookie> {
     let at_rest = |listed: &&Listed| matches!(listed.state, TcpState::Listen | TcpState::Close);
-    let mut by_endpoint: BTreeMap<_, Vec<Cookie>> = BTreeMap::new();
-    for Listed { socket, .. } in listing.sockets.iter().filter(at_rest) {
-        let endpoint = (socket.netns, socket.protocol, socket.port, socket.address);
-        by_endpoint.entry(endpoint).or_default().push(socket.cookie);
-    }
-    by_endpoint.into_values().filter(|cookies| cookies.len() > 1).flatten().collect()
+    let endpoint = |listed: &Listed| {
+        let socket = &listed.socket;
+        (socket.netns, socket.protocol, socket.port, socket.address)
+    };
+    let groups = listing.sockets.chunk_by(|a, b| endpoint(a) == endpoint(b)).filter(|group| group.len() > 1);
+    let several =
+        groups.map(|group| group.iter().filter(at_rest)).filter(|group| group.clone().nth(1).is_some());
+    several.flatten().map(|listed| listed.socket.cookie).collect()
 }
 
 /// Which columns the table has.
@@ -242,66 +252,151 @@ struct Columns {
 }
 
 impl Columns {
-    fn heads(self) -> Vec<String> {
-        self.line(
-            ["PROTO", "LOCAL", "PEER", "STATE", "NETNS", "USER", "PID", "PROGRAM", "OPTIONS"]
-                .map(str::to_owned),
-        )
-    }
-
-    /// One line; the mark stands before the protocol.
-    fn line(
-        self,
-        [protocol, local, peer, state, netns, user, pid, program, options]: [String; 9],
-    ) -> Vec<String> {
-        let mut line = vec![protocol, local];
-        line.extend(self.peers.then_some(peer));
-        line.push(state);
-        line.extend(self.several.then_some(netns));
-        line.extend([user, pid, program, options]);
-        line
+    fn heads(self, table: &mut Table) {
+        for (head, shown) in [
+            ("PROTO", true),
+            ("LOCAL", true),
+            ("PEER", self.peers),
+            ("STATE", true),
+            ("NETNS", self.several),
+            ("USER", true),
+            ("PID", true),
+            ("PROGRAM", true),
+            ("OPTIONS", true),
+        ] {
+            if shown {
+                table.cell(head);
+            }
+        }
+        table.end_line(false);
     }
 
     /// A socket: one line, or one for each holder where nothing is to be cut.
-    fn lines(self, listing: &Listing, listed: &Listed, mark: &str, style: Style) -> Vec<Vec<String>> {
+    fn lines(
+        self,
+        listing: &Listing,
+        listed: &Listed,
+        mark: &str,
+        programs: &[String],
+        style: Style,
+        table: &mut Table,
+    ) {
         let socket = &listed.socket;
-        let line = |user: String, pid: String, program: String| {
-            self.line([
-                format!("{}{mark}", socket.protocol),
-                endpoint(socket.address, socket.port),
-                listed.peer.map(|peer| peer.to_string()).unwrap_or_default(),
-                listed.state_word(),
-                socket.netns.0.to_string(),
-                user,
-                pid,
-                program,
-                listing.options(listed),
-            ])
-        };
-        let max = if style.whole { usize::MAX } else { PROGRAM_CHARS };
-        let people: Vec<&Person> = listing.holders(listed).collect();
-        match people.split_first() {
-            None => vec![line(listing.user(socket.uid), "-".to_owned(), nobody(listing, listed).to_owned())],
-            Some(_) if style.whole => people
-                .iter()
-                .map(|person| {
-                    let pid = person.facts.process.tgid.to_string();
-                    line(listing.user(person.facts.uid), pid, program(&person.facts, max))
-                })
-                .collect(),
-            Some((first, rest)) => {
-                let mut pids = first.facts.process.tgid.to_string();
-                // One more by its number is shorter than "+1".
-                let named = if rest.len() == PIDS_SHOWN { PIDS_SHOWN } else { PIDS_SHOWN - 1 };
-                for other in rest.iter().take(named) {
-                    pids.push_str(&format!(",{}", other.facts.process.tgid));
-                }
-                if rest.len() > named {
-                    pids.push_str(&format!(",+{}", rest.len() - named));
-                }
-                vec![line(listing.user(first.facts.uid), pids, program(&first.facts, max))]
+        let mut line = |uid: Uid, pids: &[usize], more: usize, program: &str| {
+            table.cell(format_args!("{}{mark}", socket.protocol));
+            table.cell(SocketAddr::new(socket.address, socket.port));
+            if self.peers {
+                table.part(listed.peer.as_ref());
+                table.end_cell();
             }
+            table.cell(listed.state_word());
+            if self.several {
+                table.cell(socket.netns.0);
+            }
+            match listing.users.get(&uid) {
+                Some(name) => table.cell(escape::cut(name, NAME_CHARS)),
+                None => table.cell(uid.0),
+            }
+            let pids = pids.iter().filter_map(|place| listing.people.get(*place));
+            for (at, person) in pids.enumerate() {
+                table.part((at > 0).then_some(","));
+                table.part(Some(person.facts.process.tgid));
+            }
+            table.part((more > 0).then_some(format_args!(",+{more}")));
+            table.part(listed.holders.is_empty().then_some("-"));
+            table.end_cell();
+            table.cell(program);
+            table.cell(listing.options(listed));
+            table.end_line(mark == STRANGERS);
+        };
+        let person = |place: usize| {
+            let uid = listing.people.get(place).map_or(socket.uid, |person| person.facts.uid);
+            (uid, programs.get(place).map_or("", String::as_str))
+        };
+        let Some(first) = listed.holders.first() else {
+            return line(socket.uid, &[], 0, nobody(listing, listed));
+        };
+        if style.whole {
+            for place in &listed.holders {
+                let (uid, program) = person(*place);
+                line(uid, &[*place], 0, program);
+            }
+            return;
         }
+        // One more by its number is shorter than "+1".
+        let all = listed.holders.as_slice();
+        let named = if all.len() == PIDS_SHOWN + 1 { all } else { all.get(..PIDS_SHOWN).unwrap_or(all) };
+        let (uid, program) = person(*first);
+        line(uid, named, all.len() - named.len(), program);
+    }
+}
+
+/// Cells in lines. The text of all is in one piece: a machine has tens of thousands of sockets.
+#[derive(Default)]
+struct Table {
+    text: String,
+    /// Where each cell ends in the text, and its length in characters.
+    cells: Vec<(usize, usize)>,
+    /// How many cells there are up to the end of each line, and whether the line is marked.
+    lines: Vec<(usize, bool)>,
+    widths: Vec<usize>,
+    /// Where the cell that is being written begins.
+    begin: usize,
+}
+
+impl Table {
+    fn part(&mut self, part: Option<impl Display>) {
+        if let Some(part) = part {
+            // Writing to a String cannot fail.
+            let _ = write!(self.text, "{part}");
+        }
+    }
+
+    fn cell(&mut self, cell: impl Display) {
+        self.part(Some(cell));
+        self.end_cell();
+    }
+
+    fn end_cell(&mut self) {
+        let cell = self.text.get(self.begin..).unwrap_or_default();
+        let length = if cell.is_ascii() { cell.len() } else { cell.chars().count() };
+        let column = self.cells.len() - self.lines.last().map_or(0, |(cells, _)| *cells);
+        match self.widths.get_mut(column) {
+            Some(width) => *width = length.max(*width),
+            None => self.widths.push(length),
+        }
+        self.begin = self.text.len();
+        self.cells.push((self.begin, length));
+    }
+
+    fn end_line(&mut self, marked: bool) {
+        self.lines.push((self.cells.len(), marked));
+    }
+
+    fn write(&self, style: Style, out: &mut impl Write) -> io::Result<()> {
+        let mut from = 0;
+        let mut first = 0;
+        for (last, marked) in &self.lines {
+            let colored = *marked && style.colored;
+            if colored {
+                out.write_all(b"\x1b[1;31m")?;
+            }
+            let cells = self.cells.get(first..*last).unwrap_or_default();
+            // What pads a cell is written before the next one that has something in it: no line ends in blanks.
+            let mut padding = 0;
+            for ((end, length), width) in cells.iter().zip(&self.widths) {
+                if *length > 0 {
+                    write!(out, "{:padding$}", "")?;
+                    out.write_all(self.text.get(from..*end).unwrap_or_default().as_bytes())?;
+                    padding = 0;
+                }
+                padding += width - length + GAP;
+                from = *end;
+            }
+            out.write_all(if colored { b"\x1b[0m\n" } else { b"\n" })?;
+            first = *last;
+        }
+        Ok(())
     }
 }
 
@@ -314,34 +409,6 @@ const fn nobody(listing: &Listing, listed: &Listed) -> &'static str {
         // In flight over a unix socket, in an io_uring, or the kernel's own.
         (true, false) => "(no process)",
     }
-}
-
-fn write_table(table: &[Vec<String>], marked: &[bool], style: Style, out: &mut impl Write) -> io::Result<()> {
-    let mut widths: Vec<usize> = Vec::new();
-    for line in table {
-        for (at, cell) in line.iter().enumerate() {
-            let length = cell.chars().count();
-            match widths.get_mut(at) {
-                Some(width) => *width = length.max(*width),
-                None => widths.push(length),
-            }
-        }
-    }
-    let mut text = String::new();
-    for (line, marked) in table.iter().zip(marked) {
-        text.clear();
-        for (cell, width) in line.iter().zip(&widths) {
-            text.push_str(cell);
-            let padding = (width + 2).saturating_sub(cell.chars().count());
-            text.extend(std::iter::repeat_n(' ', padding));
-        }
-        let text = text.trim_end();
-        match *marked && style.colored {
-            true => writeln!(out, "\x1b[1;31m{text}\x1b[0m")?,
-            false => writeln!(out, "{text}")?,
-        }
-    }
-    Ok(())
 }
 
 /// Writes what `check` found: a line for each thing it was asked about, and below it what is there.

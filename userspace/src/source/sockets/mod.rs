@@ -177,7 +177,7 @@ impl Tables {
         mptcp.sort_unstable();
         let mut sockets: Vec<InventorySocket> =
             rows.into_iter().map(|row| InventorySocket::of(row, &holdings).with_mptcp(&mptcp)).collect();
-        sockets.sort_by(|a, b| {
+        sockets.sort_unstable_by(|a, b| {
             let (a, b) = (&a.socket, &b.socket);
             (a.netns, a.protocol, a.port, a.family, a.address, a.cookie)
                 .cmp(&(b.netns, b.protocol, b.port, b.family, b.address, b.cookie))
