@@ -7,7 +7,7 @@ mod names;
 mod processes;
 mod sockets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 pub use names::Names;
 pub use processes::Processes;
@@ -15,8 +15,8 @@ pub use processes::Processes;
 use crate::cgroup2;
 use crate::event::{
     Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Errno, Exit, Gone, Holders, Hook,
-    Ifindex, Inum, Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting, Signal, SocketFacts,
-    TableRow, TcpState, Unlisten, Unresolved,
+    Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting, Signal,
+    SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
 };
 use crate::wire::{Call, Record, SetOption, Stamped};
 use sockets::Sockets;
@@ -57,8 +57,11 @@ pub trait Lookups {
 
 /// Refused binds whose port is looked up, a second. More are told without; `table-lookups` says so.
 pub const LOOKUPS_PER_SECOND: u32 = 200;
-/// The same port is looked up again after this time, ns.
+/// The kernel is asked again for the same port after this time, ns; until then its last answer stands.
 const LOOKUP_AGAIN_NS: u64 = 50_000_000;
+/// Rows of one answer that are told: those that say most about why a bind is refused. A port can have thousands of
+/// TIME_WAIT entries; `table-rows` says when some were left out.
+pub const TABLE_ROWS_MAX: usize = 16;
 /// How long a socket may be without a living holder before its holder is looked up, ns: an exiting process closes
 /// its descriptors right after its end is told.
 pub const UNHELD_NS: u64 = 20_000_000;
@@ -80,7 +83,13 @@ struct Budget {
     second: u64,
     spent: u32,
     told: bool,
-    last: std::collections::HashMap<(Inum, Protocol, u16), BootTime>,
+    answers: HashMap<(Inum, Protocol, u16), Answer>,
+}
+
+/// What the tables had on a port.
+struct Answer {
+    at: BootTime,
+    rows: Vec<PortRow>,
 }
 
 impl<L: Lookups> Enricher<L> {
@@ -282,11 +291,20 @@ impl<L: Lookups> Enricher<L> {
         at: BootTime,
         facts: &mut Vec<Fact>,
     ) {
-        if !self.budget.allows(endpoint, at, facts) {
+        if !self.budget.allows(at, facts) {
             return;
         }
+        let lookups = &mut self.lookups;
         let (netns, protocol, port) = endpoint;
-        for row in self.lookups.on_port(netns, protocol, port) {
+        let ask = || Answer { at, rows: lookups.on_port(netns, protocol, port) };
+        let answer = self.budget.answers.entry(endpoint).or_insert_with(ask);
+        let mut rows: Vec<PortRow> = answer.rows.clone();
+        rows.sort_by_key(|row| silence(row));
+        if rows.len() > TABLE_ROWS_MAX {
+            rows.truncate(TABLE_ROWS_MAX);
+            facts.push(limit("table-rows", TABLE_ROWS_MAX as u64, "rows for one refused bind", at));
+        }
+        for row in rows {
             let last_owner =
                 if row.holders.is_empty() { self.lookups.opener(row.socket.cookie) } else { None };
             for process in row.holders.iter().chain(&last_owner) {
@@ -305,30 +323,40 @@ impl<L: Lookups> Enricher<L> {
     }
 }
 
+/// How little a row says about why a bind is refused: what is held comes before what lingers, and that before
+/// TIME_WAIT.
+fn silence(row: &PortRow) -> (u8, bool) {
+    let rank = match row.state {
+        TcpState::Listen => 0,
+        TcpState::Close => 1,
+        TcpState::TimeWait => 4,
+        TcpState::Established => 3,
+        _ => 2,
+    };
+    (rank, row.holders.is_empty())
+}
+
+fn limit(bound: &str, value: u64, unit: &str, at: BootTime) -> Fact {
+    let body = Limit { bound: bound.to_owned(), value, unit: unit.to_owned() };
+    Fact { at, hook: Hook::Bindwatch, body: Body::Limit(body) }
+}
+
 impl Budget {
-    fn allows(&mut self, endpoint: (Inum, Protocol, u16), at: BootTime, facts: &mut Vec<Fact>) -> bool {
+    /// Whether one more look-up is allowed now. Forgets answers that are too old.
+    fn allows(&mut self, at: BootTime, facts: &mut Vec<Fact>) -> bool {
         let second = at.0 / SECOND_NS;
         if second != self.second {
             (self.second, self.spent, self.told) = (second, 0, false);
-            self.last.retain(|_, last| at.since(*last) < LOOKUP_AGAIN_NS);
         }
-        if self.last.get(&endpoint).is_some_and(|last| at.since(*last) < LOOKUP_AGAIN_NS) {
-            return false;
-        }
+        self.answers.retain(|_, answer| at.since(answer.at) < LOOKUP_AGAIN_NS);
         if self.spent >= LOOKUPS_PER_SECOND {
             if !self.told {
                 self.told = true;
-                let limit = crate::event::Limit {
-                    bound: "table-lookups".to_owned(),
-                    value: LOOKUPS_PER_SECOND.into(),
-                    unit: "look-ups a second".to_owned(),
-                };
-                facts.push(Fact { at, hook: Hook::Bindwatch, body: Body::Limit(limit) });
+                facts.push(limit("table-lookups", LOOKUPS_PER_SECOND.into(), "look-ups a second", at));
             }
             return false;
         }
         self.spent += 1;
-        self.last.insert(endpoint, at);
         true
     }
 }
