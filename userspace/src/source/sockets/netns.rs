@@ -60,7 +60,8 @@ pub(super) struct Namespaces {
 impl Namespaces {
     pub(super) fn open() -> io::Result<Self> {
         let proc = Folder::open_path(c"/proc")?;
-        let own = inum_at(&proc, c"thread-self/ns/net").ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let own =
+            inum_at(&proc, c"thread-self/ns/net").ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(Self { proc, own, witnesses: HashMap::new(), buffer: Vec::new(), more: false })
     }
 
