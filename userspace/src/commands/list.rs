@@ -198,3 +198,81 @@ fn judge(rules: Rules, processes: Vec<Process>, sockets: &[InventorySocket], at:
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+    use super::*;
+    use crate::event::{Cookie, Family, Inum, NetnsCookie, Options as Set, Uid};
+
+    fn socket(address: &str, v6_only: bool) -> InventorySocket {
+        let address: IpAddr = address.parse().unwrap();
+        InventorySocket {
+            socket: SocketFacts {
+                cookie: Cookie(1),
+                netns: Inum(1),
+                netns_cookie: NetnsCookie(0),
+                family: if address.is_ipv4() { Family::Inet } else { Family::Inet6 },
+                protocol: Protocol::Tcp,
+                address,
+                port: 80,
+                options: Set { v6_only, ..Set::default() },
+                uid: Uid(0),
+            },
+            reuse_known: false,
+            state: TcpState::Listen,
+            peer: None,
+            inode: 1,
+            mptcp: None,
+            queued: 0,
+            expires_ms: None,
+            holders: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_target_shows_what_takes_it_in() {
+        for (target, address, v6_only, shown) in [
+            ("127.0.0.1:80", "127.0.0.1", false, true),
+            ("127.0.0.1:80", "::ffff:127.0.0.1", false, true),
+            ("127.0.0.1:80", "0.0.0.0", false, true),
+            ("127.0.0.1:80", "::", false, true),
+            ("127.0.0.1:80", "::", true, false),
+            ("127.0.0.1:80", "127.0.0.2", false, false),
+            ("127.0.0.1:80", "::1", true, false),
+            ("[::1]:80", "::", true, true),
+            ("[::1]:80", "0.0.0.0", false, false),
+            ("0.0.0.0:80", "0.0.0.0", false, true),
+            ("0.0.0.0:80", "127.0.0.1", false, false),
+            ("127.0.0.1", "0.0.0.0", false, true),
+            (":81", "0.0.0.0", false, false),
+            ("tcp/:80", "::1", true, true),
+            ("udp/:80", "::1", true, false),
+        ] {
+            let asked: Target = target.parse().unwrap();
+            assert_eq!(
+                matches(&asked, &socket(address, v6_only).socket),
+                shown,
+                "{target} {address} {v6_only}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_sockets_that_may_conflict_are_judged() {
+        let shared = |addresses: &[&str]| {
+            let sockets: Vec<InventorySocket> =
+                addresses.iter().map(|address| socket(address, false)).collect();
+            on_shared_ports(&sockets).len()
+        };
+        assert_eq!(shared(&["127.0.0.1"]), 0);
+        assert_eq!(shared(&["127.0.0.1", "127.0.0.2"]), 0);
+        assert_eq!(shared(&["127.0.0.1", "127.0.0.2", "127.0.0.2"]), 2);
+        assert_eq!(shared(&["127.0.0.1", "::ffff:127.0.0.1"]), 2);
+        assert_eq!(shared(&["0.0.0.0", "127.0.0.2"]), 2);
+        let mut other = socket("127.0.0.1", false);
+        other.socket.port = 81;
+        assert_eq!(on_shared_ports(&[socket("127.0.0.1", false), other]).len(), 0);
+    }
+}

@@ -125,11 +125,14 @@ fn long_arguments_are_cut_and_say_so() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // spawn() returns once the exec is done.
+    // spawn() returns while the exec is still at work on the arguments; an echo tells that it is done.
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let mut echo = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut echo).unwrap();
     let process = of(child.id());
     assert!(process.cmdline_cut);
     assert_eq!(process.cmdline.iter().map(String::len).sum::<usize>(), CMDLINE_MAX);
-    child.stdin.take().unwrap().flush().unwrap();
+    drop(child.stdin.take());
     child.wait().unwrap();
 }
 

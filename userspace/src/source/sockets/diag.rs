@@ -335,3 +335,81 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     *bytes = tail;
     Some(*head)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+    use super::*;
+
+    /// A message as the kernel writes it: `[::]:8080`, listening, IPV6_V6ONLY behind another attribute.
+    fn message() -> Vec<u8> {
+        let mut body = vec![AF_INET6, 10, 0, 0];
+        body.extend(8080_u16.to_be_bytes());
+        body.extend([0; 2 + 16 + 16]);
+        body.extend(3_u32.to_ne_bytes());
+        body.extend(0x2222_2222_u32.to_ne_bytes());
+        body.extend(0x1111_1111_u32.to_ne_bytes());
+        for word in [0_u32, 7, 128, 1001, 4711] {
+            body.extend(word.to_ne_bytes());
+        }
+        // INET_DIAG_SHUTDOWN, one byte and its padding; then what is looked for.
+        body.extend([5, 0, 8, 0, 1, 0, 0, 0]);
+        body.extend([5, 0, 11, 0, 1, 0, 0, 0]);
+        body
+    }
+
+    #[test]
+    fn a_row_is_read_field_by_field() {
+        let row = row(&message(), Protocol::Tcp, Inum(9)).unwrap();
+        assert_eq!((row.socket.address, row.socket.port), (Ipv6Addr::UNSPECIFIED.into(), 8080));
+        assert_eq!(row.socket.cookie, Cookie(0x1111_1111_2222_2222));
+        assert_eq!((row.socket.options.v6_only, row.socket.options.device), (true, Ifindex(3)));
+        assert_eq!(
+            (row.socket.uid, row.inode, row.queued, row.state),
+            (Uid(1001), 4711, 7, TcpState::Listen)
+        );
+        assert_eq!((row.peer, row.expires_ms, row.socket.netns), (None, None, Inum(9)));
+    }
+
+    #[test]
+    fn no_length_and_no_discriminant_is_taken_for_granted() {
+        let whole = message();
+        let fixed = whole.len() - 16;
+        for cut in 0..=whole.len() {
+            assert_eq!(row(&whole[..cut], Protocol::Tcp, Inum(9)).is_some(), cut >= fixed, "cut at {cut}");
+        }
+        for (at, values) in [(0, [0, 1, 255]), (1, [0, 14, 255])] {
+            for value in values {
+                let mut odd = whole.clone();
+                odd[at] = value;
+                assert_eq!(row(&odd, Protocol::Tcp, Inum(9)), None, "byte {at} is {value}");
+            }
+        }
+        // An attribute that claims no length, or more than there is, ends the search.
+        for length in [0, 1, 3, 200] {
+            let mut odd = whole.clone();
+            odd[fixed] = length;
+            assert!(row(&odd, Protocol::Tcp, Inum(9)).is_some());
+        }
+    }
+
+    #[test]
+    fn messages_are_split_by_their_lengths_as_far_as_these_make_sense() {
+        let ask = request(7, Table::Of(Protocol::Udp), Family::Inet, States::ALL, Some(53));
+        let mut two = ask.clone();
+        two.extend(request(8, Table::Mptcp, Family::Inet6, States::LISTEN, None));
+        let (first, rest) = split_message(&two).unwrap();
+        assert_eq!((first.kind, first.sequence, first.body.len()), (SOCK_DIAG_BY_FAMILY, 7, REQUEST));
+        let (second, rest) = split_message(rest).unwrap();
+        assert_eq!((second.sequence, second.body.len(), rest), (8, REQUEST + 8, &[][..]));
+        for cut in 0..ask.len() {
+            assert!(split_message(&ask[..cut]).is_none(), "cut at {cut}");
+        }
+        for length in [0_u32, 15, 73, u32::MAX] {
+            let mut odd = ask.clone();
+            odd[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(split_message(&odd).is_none(), "length {length}");
+        }
+    }
+}
