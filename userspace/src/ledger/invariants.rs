@@ -78,7 +78,7 @@ impl Ledger {
             if party.stakes.is_empty() {
                 return Err(format!("process {} has no socket", party.process));
             }
-            let open = party.stakes.iter().filter(|stake| stake.open);
+            let open = party.stakes.iter().filter(|stake| stake.is_open());
             if open.clone().any(|stake| stake.active) && !record.live && overlap && live.contains(&record.id)
             {
                 return Err("an ended finding is active".to_owned());

@@ -164,7 +164,8 @@ impl Ledger {
             receives::by_narrower(&self.kin, &narrow, &broad)
         };
         let Some(record) = self.records.peek(id) else { return };
-        let mut changed = record.sync(&all, &self.kin, now) || std::mem::take(&mut record.meant);
+        let mut changed = std::mem::take(&mut record.meant);
+        changed |= record.sync(&all, &self.kin, now);
         self.stats.note_cut(record);
         changed |= std::mem::replace(&mut record.receives, received) != received;
         if changed {

@@ -16,12 +16,18 @@ pub(super) const STAKES_MAX: usize = 256;
 #[derive(Clone, Debug)]
 pub(super) struct Stake {
     pub(super) cookie: Cookie,
-    /// The process has it open.
-    pub(super) open: bool,
+    /// When the process let it go; None while it has it.
+    pub(super) closed_at: Option<BootTime>,
     /// It takes part in what the finding is about.
     pub(super) active: bool,
     /// Scratch of one update.
     pub(super) kept: bool,
+}
+
+impl Stake {
+    pub(super) const fn is_open(&self) -> bool {
+        self.closed_at.is_none()
+    }
 }
 
 /// A holder as a finding keeps it. The facts are those of the moment it came in.
@@ -88,7 +94,7 @@ impl Party {
             comm: String::new(),
             lineage: kin.lineage(process),
             parents: kin.parents_shown(process),
-            stakes: vec![Stake { cookie, open: true, active: true, kept: true }],
+            stakes: vec![Stake { cookie, closed_at: None, active: true, kept: true }],
             address,
             port,
             options,
@@ -109,9 +115,15 @@ impl Party {
         self.stakes.iter().any(|stake| stake.active)
     }
 
+    /// When it let its last socket go; None while it has one.
+    pub(super) fn last_closed(&self) -> Option<BootTime> {
+        let all = self.stakes.iter().map(|stake| stake.closed_at);
+        all.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
+    }
+
     /// Its first socket that it still has; failing that, its first.
     pub(super) fn shown_socket(&self) -> Option<Cookie> {
-        self.stakes.iter().find(|stake| stake.open).or(self.stakes.first()).map(|stake| stake.cookie)
+        self.stakes.iter().find(|stake| stake.is_open()).or(self.stakes.first()).map(|stake| stake.cookie)
     }
 
     /// Executable and user, when both are known: what a reload keeps.

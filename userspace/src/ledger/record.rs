@@ -9,7 +9,7 @@ use super::evidence::Evidence;
 use super::finding::{Cause, Finding, FindingId, Holder, HolderState, Kind, Receives, Victim};
 use super::holdings::Holdings;
 use super::kin::Kin;
-use super::party::{Party, STAKES_MAX, Stake};
+use super::party::{Party, STAKES_MAX};
 use super::place::PortKey;
 use super::socket::Socket;
 
@@ -57,28 +57,31 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Adds a process, or the socket to the process. True when something is new.
+    /// Adds a process, or the socket to the process, or notes that the process has it again. True when that is new.
     pub(super) fn join(&mut self, party: Party) -> bool {
-        let cookie = party.stakes.first().map(|stake| stake.cookie);
-        if let Some(known) = self.index.get(&party.process).and_then(|at| self.parties.get_mut(*at)) {
-            let Some(cookie) =
-                cookie.filter(|cookie| known.stakes.iter().all(|stake| stake.cookie != *cookie))
-            else {
-                return false;
-            };
-            if known.stakes.len() >= STAKES_MAX {
+        let Some(known) = self.index.get(&party.process).and_then(|at| self.parties.get_mut(*at)) else {
+            if self.parties.len() >= PARTIES_MAX {
                 self.cut = true;
                 return false;
             }
-            known.stakes.push(Stake { cookie, open: true, active: true, kept: true });
+            self.index.insert(party.process, self.parties.len());
+            self.parties.push(party);
             return true;
+        };
+        let Some(joined) = party.stakes.first() else { return false };
+        let full = known.stakes.len() >= STAKES_MAX;
+        match known.stakes.iter_mut().find(|stake| stake.cookie == joined.cookie) {
+            Some(stake) if stake.is_open() => return false,
+            Some(stake) => stake.clone_from(joined),
+            None if full => {
+                self.cut = true;
+                return false;
+            }
+            None => known.stakes.push(joined.clone()),
         }
-        if self.parties.len() >= PARTIES_MAX {
-            self.cut = true;
-            return false;
+        if known.released_at.take().is_some() {
+            (known.state, known.options) = (party.state, party.options);
         }
-        self.index.insert(party.process, self.parties.len());
-        self.parties.push(party);
         true
     }
 
@@ -93,6 +96,12 @@ impl Record {
             party.stakes.retain(|stake| stake.cookie != cookie);
         }
         self.parties.retain(|party| !party.stakes.is_empty());
+        for party in self.parties.iter_mut().filter(|party| party.released_at.is_none()) {
+            party.released_at = party.last_closed();
+            if party.released_at.is_some() {
+                party.state = HolderState::Closed;
+            }
+        }
         self.index = self.parties.iter().enumerate().map(|(at, party)| (party.process, at)).collect();
         self.meant = true;
     }
@@ -125,31 +134,21 @@ impl Record {
     }
 
     fn sync_one(&mut self, process: ProcessKey, socket: &Socket, kin: &Kin) -> bool {
-        let Some(party) = self.index.get(&process).and_then(|at| self.parties.get_mut(*at)) else {
+        let known = self.index.get(&process).and_then(|at| self.parties.get_mut(*at));
+        let open = |party: &mut Party| {
+            party.stake(socket.cookie).filter(|stake| stake.is_open()).map(|stake| stake.kept = true)
+        };
+        let Some(party) = known.and_then(|party| open(party).map(|()| party)) else {
             return self.join(Party::holding(kin, process, socket));
         };
-        let Some(stake) = party.stake(socket.cookie) else {
-            let joined = self.join(Party::holding(kin, process, socket));
-            if joined {
-                self.reopen(process);
-            }
-            return joined;
-        };
-        stake.kept = true;
-        let reopened = !std::mem::replace(&mut stake.open, true);
         let state = socket.state.shown();
-        let mut changed = reopened;
-        if party.shown_socket() == Some(socket.cookie)
-            && (party.state != state || party.options != socket.options)
+        if party.shown_socket() != Some(socket.cookie)
+            || (party.state, party.options) == (state, socket.options)
         {
-            party.state = state;
-            party.options = socket.options;
-            changed = true;
+            return false;
         }
-        if reopened {
-            self.reopen(process);
-        }
-        changed
+        (party.state, party.options) = (state, socket.options);
+        true
     }
 
     /// Takes over the state and options of a socket where they show.
@@ -162,12 +161,6 @@ impl Record {
         }
     }
 
-    fn reopen(&mut self, process: ProcessKey) {
-        if let Some(party) = self.index.get(&process).and_then(|at| self.parties.get_mut(*at)) {
-            party.released_at = None;
-        }
-    }
-
     /// Notes who still has a socket open that the finding names; nobody when it was closed. True when that shows.
     pub(super) fn follow(&mut self, socket: &Socket, holders: &[ProcessKey], at: BootTime) -> bool {
         let mut changed = false;
@@ -177,8 +170,8 @@ impl Record {
             if holders.contains(&party.process) {
                 continue;
             }
-            let Some(stake) = party.stake(socket.cookie).filter(|stake| stake.open) else { continue };
-            stake.open = false;
+            let Some(stake) = party.stake(socket.cookie).filter(|stake| stake.is_open()) else { continue };
+            stake.closed_at = Some(at);
             stake.active = false;
             // Of a live finding every change is evidence; of a past one only what a holder's entry shows.
             changed |= self.live;
@@ -190,8 +183,8 @@ impl Record {
                 party.options = socket.options;
                 changed = true;
             }
-            if party.stakes.iter().all(|stake| !stake.open) {
-                party.released_at = Some(at);
+            party.released_at = party.last_closed();
+            if party.released_at.is_some() {
                 if !frozen {
                     party.state = HolderState::Closed;
                 }
@@ -204,7 +197,7 @@ impl Record {
     /// Adds connections lost in a queue to those who had the socket.
     pub(super) fn add_backlog(&mut self, cookie: Cookie, backlog: u32) {
         for party in &mut self.parties {
-            if party.stake(cookie).is_some_and(|stake| stake.open) {
+            if party.stake(cookie).is_some_and(|stake| stake.is_open()) {
                 party.backlog += u64::from(backlog);
             }
         }
@@ -362,7 +355,8 @@ impl Records {
     /// Remembers in the sockets that a finding names them, so that it learns of their end.
     pub(super) fn link(&self, id: FindingId, holdings: &mut Holdings) {
         let Some(record) = self.map.get(&id) else { return };
-        for stake in record.parties.iter().flat_map(|party| &party.stakes) {
+        // Past stakes may have been bound elsewhere since.
+        for stake in record.parties.iter().flat_map(|party| &party.stakes).filter(|stake| stake.is_open()) {
             if let Some(socket) = holdings.get_mut(stake.cookie)
                 && let Err(at) = socket.findings.binary_search(&id)
             {

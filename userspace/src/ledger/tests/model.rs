@@ -289,6 +289,7 @@ impl Run {
 
     fn apply(&mut self, body: Body) {
         let line = format!("{body:?}");
+        self.story.tick();
         self.story.apply(body, &line);
         self.compare();
     }
@@ -534,7 +535,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_ledger_agrees_with_a_naive_model(steps in prop::collection::vec(steps(), 1..120)) {

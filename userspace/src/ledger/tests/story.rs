@@ -92,10 +92,15 @@ impl Story {
         }
     }
 
+    /// A millisecond passes.
+    pub(super) fn tick(&mut self) {
+        self.at += MS;
+    }
+
     /// The event that a line tells of.
     pub(super) fn parse(&mut self, line: &str) -> Body {
         let mut words: Vec<&str> = line.split_whitespace().collect();
-        self.at += MS;
+        self.tick();
         if let Some(at) = words[0].strip_prefix('@') {
             self.at = at.parse::<u64>().unwrap() * MS;
             words.remove(0);
@@ -111,7 +116,7 @@ impl Story {
         let mut changed = Vec::new();
         self.ledger.apply(&event, &mut changed);
         if let Err(why) = self.ledger.check_invariants() {
-            panic!("after event {} ({line}): {why}", self.seq);
+            panic!("after event {} ({line}): {why}; findings: {:#?}", self.seq, self.findings());
         }
         let after: BTreeMap<FindingId, Finding> =
             self.ledger.findings().map(|finding| (finding.id, still(finding))).collect();
