@@ -285,6 +285,7 @@ impl Ledger {
         self.records.follow(&socket, &[], now);
         for id in &socket.findings {
             self.settle_orphan(*id, now);
+            self.settle_handover(*id, now);
         }
         let is_release = socket.port.port != 0 && socket.state != State::Connected;
         if is_release && self.releases.add(&socket, now.seq, now.at) {
@@ -302,6 +303,21 @@ impl Ledger {
         {
             record.live = false;
             record.last_seen = now.at;
+            self.records.touch(id);
+        }
+    }
+
+    /// A newcomer that is gone as soon as the older holder took nothing over: both ended together, and until then both
+    /// answered.
+    fn settle_handover(&mut self, id: super::FindingId, now: Moment) {
+        let within_ns = self.settings.handover_ns;
+        if let Some(record) = self.records.peek(id)
+            && record.kind == super::Kind::Handover
+            && now.at.since(record.last_seen) <= within_ns
+            && record.parties.iter().all(|party| party.released_at.is_some())
+        {
+            record.kind = super::Kind::CoBind;
+            record.evidence.add(now.seq);
             self.records.touch(id);
         }
     }

@@ -374,6 +374,11 @@ fn a_reload_is_a_handover() {
     check(&reload(drained), "handover tcp 127.0.0.1:80 O[o,p closed] N[n listen] -> split 500ms");
     let lossy = "@2400 close p\n@2500 unlisten o backlog=3";
     check(&reload(lossy), "co-bind tcp 127.0.0.1:80 O[o,p bound] N[n listen] -> split 500ms");
+    // Both ended together: nothing was handed over, and until then both answered.
+    let together = "@2400 close o state=listen\n@2500 close p state=listen\n@3500 close n state=listen";
+    check(&reload(together), "co-bind tcp 127.0.0.1:80 O[o,p closed] N[n closed] -> N 500ms");
+    let stayed = "@2400 close o state=listen\n@2500 close p state=listen\n@3501 close n state=listen";
+    check(&reload(stayed), "handover tcp 127.0.0.1:80 O[o,p closed] N[n closed] -> N 500ms");
     // The newcomer gave up: nothing was handed over.
     let gave_up = "@2400 close n state=listen";
     check(&reload(gave_up), "co-bind tcp 127.0.0.1:80 O[o,p listen] N[n closed] -> split 400ms");
