@@ -7,6 +7,7 @@ use crate::event::{
 };
 
 use super::Ledger;
+use super::party::Party;
 use super::place::{Place, PortKey};
 use super::record::Moment;
 use super::socket::{Socket, State};
@@ -56,13 +57,9 @@ impl Ledger {
         let Some(socket) = self.holdings.get_mut(unlisten.cookie) else { return };
         socket.state = State::Bound;
         socket.stopped = true;
-        let socket = &*socket;
         for id in &socket.findings {
             if let Some(record) = self.records.peek(*id) {
                 record.add_backlog(unlisten.cookie, unlisten.backlog);
-                if record.live {
-                    record.refresh(socket);
-                }
             }
         }
         self.changed_here(unlisten.cookie, now);
@@ -324,9 +321,22 @@ impl Ledger {
 
     /// Something about a socket changed, but not its place.
     fn changed_here(&mut self, cookie: Cookie, now: Moment) {
-        if let Some(socket) = self.holdings.get(cookie) {
-            let (port, place) = (socket.port, socket.place);
-            self.review(port, place, Some(cookie), now);
+        let Some(socket) = self.holdings.get(cookie) else { return };
+        let (port, place) = (socket.port, socket.place);
+        for id in &socket.findings {
+            let Some(record) = self.records.peek(*id).filter(|record| record.live) else { continue };
+            let mut changed = record.refresh(socket);
+            if record.kind == super::Kind::Orphan {
+                // Whoever has it now keeps it orphaned.
+                for process in socket.holders() {
+                    changed |= record.join(Party::holding(&self.kin, *process, socket));
+                }
+            }
+            if changed {
+                record.evidence.add(now.seq);
+                self.records.touch(*id);
+            }
         }
+        self.review(port, place, Some(cookie), now);
     }
 }

@@ -151,14 +151,18 @@ impl Record {
         true
     }
 
-    /// Takes over the state and options of a socket where they show.
-    pub(super) fn refresh(&mut self, socket: &Socket) {
+    /// Takes over the state and options of a socket where they show. True when they differ.
+    pub(super) fn refresh(&mut self, socket: &Socket) -> bool {
+        let mut changed = false;
         for party in &mut self.parties {
-            if party.shown_socket() == Some(socket.cookie) && party.released_at.is_none() {
-                party.state = socket.state.shown();
-                party.options = socket.options;
+            let now = (socket.state.shown(), socket.options);
+            let shows = party.shown_socket() == Some(socket.cookie) && party.released_at.is_none();
+            if shows && (party.state, party.options) != now {
+                (party.state, party.options) = now;
+                changed = true;
             }
         }
+        changed
     }
 
     /// Notes who still has a socket open that the finding names; nobody when it was closed. True when that shows.

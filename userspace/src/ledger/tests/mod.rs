@@ -9,6 +9,7 @@
 
 mod cobind;
 mod model;
+mod naive;
 mod refused;
 mod rest;
 mod scale;

@@ -345,3 +345,19 @@ fn evidence_is_what_proves_it() {
         told.ledger.findings().map(|finding| finding.evidence.iter().map(|seq| seq.0).collect()).collect();
     assert_eq!(evidence, [vec![3, 4, 6, 7, 8], vec![6, 7, 9]]);
 }
+
+#[test]
+fn an_orphan_stays_one_while_anybody_has_it() {
+    check(
+        "proc A cgroup=/ci/job
+         fork B of=A
+         bind A a tcp 127.0.0.1:80
+         listen a
+         job end /ci/job left=A
+         unlisten a
+         holders a A,B
+         exit A
+         listen a",
+        "orphan tcp 127.0.0.1:80 live A[a closed] B<A[a listen]",
+    );
+}
