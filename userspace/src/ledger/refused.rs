@@ -32,7 +32,8 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     pub(super) fn victim(&self, ledger: &Ledger) -> Victim {
-        let party = Party::named(&ledger.kin, self.process, self.comm, self.facts, HolderState::Bound);
+        let state = if self.name == "listen" { HolderState::Bound } else { HolderState::Closed };
+        let party = Party::named(&ledger.kin, self.process, self.comm, self.facts, state);
         Victim { holder: party.holder(), errno: self.errno, call: self.name }
     }
 }
