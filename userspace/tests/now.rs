@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -45,10 +46,19 @@ fn text(bytes: &[u8]) -> String {
 
 /// Moves this test, which is a thread, and what it starts into a network namespace of its own: nobody else takes its
 /// ports.
-fn own_network() {
+fn own_network() -> MutexGuard<'static, ()> {
+    let turn = turn();
     assert!(nix::unistd::geteuid().is_root(), "this test makes a network namespace: run it as root");
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    turn
+}
+
+/// The tests take turns: a process that one of them is just starting has every descriptor of all of them until it
+/// executes its program, and would rightly be named as a holder.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn socket(address: IpAddr, kind: SocketType) -> OwnedFd {
@@ -67,7 +77,7 @@ fn asked(address: IpAddr, port: u16) -> String {
 /// Every kind of holder against every address one can ask for: `check` says what a bind then meets.
 #[test]
 fn check_agrees_with_the_kernel() {
-    own_network();
+    let _turn = own_network();
     let holders = [
         (V4, None),
         (OTHER4, None),
@@ -118,7 +128,7 @@ fn check_agrees_with_the_kernel() {
 
 #[test]
 fn check_names_the_holder_and_its_status_is_the_answer() {
-    own_network();
+    let _turn = own_network();
     let listener = TcpListener::bind((V4, 0)).unwrap();
     let target = listener.local_addr().unwrap();
     let held = run(&["check", &target.to_string()]);
@@ -149,7 +159,7 @@ fn check_names_the_holder_and_its_status_is_the_answer() {
 
 #[test]
 fn a_bare_address_is_every_port_on_it() {
-    own_network();
+    let _turn = own_network();
     let address = IpAddr::V4(Ipv4Addr::new(127, 7, 7, 7));
     let sockets = [TcpListener::bind((address, 0)).unwrap(), TcpListener::bind((address, 0)).unwrap()];
     let output = run(&["check", "--format", "json", "tcp/127.7.7.7"]);
@@ -166,7 +176,7 @@ fn a_bare_address_is_every_port_on_it() {
 
 #[test]
 fn check_waits_until_it_is_free_or_time_is_over() {
-    own_network();
+    let _turn = own_network();
     let listener = TcpListener::bind((V4, 0)).unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let began = Instant::now();
@@ -197,7 +207,7 @@ fn sleeps(child: &Child) {
 
 #[test]
 fn time_wait_is_in_the_way_of_a_plain_bind_only() {
-    own_network();
+    let _turn = own_network();
     let listener = TcpListener::bind((V4, 0)).unwrap();
     let target = listener.local_addr().unwrap();
     let client = TcpStream::connect(target).unwrap();
@@ -268,6 +278,7 @@ fn free_port() -> u16 {
 
 #[test]
 fn list_shows_who_shares_a_port() {
+    let _turn = turn();
     assert!(nix::unistd::geteuid().is_root(), "this test loads the probe: run it as root");
     let port = free_port();
     let servers = [Server::start(port), Server::start(port)];
@@ -307,7 +318,7 @@ fn list_shows_who_shares_a_port() {
 
 #[test]
 fn list_without_privileges_says_what_it_cannot_see() {
-    own_network();
+    let _turn = own_network();
     let listener = TcpListener::bind((V4, 0)).unwrap();
     let filter = format!(":{}", listener.local_addr().unwrap().port());
     let folder = tempfile::tempdir().unwrap();

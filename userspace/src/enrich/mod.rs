@@ -7,7 +7,7 @@ mod names;
 mod processes;
 mod sockets;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 pub use names::Names;
 pub use processes::Processes;
@@ -57,8 +57,6 @@ pub trait Lookups {
 
 /// Refused binds whose port is looked up, a second. More are told without; `table-lookups` says so.
 pub const LOOKUPS_PER_SECOND: u32 = 200;
-/// The kernel is asked again for the same port after this time, ns; until then its last answer stands.
-const LOOKUP_AGAIN_NS: u64 = 50_000_000;
 /// Rows of one answer that are told: those that say most about why a bind is refused. A port can have thousands of
 /// TIME_WAIT entries; `table-rows` says when some were left out.
 pub const TABLE_ROWS_MAX: usize = 16;
@@ -83,13 +81,6 @@ struct Budget {
     second: u64,
     spent: u32,
     told: bool,
-    answers: HashMap<(Inum, Protocol, u16), Answer>,
-}
-
-/// What the tables had on a port.
-struct Answer {
-    at: BootTime,
-    rows: Vec<PortRow>,
 }
 
 impl<L: Lookups> Enricher<L> {
@@ -294,11 +285,8 @@ impl<L: Lookups> Enricher<L> {
         if !self.budget.allows(at, facts) {
             return;
         }
-        let lookups = &mut self.lookups;
         let (netns, protocol, port) = endpoint;
-        let ask = || Answer { at, rows: lookups.on_port(netns, protocol, port) };
-        let answer = self.budget.answers.entry(endpoint).or_insert_with(ask);
-        let mut rows: Vec<PortRow> = answer.rows.clone();
+        let mut rows = self.lookups.on_port(netns, protocol, port);
         rows.sort_by_key(|row| silence(row));
         if rows.len() > TABLE_ROWS_MAX {
             rows.truncate(TABLE_ROWS_MAX);
@@ -342,13 +330,12 @@ fn limit(bound: &str, value: u64, unit: &str, at: BootTime) -> Fact {
 }
 
 impl Budget {
-    /// Whether one more look-up is allowed now. Forgets answers that are too old.
+    /// Whether one more look-up is allowed now.
     fn allows(&mut self, at: BootTime, facts: &mut Vec<Fact>) -> bool {
         let second = at.0 / SECOND_NS;
         if second != self.second {
             (self.second, self.spent, self.told) = (second, 0, false);
         }
-        self.answers.retain(|_, answer| at.since(answer.at) < LOOKUP_AGAIN_NS);
         if self.spent >= LOOKUPS_PER_SECOND {
             if !self.told {
                 self.told = true;
