@@ -81,6 +81,35 @@ fn listen_fails_against_who_listens_first() {
 }
 
 #[test]
+fn the_listening_socket_itself_is_not_in_its_way() {
+    check(
+        "proc A
+         proc B
+         bind A a tcp 127.0.0.1:80 ra
+         bind B b tcp 127.0.0.1:80 ra
+         listen a
+         set b ra=0
+         listen-refuse B b",
+        "refused tcp 127.0.0.1:80 A[a listen] victim=B/listen listener",
+    );
+}
+
+#[test]
+fn the_latest_state_of_a_holder_shows() {
+    check(
+        "proc H
+         proc V
+         bind H h tcp 127.0.0.1:80
+         listen h
+         refuse V v tcp 127.0.0.1:80
+         close h
+         bind H i tcp 127.0.0.1:80
+         refuse V w tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 H[h,i bound] victim=V listener x2",
+    );
+}
+
+#[test]
 fn a_victim_that_tries_again_is_one_finding() {
     check(
         "proc P
