@@ -100,10 +100,8 @@ impl Ledger {
         keepers: &[Keeper],
         at: BootTime,
     ) -> Option<Vec<Seq>> {
-        let others: Vec<&Keeper> = keepers
-            .iter()
-            .filter(|keeper| keeper.came != Came::Before && !self.kin.related(keeper.process, caller))
-            .collect();
+        let others: Vec<&Keeper> =
+            keepers.iter().filter(|keeper| !self.kin.related(keeper.process, caller)).collect();
         if others.is_empty() {
             return None;
         }

@@ -23,7 +23,6 @@ impl Ledger {
         let belongs = |process: ProcessKey| {
             left.contains(&process)
                 || (!whole_machine
-                    && !self.kin.has_ended(process)
                     && self
                         .kin
                         .facts(process)
@@ -34,6 +33,7 @@ impl Ledger {
         for socket in self.holdings.in_order() {
             let mut holders = socket.holders().to_vec();
             holders.sort_unstable();
+            // Nobody's: in flight, or about to be closed with its last holder.
             if socket.unheld
                 || socket.state == State::Connected
                 || !holders.iter().all(|holder| belongs(*holder))

@@ -87,6 +87,22 @@ fn exec_makes_siblings_strangers_and_parents_not() {
 }
 
 #[test]
+fn what_is_learnt_later_does_not_take_away() {
+    check(
+        "proc P
+         proc A parent=P
+         exec A parent=-
+         proc B parent=P nameless
+         bind P p udp 127.0.0.1:80 rp
+         bind A a udp 127.0.0.1:80 rp
+         bind B b udp 127.0.0.1:81 rp
+         bind P q udp 127.0.0.1:81 rp
+         proc B nameless",
+        "",
+    );
+}
+
+#[test]
 fn other_rules_of_kinship() {
     let story = "proc A exe=/bin/s uid=7 cgroup=/c session=3
          proc B exe=/bin/s uid=7 cgroup=/c session=3
@@ -379,7 +395,15 @@ fn a_reload_is_a_handover() {
     check(&reload(together), "co-bind tcp 127.0.0.1:80 O[o,p closed] N[n closed] -> N 500ms");
     let stayed = "@2400 close o state=listen\n@2500 close p state=listen\n@3501 close n state=listen";
     check(&reload(stayed), "handover tcp 127.0.0.1:80 O[o,p closed] N[n closed] -> N 500ms");
-    // The newcomer gave up: nothing was handed over.
+    // The newcomer gave up: nothing was handed over, however soon.
+    check(
+        "proc O exe=/bin/x
+         proc N exe=/bin/x
+         bind O o udp 127.0.0.1:80 rp
+         bind N n udp 127.0.0.1:80 rp
+         close n",
+        "co-bind udp 127.0.0.1:80 O[o bound] N[n closed] -> split 1ms",
+    );
     let gave_up = "@2400 close n state=listen";
     check(&reload(gave_up), "co-bind tcp 127.0.0.1:80 O[o,p listen] N[n closed] -> split 400ms");
 }

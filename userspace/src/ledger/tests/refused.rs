@@ -81,6 +81,35 @@ fn listen_fails_against_who_listens_first() {
 }
 
 #[test]
+fn the_listening_socket_itself_is_not_in_its_way() {
+    check(
+        "proc A
+         proc B
+         bind A a tcp 127.0.0.1:80 ra
+         bind B b tcp 127.0.0.1:80 ra
+         listen a
+         set b ra=0
+         listen-refuse B b",
+        "refused tcp 127.0.0.1:80 A[a listen] victim=B/listen listener",
+    );
+}
+
+#[test]
+fn the_latest_state_of_a_holder_shows() {
+    check(
+        "proc H
+         proc V
+         bind H h tcp 127.0.0.1:80
+         listen h
+         refuse V v tcp 127.0.0.1:80
+         close h
+         bind H i tcp 127.0.0.1:80
+         refuse V w tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 H[h,i bound] victim=V listener x2",
+    );
+}
+
+#[test]
 fn a_victim_that_tries_again_is_one_finding() {
     check(
         "proc P
@@ -325,5 +354,95 @@ fn a_process_can_be_in_its_own_way() {
          bind A a tcp 127.0.0.1:80
          refuse A b tcp 127.0.0.1:80",
         "refused tcp 127.0.0.1:80 A[a bound] victim=A bound",
+    );
+}
+
+#[test]
+fn only_another_process_is_a_previous_instance() {
+    check(
+        "proc A
+         bind A a tcp 127.0.0.1:80
+         signal A
+         refuse A b tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 A[a bound] victim=A bound",
+    );
+}
+
+#[test]
+fn no_race_is_lost_to_kin_nor_by_a_connection() {
+    check(
+        "proc V
+         proc T parent=V
+         bind V p tcp 127.0.0.1:80
+         close p
+         bind T t tcp 127.0.0.1:80
+         refuse V v tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 T[t bound] victim=V bound",
+    );
+    check(
+        "proc V
+         proc T
+         found p tcp 127.0.0.1:80 established V
+         close p
+         bind T t tcp 127.0.0.1:80
+         refuse V v tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 T[t bound] victim=V bound",
+    );
+    // Whoever had it before the recording did not take it.
+    check(
+        "proc V
+         proc T
+         bind V p tcp 127.0.0.1:80 rp
+         close p
+         found t tcp 127.0.0.1:80 listen T rp
+         refuse V v tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 T[t listen] victim=V listener",
+    );
+}
+
+#[test]
+fn an_inventory_settles_what_lingers() {
+    let story = |listed: &str| {
+        format!(
+            "proc A
+             proc V
+             bind A a tcp 127.0.0.1:80
+             close a state=established
+             inventory begin
+             {listed}
+             inventory end
+             refuse V v tcp 127.0.0.1:80"
+        )
+    };
+    check(&story("# nothing"), "refused tcp 127.0.0.1:80 victim=V");
+    check(
+        &story("found a tcp 127.0.0.1:80 fin-wait2"),
+        "refused tcp 127.0.0.1:80 victim=V orphan last=A[a closed]",
+    );
+    check(&story("found b tcp 127.0.0.1:80 last-ack"), "refused tcp 127.0.0.1:80 victim=V orphan");
+}
+
+#[test]
+fn time_wait_is_in_the_way_whatever_its_options() {
+    check(
+        "proc V
+         refuse V v tcp 127.0.0.1:80 ra as=f
+         row f x tcp 127.0.0.1:80 time-wait ra",
+        "refused tcp 127.0.0.1:80 victim=V time-wait",
+    );
+}
+
+#[test]
+fn what_lingers_does_not_outweigh_a_row() {
+    check(
+        "proc A
+         proc O
+         proc V
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f x tcp 127.0.0.1:80 listen O
+         bind A a tcp 127.0.0.1:80
+         close a state=established
+         refuse V w tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 O[x listen] victim=V listener x2",
     );
 }

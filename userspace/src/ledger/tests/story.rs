@@ -3,7 +3,8 @@
 //! ```text
 //! proc A exe=/bin/a args=-u,app.py parent=P uid=5 session=7 cgroup=/ci/1    known, root of a lineage
 //! fork B of=A                                                             a copy of A, of its lineage
-//! exec B exe=/bin/b                                                       known again, a lineage of its own
+//! exec B exe=/bin/b                                                       known again, a lineage of its own;
+//!                                     parent=- without its parent, `nameless` by no more than its name
 //! bind A s tcp 127.0.0.1:80 rp ra v6only dev=2 owner=5 ns=7                bound to s
 //! listen s            unlisten s backlog=1      close s state=established backlog=1      gone s
 //! found s tcp 127.0.0.1:80 listen A,B rp                                   of an inventory
@@ -307,7 +308,10 @@ impl Story {
             };
         }
         if let Some(parent) = words.value("parent") {
-            process.parent = Some(self.key(parent));
+            process.parent = (parent != "-").then(|| self.key(parent));
+        }
+        if words.flag("nameless") {
+            process.known = Known::Name;
         }
         if let Some(exe) = words.value("exe") {
             exe.clone_into(&mut process.exe);
