@@ -99,6 +99,8 @@ impl Ledger {
                 socket.holders().iter().map(|process| Party::holding(&self.kin, *process, socket))
             })
             .collect();
+        // Their holders ended: they may still be closing, or somebody inherited them that only the tables know.
+        let unheld = blockers.iter().all(|socket| socket.unheld);
         let base = state_cause(blockers.iter().map(|socket| socket.state));
         let proof: Vec<Seq> = blockers.iter().flat_map(|socket| [socket.known, socket.listened]).collect();
 
@@ -135,6 +137,10 @@ impl Ledger {
             record.last_seen = now.at;
         }
         record.victim = Some(shown);
+        if base.is_some() && (unheld || holders.is_empty()) {
+            // Only a row that somebody holds knows better.
+            record.rank = record.rank.max(rank(Cause::HalfClosed));
+        }
         for party in parties {
             record.join(party);
         }
@@ -154,7 +160,7 @@ impl Ledger {
         self.stats.note_cut(record);
         self.records.link(id, &mut self.holdings);
 
-        if holders.is_empty() {
+        if holders.is_empty() || unheld {
             let pending = Pending { id, process: call.process, facts: call.facts.clone() };
             self.refusals.pending.insert(now.seq, pending);
             if self.refusals.pending.len() > PENDING_MAX {
@@ -225,28 +231,29 @@ impl Ledger {
                 || blocks(socket.protocol, newcomer, (socket.options, socket.uid), state));
         let base = row_cause(row);
         let (id, rank) = (pending.id, rank(base));
-        let known = self.records.get(id).map_or(0, |record| record.rank);
-        if !in_the_way || rank < known {
+        let best = self.records.get(id).map_or(0, |record| record.rank);
+        if !in_the_way || rank < best {
             return;
         }
-        let keepers: Vec<Keeper> = row
-            .holders
-            .iter()
-            .map(|process| Keeper {
-                process: *process,
-                came: Came::Unseen,
-                stopped: false,
-                options: socket.options,
-                uid: socket.uid,
-            })
-            .collect();
+        let known = self.holdings.get(socket.cookie).filter(|known| known.port == PortKey::of(socket));
+        let came = match known {
+            Some(known) if known.since.is_some() => Came::At(known.known),
+            Some(_) => Came::Before,
+            None => Came::Unseen,
+        };
+        let (options, uid) = (socket.options, socket.uid);
+        let keeper = |process: &ProcessKey| Keeper { process: *process, came, stopped: false, options, uid };
+        let keepers: Vec<Keeper> = row.holders.iter().map(keeper).collect();
         let reason = self.reason(pending.process, wanted, &keepers, base, now.at);
         let (shown, past) = match row.state {
             TcpState::TimeWait => (HolderState::TimeWait, HolderState::TimeWait),
             _ => (state.shown(), HolderState::Closed),
         };
-        let parties: Vec<Party> =
-            row.holders.iter().map(|process| Party::named(&self.kin, *process, "", socket, shown)).collect();
+        let party = |process: &ProcessKey| match known {
+            Some(known) => Party::holding(&self.kin, *process, known),
+            None => Party::named(&self.kin, *process, "", socket, shown),
+        };
+        let parties: Vec<Party> = row.holders.iter().map(party).collect();
         let owner =
             row.last_owner.or_else(|| self.releases.owner_of(PortKey::of(socket), socket.cookie, now.at));
         let owner = owner.filter(|_| row.holders.is_empty());

@@ -446,3 +446,51 @@ fn what_lingers_does_not_outweigh_a_row() {
         "refused tcp 127.0.0.1:80 O[x listen] victim=V listener x2",
     );
 }
+
+#[test]
+fn tables_know_who_inherited() {
+    let story = |row: &str| {
+        format!(
+            "proc A
+             fork K of=A
+             proc V
+             bind A a tcp 127.0.0.1:80
+             listen a
+             exit A
+             refuse V v tcp 127.0.0.1:80 as=f
+             {row}"
+        )
+    };
+    let before = "refused tcp 127.0.0.1:80 A[a listen] victim=V listener";
+    check(&story("# nothing"), before);
+    check(&story("row f x tcp 127.0.0.1:80 time-wait"), before);
+    check(
+        &story("row f a tcp 127.0.0.1:80 listen K"),
+        "refused tcp 127.0.0.1:80 K<A[a listen] victim=V listener",
+    );
+}
+
+#[test]
+fn a_socket_in_flight_outweighs_time_wait() {
+    check(
+        "proc V
+         found a tcp 127.0.0.1:80 close
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f x tcp 127.0.0.1:80 time-wait",
+        "refused tcp 127.0.0.1:80 victim=V bound",
+    );
+}
+
+#[test]
+fn what_was_there_before_the_recording_won_no_race() {
+    check(
+        "proc V
+         proc T
+         found t tcp 127.0.0.1:80 listen
+         bind V p tcp 127.0.0.1:80 rp
+         close p
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f t tcp 127.0.0.1:80 listen T",
+        "refused tcp 127.0.0.1:80 T[t listen] victim=V listener",
+    );
+}
