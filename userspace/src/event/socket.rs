@@ -246,7 +246,7 @@ pub struct Unresolved {
 /// A TCP socket began to listen. Carries the whole socket: one that listens without a bind is seen here first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listen {
-    /// Who called; None when it is not known.
+    /// Who called.
     pub process: ProcessKey,
     /// Its socket. Port 0: the kernel chooses it after this event (listen without bind).
     pub socket: SocketFacts,

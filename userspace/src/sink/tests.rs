@@ -129,11 +129,11 @@ fn table() -> Vec<(Finding, &'static str)> {
     vec![
         (
             co_bind(),
-            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node (PID 4711) and node (PID 4803); connections went to either of them",
+            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node server.js (PID 4711) and node server.js (PID 4803); connections went to either of them",
         ),
         (
             Finding { live: true, ..co_bind() },
-            "tcp 127.0.0.3:9926 is shared by 2 unrelated processes since 12:30:20: node (PID 4711) and node (PID 4803); connections go to either of them",
+            "tcp 127.0.0.3:9926 is shared by 2 unrelated processes since 12:30:20: node server.js (PID 4711) and node server.js (PID 4803); connections go to either of them",
         ),
         (
             many,
@@ -145,19 +145,19 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             to_one,
-            "udp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node (PID 4711) and node (PID 4803); all datagrams went to node (PID 4803)",
+            "udp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node server.js (PID 4711) and node server.js (PID 4803); all datagrams went to node server.js (PID 4803)",
         ),
         (
             Finding { uncertain: true, receives: None, ..co_bind() },
-            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node (PID 4711) and node (PID 4803) (uncertain: events were lost)",
+            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node server.js (PID 4711) and node server.js (PID 4803) (uncertain: events were lost)",
         ),
         (
             Finding { overlap: Some(120_000_000), ..finding(Kind::Handover) },
-            "node (PID 4803) took tcp 127.0.0.3:9926 over from node (PID 4711) within 120 ms, and nothing was lost",
+            "node server.js (PID 4803) took tcp 127.0.0.3:9926 over from node server.js (PID 4711) within 120 ms, and nothing was lost",
         ),
         (
             shadow,
-            "node (PID 4711) held tcp 127.0.0.3:9926 for 7.0 s while java (PID 1), unrelated, held [::]:9926; connections to 127.0.0.3:9926 went to node (PID 4711)",
+            "node server.js (PID 4711) held tcp 127.0.0.3:9926 for 7.0 s while java (PID 1), unrelated, held [::]:9926; connections to 127.0.0.3:9926 went to node server.js (PID 4711)",
         ),
         (
             refused(Cause::Listener),
@@ -217,7 +217,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             finding(Kind::Orphan),
-            "node (PID 4711) and node (PID 4803) still held tcp 127.0.0.3:9926 for 7.0 s after what they belonged to had ended",
+            "node server.js (PID 4711) and node server.js (PID 4803) still held tcp 127.0.0.3:9926 for 7.0 s after what they belonged to had ended",
         ),
         (
             exhausted,
@@ -229,7 +229,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             Finding { victim: refused(Cause::Bound).victim, ..finding(Kind::Denied) },
-            "python3 (PID 900) was denied tcp 127.0.0.3:9926: node (PID 4711) and node (PID 4803) hold it",
+            "python3 (PID 900) was denied tcp 127.0.0.3:9926: node server.js (PID 4711) and node server.js (PID 4803) hold it",
         ),
     ]
 }
@@ -289,7 +289,7 @@ fn text_tells_all_of_a_finding() {
     let expected = [
         "ci-7 (Linux 6.1.0), 2025-11-20T12:30:10.000Z to 2025-11-20T12:30:40.000Z (30.0 s)\n2 findings: 1 error, 1 warning\n",
         "\nerror co-bind: tcp 127.0.0.3:9926 was shared",
-        "  holder  node (PID 4711), user 1001, cgroup /ci/job-1\n          $ node server.js '--password=***'\n          /usr/bin/node, started 2025-11-20T12:30:15.000Z by bash (PID 4000)\n          listened on 127.0.0.3:9926, SO_REUSEPORT, 61 connections accepted, from 2025-11-20T12:30:20.000Z until 2025-11-20T12:30:27.000Z (7.0 s)\n",
+        "  holder  node server.js (PID 4711), user 1001, cgroup /ci/job-1\n          $ node server.js '--password=***'\n          /usr/bin/node, started 2025-11-20T12:30:15.000Z by bash (PID 4000)\n          listened on 127.0.0.3:9926, SO_REUSEPORT, 61 connections accepted, from 2025-11-20T12:30:20.000Z until 2025-11-20T12:30:27.000Z (7.0 s)\n",
         "  victim  python3 (PID 900), user 1001",
         "          bind() failed with EADDRINUSE at 2025-11-20T12:30:27.000Z\n",
         "  cause   listener: somebody listens there\n",
@@ -471,4 +471,23 @@ proptest! {
             prop_assert_eq!(json["findings"][0]["holders"][0]["comm"].as_str(), Some(holder.comm.as_str()));
         }
     }
+}
+
+#[test]
+fn what_an_interpreter_runs_is_named() {
+    let named = |exe: &str, arguments: &str| {
+        let comm = exe.rsplit('/').next().unwrap();
+        let cmdline = arguments.split(' ').map(str::to_owned).collect();
+        words::process(&Holder { exe: exe.to_owned(), cmdline, ..holder(7, comm) })
+    };
+    assert_eq!(named("/usr/bin/node", "node /srv/app/server.js --port 80"), "node server.js (PID 7)");
+    assert_eq!(
+        named("/usr/bin/python3.11", "python3 -u -m http.server 80"),
+        "python3.11 http.server (PID 7)"
+    );
+    assert_eq!(named("/usr/bin/java", "java -jar /opt/shop.jar"), "java shop.jar (PID 7)");
+    assert_eq!(named("/usr/bin/python3.11", "python3 -c import"), "python3.11 (PID 7)");
+    assert_eq!(named("/usr/sbin/nginx", "nginx -c /etc/nginx.conf"), "nginx (PID 7)");
+    assert_eq!(named("/usr/bin/node", "node"), "node (PID 7)");
+    assert_eq!(named("/bin/bash", "bash a\u{1b}[31mb.sh"), "bash a\\x1b[31mb.sh (PID 7)");
 }

@@ -23,10 +23,44 @@ pub fn endpoint(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
 
-/// `node (PID 4711)`.
+/// Programs whose name says nothing: what they run does.
+const INTERPRETERS: [&str; 12] =
+    ["python", "node", "nodejs", "ruby", "perl", "php", "java", "bash", "sh", "dash", "deno", "bun"];
+
+/// `nginx (PID 4711)`; of what an interpreter runs also the script: `node server.js (PID 4711)`.
 #[must_use]
 pub fn process(holder: &Holder) -> String {
-    format!("{} (PID {})", name(&holder.comm), holder.process.tgid)
+    match script(holder) {
+        Some(script) => {
+            format!(
+                "{} {} (PID {})",
+                name(&holder.comm),
+                escape::cut(script, NAME_CHARS),
+                holder.process.tgid
+            )
+        }
+        None => format!("{} (PID {})", name(&holder.comm), holder.process.tgid),
+    }
+}
+
+/// The script or module that an interpreter runs, without its folder.
+fn script(holder: &Holder) -> Option<&str> {
+    let program = holder.exe.rsplit('/').next()?.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if !INTERPRETERS.contains(&program) {
+        return None;
+    }
+    let mut arguments = holder.cmdline.iter().skip(1).map(String::as_str);
+    loop {
+        match arguments.next()? {
+            // Code on the command line has no name.
+            "-c" | "-e" | "--eval" => return None,
+            "-m" => return arguments.next(),
+            option if option.starts_with('-') => {}
+            script => {
+                return script.rsplit('/').next().filter(|name| !name.is_empty() && *name != holder.comm);
+            }
+        }
+    }
 }
 
 /// The name of a process, fit for a sentence.
