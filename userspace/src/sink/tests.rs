@@ -157,63 +157,63 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             shadow,
-            "node server.js (PID 4711) held tcp 127.0.0.3:9926 for 7.0 s while java (PID 1), unrelated, held [::]:9926; connections to 127.0.0.3:9926 went to node server.js (PID 4711)",
+            "node server.js (PID 4711) held tcp 127.0.0.3:9926 for 7.0 s while java server.js (PID 1), unrelated, held [::]:9926; connections to 127.0.0.3:9926 went to node server.js (PID 4711)",
         ),
         (
             refused(Cause::Listener),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens there since 12:37:40",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens there since 12:37:40",
         ),
         (
             elsewhere,
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens on 0.0.0.0:8080 since before the recording",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens on 0.0.0.0:8080 since before the recording",
         ),
         (
             listen,
-            "python3 (PID 900) could not listen on tcp 127.0.0.1:8080 in 12 attempts: nginx (PID 812) listens there since 12:37:40",
+            "python3 server.js (PID 900) could not listen on tcp 127.0.0.1:8080 in 12 attempts: nginx (PID 812) listens there since 12:37:40",
         ),
         (
             refused(Cause::Bound),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it since 12:37:40, without listening",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it since 12:37:40, without listening",
         ),
         (
             nobody(Cause::TimeWait),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: no process holds it, but ended connections of ruby (PID 700) are still in TIME_WAIT there",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: no process holds it, but ended connections of ruby (PID 700) are still in TIME_WAIT there",
         ),
         (
             refused(Cause::HalfClosed),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds a connection there that is not wholly closed",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds a connection there that is not wholly closed",
         ),
         (
             nobody(Cause::HalfClosed),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby (PID 700) there is not wholly closed",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby (PID 700) there is not wholly closed",
         ),
         (
             nobody(Cause::Orphan),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: a socket of ruby (PID 700) is still there, though no process has it open",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a socket of ruby (PID 700) is still there, though no process has it open",
         ),
         (
             refused(Cause::Restart),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance, nginx (PID 812), had not let go of it yet",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance, nginx (PID 812), had not let go of it yet",
         ),
         (
             nobody(Cause::Restart),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance of ruby (PID 700) had not let go of it yet",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance of ruby (PID 700) had not let go of it yet",
         ),
         (
             refused(Cause::LostRace),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: it had this port and released it, and nginx (PID 812) took it at 12:37:40, in between",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: it had this port and released it, and nginx (PID 812) took it at 12:37:40, in between",
         ),
         (
             refused(Cause::Exclusive),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it since 12:37:40 and did not agree to share",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it since 12:37:40 and did not agree to share",
         ),
         (
             refused(Cause::OtherUser),
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) of user 1001 holds it since 12:37:40, and SO_REUSEPORT shares within one user only (python3 is of user 1001)",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) of user 1001 holds it since 12:37:40, and SO_REUSEPORT shares within one user only (python3 is of user 1001)",
         ),
         (
             Finding { cause: None, holders: vec![], ..refused(Cause::Bound) },
-            "python3 (PID 900) could not bind tcp 127.0.0.1:8080: it is in use, and by whom is not known",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: it is in use, and by whom is not known",
         ),
         (
             finding(Kind::Orphan),
@@ -221,7 +221,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             exhausted,
-            "python3 (PID 900) found no free local port to connect to tcp 10.0.0.1:443 in 20 attempts: wrk (PID 5) uses up the range",
+            "python3 server.js (PID 900) found no free local port to connect to tcp 10.0.0.1:443 in 20 attempts: wrk (PID 5) uses up the range",
         ),
         (
             Finding { holders: vec![], ..finding(Kind::Exhausted) },
@@ -229,7 +229,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             Finding { victim: refused(Cause::Bound).victim, ..finding(Kind::Denied) },
-            "python3 (PID 900) was denied tcp 127.0.0.3:9926: node server.js (PID 4711) and node server.js (PID 4803) hold it",
+            "python3 server.js (PID 900) was denied tcp 127.0.0.3:9926: node server.js (PID 4711) and node server.js (PID 4803) hold it",
         ),
     ]
 }
@@ -290,7 +290,7 @@ fn text_tells_all_of_a_finding() {
         "ci-7 (Linux 6.1.0), 2025-11-20T12:30:10.000Z to 2025-11-20T12:30:40.000Z (30.0 s)\n2 findings: 1 error, 1 warning\n",
         "\nerror co-bind: tcp 127.0.0.3:9926 was shared",
         "  holder  node server.js (PID 4711), user 1001, cgroup /ci/job-1\n          $ node server.js '--password=***'\n          /usr/bin/node, started 2025-11-20T12:30:15.000Z by bash (PID 4000)\n          listened on 127.0.0.3:9926, SO_REUSEPORT, 61 connections accepted, from 2025-11-20T12:30:20.000Z until 2025-11-20T12:30:27.000Z (7.0 s)\n",
-        "  victim  python3 (PID 900), user 1001",
+        "  victim  python3 server.js (PID 900), user 1001",
         "          bind() failed with EADDRINUSE at 2025-11-20T12:30:27.000Z\n",
         "  cause   listener: somebody listens there\n",
         "  events  17, 42; network namespace 4026531840\n",
