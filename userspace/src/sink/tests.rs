@@ -177,7 +177,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             nobody(Cause::TimeWait),
-            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: no process holds it, but ended connections of ruby (PID 700) are still in TIME_WAIT there",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: no process holds it, but ended connections of ruby server.js (PID 700) are still in TIME_WAIT there",
         ),
         (
             refused(Cause::HalfClosed),
@@ -185,11 +185,11 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             nobody(Cause::HalfClosed),
-            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby (PID 700) there is not wholly closed",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby server.js (PID 700) there is not wholly closed",
         ),
         (
             nobody(Cause::Orphan),
-            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a socket of ruby (PID 700) is still there, though no process has it open",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a socket of ruby server.js (PID 700) is still there, though no process has it open",
         ),
         (
             refused(Cause::Restart),
@@ -197,7 +197,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             nobody(Cause::Restart),
-            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance of ruby (PID 700) had not let go of it yet",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: the previous instance of ruby server.js (PID 700) had not let go of it yet",
         ),
         (
             refused(Cause::LostRace),
