@@ -31,6 +31,10 @@ pub static CONNECT_OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries
 #[map]
 pub static URING_BINDS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
 
+/// One slot: not 0 once anybody has bound through io_uring.
+#[map]
+pub static URING_IN_USE: Array<u32> = Array::with_max_entries(1, 0);
+
 /// What a thread is in: the values of [`Attempt::call`].
 pub mod call {
     /// Nothing.

@@ -32,4 +32,4 @@ pub const PATH_MAX: usize = 256;
 pub const ATTEMPTS_MAX: u32 = 65_536;
 
 /// Outgoing connections whose opener is remembered (least recently used go first); see `CONNECT_OWNERS`.
-pub const CONNECT_OWNERS_MAX: u32 = 131_072;
+pub const CONNECT_OWNERS_MAX: u32 = 65_536;

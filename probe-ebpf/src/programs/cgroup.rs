@@ -121,39 +121,55 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
 fn bound(ctx: &SockContext, family: u16, hook: u32) {
     let sk = Sk(Addr::of_pointer(ctx.sock));
     let task = task::facts();
-    let port = sk.port();
-    let (mut requested_port, mut from) = (port, door::SYSCALL);
-    if let Some(entry) = attempt::of(task.tid) {
+    let entry = match attempt::of(task.tid) {
         // SAFETY: the entry is this thread's own.
-        let entry = unsafe { &mut *entry };
-        if entry.call == call::BIND {
-            entry.call = call::BOUND;
-            requested_port = entry.port;
-            from = entry.door;
-        }
-    }
+        Some(entry) if unsafe { (*entry).call } == call::BIND => Some(unsafe { &mut *entry }),
+        // A program of another tool binds while it handles a connect (bpf_bind): nothing was attempted.
+        _ => None,
+    };
     emit::<Sock>(counter::BIND, Urgency::Routine, |record| {
-        let sock = Sock {
+        let port = sk.port();
+        let mut sock = Sock {
             head: head(kind::BIND, hook),
             task,
-            // SAFETY: ctx is the program's context; both helpers exist for this program type from 5.8.
-            cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-            // SAFETY: as above.
-            netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+            cookie: 0,
+            netns_cookie: 0,
             address: sk.address(family),
-            netns: sk.netns(),
-            uid: sk.uid(),
-            device: sk.device(),
+            netns: 0,
+            uid: 0,
+            device: 0,
             errno: 0,
             port,
-            requested_port,
+            requested_port: port,
             options: sk.options(family),
             family,
-            protocol: sk.protocol(),
+            protocol: 0,
             state: sk.state(),
-            door: from,
+            door: door::SYSCALL,
             pad: [0; 4],
         };
+        if let Some(entry) = entry {
+            // What the bind itself does not change was read a moment ago, when it began.
+            entry.call = call::BOUND;
+            sock.cookie = entry.cookie;
+            sock.netns_cookie = entry.netns_cookie;
+            sock.netns = entry.netns;
+            sock.uid = entry.uid;
+            sock.device = entry.device;
+            sock.protocol = entry.protocol;
+            sock.requested_port = entry.port;
+            sock.door = entry.door;
+        } else {
+            // SAFETY: ctx is the program's context; both helpers exist for this program type from 5.8.
+            unsafe {
+                sock.cookie = bpf_get_socket_cookie(ctx.as_ptr());
+                sock.netns_cookie = bpf_get_netns_cookie(ctx.as_ptr());
+            }
+            sock.netns = sk.netns();
+            sock.uid = sk.uid();
+            sock.device = sk.device();
+            sock.protocol = sk.protocol();
+        }
         // SAFETY: the pointer is to a reserved record of this size.
         unsafe { record.write(sock) };
     });

@@ -62,7 +62,7 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     let mm = task::current().follow(offset!(task_mm));
     let start: u64 = mm.read(offset!(mm_arg_start));
     let end: u64 = mm.read(offset!(mm_arg_end));
-    let total = if end > start { end - start } else { 0 };
+    let total = end.saturating_sub(start);
     if total <= ARGS_SMALL as u64 {
         exec::<ARGS_SMALL>(bprm, start, total);
     } else if total <= ARGS_MEDIUM as u64 {

@@ -11,7 +11,7 @@ use bindwatch_probe::abi::record::hook;
 
 use super::syscall::end_of_bind;
 use crate::kernel::{Addr, offset};
-use crate::maps::URING_BINDS;
+use crate::maps::{URING_BINDS, URING_IN_USE};
 use crate::task;
 
 /// IORING_OP_BIND (include/uapi/linux/io_uring.h)
@@ -23,8 +23,10 @@ const SUBMITTER: u64 = 1 << 63;
 /// Whether this thread is carrying out an io_uring bind.
 #[inline(always)]
 pub fn is_submitting(tid: u32) -> bool {
-    // Where the tracepoint does not exist the verifier removes this look-up.
-    offset!(uring_submit_req) != ABSENT && URING_BINDS.get_ptr(SUBMITTER | u64::from(tid)).is_some()
+    // Where the tracepoint does not exist the verifier removes this; where nobody binds so, nothing is looked up.
+    offset!(uring_submit_req) != ABSENT
+        && URING_IN_USE.get(0).is_some_and(|used| *used != 0)
+        && URING_BINDS.get_ptr(SUBMITTER | u64::from(tid)).is_some()
 }
 
 /// A request is submitted. Only binds are remembered.
@@ -34,6 +36,10 @@ pub fn is_submitting(tid: u32) -> bool {
 pub fn io_uring_submit_req(ctx: TracePointContext) -> u32 {
     let record = Addr::of_pointer(ctx.as_ptr());
     if record.read::<u8>(offset!(uring_submit_opcode)) == IORING_OP_BIND {
+        if let Some(used) = URING_IN_USE.get_ptr_mut(0) {
+            // SAFETY: the slot of an array map is valid for the program's life; it only ever becomes 1.
+            unsafe { *used = 1 };
+        }
         let request: u64 = record.read(offset!(uring_submit_req));
         let tid = task::tid();
         // An entry that cannot be made is a failure told as an end that was not seen.

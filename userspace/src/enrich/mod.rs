@@ -287,7 +287,7 @@ impl<L: Lookups> Enricher<L> {
         }
         let (netns, protocol, port) = endpoint;
         let mut rows = self.lookups.on_port(netns, protocol, port);
-        rows.sort_by_key(|row| silence(row));
+        rows.sort_by_key(silence);
         if rows.len() > TABLE_ROWS_MAX {
             rows.truncate(TABLE_ROWS_MAX);
             facts.push(limit("table-rows", TABLE_ROWS_MAX as u64, "rows for one refused bind", at));
