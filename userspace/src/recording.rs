@@ -55,6 +55,7 @@ impl Recording {
             ring_bytes: args.ring_size,
             errno: args.errno == ErrnoSource::Auto,
             diagnostics: globals.verbose >= 2,
+            only: None,
         };
         let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
         let processes = Processes::new(args.cmdline, mask);

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::wait::{self, WaitPidFlag};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde_json::Value;
 
@@ -185,16 +186,124 @@ fn check_waits_until_it_is_free_or_time_is_over() {
     assert!(began.elapsed() >= Duration::from_millis(150));
     assert!(text(&output.stdout).contains("is held"), "it says by whom: {}", text(&output.stdout));
 
-    let mut waiting = bindwatch(&["check", &target, "--wait", "1m"]).stdout(Stdio::piped()).spawn().unwrap();
-    sleeps(&waiting);
+    // In the way of a bind: a process that listens, a socket of a kind that nothing but its release tells of, and a
+    // connection whose end a reset cuts short, which no record tells.
+    let server = Server::start(free_port());
+    released(&format!("127.0.0.1:{}", server.1), || drop(server));
+    let udp = socket(V4, SocketType::DGRAM);
+    rustix::net::bind(&udp, &SocketAddr::new(V4, 0)).unwrap();
+    released(&format!("udp/127.0.0.1:{}", port(&udp)), || drop(udp));
+    let client = socket(V4, SocketType::STREAM);
+    rustix::net::connect(&client, &listener.local_addr().unwrap()).unwrap();
+    drop(listener.accept().unwrap());
+    drop(listener);
+    sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    released(&target, || drop(client));
+}
+
+/// `check --wait` for what `release` frees: returns when it is free, and leaves no program behind.
+fn released(target: &str, release: impl FnOnce()) {
+    let mut waiting = bindwatch(&["check", target, "--wait", "1m"]).stdout(Stdio::piped()).spawn().unwrap();
+    let programs = watches(&waiting);
     assert_eq!(waiting.try_wait().unwrap(), None);
+    release();
+    let began = Instant::now();
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!((code(&output), text(&output.stdout)), (0, format!("{target} is free\n")));
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
+    gone(&programs);
+}
+
+/// Ids of the BPF programs that a process has, once it has attached those that tell of a release and waits.
+fn watches(child: &Child) -> Vec<u32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let files = std::fs::read_dir(format!("/proc/{}/fdinfo", child.id())).unwrap();
+        let said = files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok());
+        let links: Vec<u32> = said
+            .filter(|said| said.contains("link_id:"))
+            .filter_map(|said| {
+                said.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+            })
+            .collect();
+        if links.len() >= 3 {
+            sleeps(child);
+            return links;
+        }
+        assert!(Instant::now() < deadline, "it has {} links", links.len());
+        std::thread::yield_now();
+    }
+}
+
+/// Returns when none of these programs is loaded: the kernel frees them a moment after their process.
+fn gone(programs: &[u32]) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let loaded = |id: &u32| {
+        aya::programs::loaded_programs().any(|loaded| loaded.is_ok_and(|loaded| loaded.id() == *id))
+    };
+    while programs.iter().any(loaded) {
+        assert!(Instant::now() < deadline, "a program stays: {programs:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// How often a process went to sleep so far. Also of one that has ended, until it is waited for.
+fn sleeps_so_far(child: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn check_does_not_poll_while_it_waits() {
+    /// A look every 50 ms would make it 40 in two seconds.
+    const FEW: u64 = 12;
+    let _turn = own_network();
+    let listener = TcpListener::bind((V4, 0)).unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    // It is also woken when other sockets of the machine end, so others' work may disturb it; polling would disturb
+    // every attempt.
+    let counts: Vec<u64> = (0..5)
+        .map(|_| {
+            let mut waiting =
+                bindwatch(&["check", "-q", &target, "--wait", "2s"]).stdout(Stdio::piped()).spawn().unwrap();
+            watches(&waiting);
+            let before = sleeps_so_far(&waiting);
+            let id = nix::unistd::Pid::from_raw(waiting.id().try_into().unwrap());
+            // Without taking its status: it can still be asked.
+            wait::waitid(wait::Id::Pid(id), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+            let count = sleeps_so_far(&waiting) - before;
+            assert_eq!(waiting.wait().unwrap().code(), Some(124));
+            count
+        })
+        .take_while(|count| *count > FEW)
+        .collect();
+    assert!(counts.len() < 5, "it woke up too often: {counts:?}");
+}
+
+#[test]
+fn check_waits_without_privileges_too() {
+    let _turn = own_network();
+    let listener = TcpListener::bind((V4, 0)).unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let unprivileged = Unprivileged::new();
+    let output = unprivileged.command(&["check", "-q", &target, "--wait", "150ms"]).output().unwrap();
+    assert_eq!((code(&output), text(&output.stderr)), (124, String::new()), "it does not talk about it");
+    let mut waiting = unprivileged
+        .command(&["check", "-v", &target, "--wait", "1m"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(waiting.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("looking every 50 ms: bindwatch needs root"), "{line}");
     drop(listener);
     let output = waiting.wait_with_output().unwrap();
     assert_eq!((code(&output), text(&output.stdout)), (0, format!("{target} is free\n")));
-    assert!(began.elapsed() < Duration::from_secs(30));
 }
 
-/// Returns when a process waits for a timer.
+/// Returns when a process waits for a timer or a descriptor.
 fn sleeps(child: &Child) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let path = format!("/proc/{}/wchan", child.id());
@@ -240,7 +349,7 @@ fn time_wait_is_in_the_way_of_a_plain_bind_only() {
 }
 
 /// A process of its own with a listener that shares its port.
-struct Server(Child);
+struct Server(Child, u16);
 
 impl Server {
     fn start(port: u16) -> Self {
@@ -257,7 +366,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "up\n");
-        Self(child)
+        Self(child, port)
     }
 }
 
@@ -316,23 +425,33 @@ fn list_shows_who_shares_a_port() {
     assert_eq!(table.lines().count(), 1, "{table}");
 }
 
+/// A copy of bindwatch that another user may execute, wherever the build is.
+struct Unprivileged(tempfile::TempDir);
+
+impl Unprivileged {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_bindwatch"), folder.path().join("bindwatch")).unwrap();
+        let mut open = std::fs::metadata(folder.path()).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        Self(folder)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.0.path().join("bindwatch"));
+        command.args(arguments).env("HOME", "/nowhere").current_dir("/").uid(65534).gid(65534);
+        command
+    }
+}
+
 #[test]
 fn list_without_privileges_says_what_it_cannot_see() {
     let _turn = own_network();
     let listener = TcpListener::bind((V4, 0)).unwrap();
     let filter = format!(":{}", listener.local_addr().unwrap().port());
-    let folder = tempfile::tempdir().unwrap();
-    // Wherever the build is, another user can read it here.
-    let program = folder.path().join("bindwatch");
-    std::fs::copy(env!("CARGO_BIN_EXE_bindwatch"), &program).unwrap();
-    let mut open = std::fs::metadata(folder.path()).unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut open, 0o755);
-    std::fs::set_permissions(folder.path(), open).unwrap();
-    let unprivileged = |arguments: &[&str]| {
-        let mut command = Command::new(&program);
-        command.args(arguments).env("HOME", "/nowhere").current_dir("/").uid(65534).gid(65534);
-        command.output().unwrap()
-    };
+    let copy = Unprivileged::new();
+    let unprivileged = |arguments: &[&str]| copy.command(arguments).output().unwrap();
     let output = unprivileged(&["list", &filter]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).lines().count(), 2, "the socket is seen: {}", text(&output.stdout));

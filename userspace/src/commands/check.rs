@@ -5,7 +5,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::census::Census;
 use super::{EXIT_FOUND, EXIT_TIMEOUT, available_format};
@@ -14,31 +17,40 @@ use crate::clock::{self, Anchors};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, Protocol, SocketFacts, TcpState, Uid};
 use crate::ledger::conflict;
 use crate::log::Host;
+use crate::recording::say;
 use crate::sink::listing::Answer;
 use crate::sink::{Report, Stats, Window, text};
+use crate::source::releases::Releases;
 use crate::source::sockets::{Holdings, InventorySocket, Row, Scope, States, Tables, TablesError};
 
 /// How often the tables are read anew while waiting, where nothing tells that they changed. A dump of one port's
 /// sockets takes the kernel a millisecond or two.
-pub(super) const POLL_EVERY: Duration = Duration::from_millis(50);
+const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// Tells when it is worth looking at the tables again.
-pub(super) trait Changes {
-    /// Returns when something may have changed on one of the ports that are waited for. Cancel safe.
+trait Changes {
+    /// Returns when something may have changed since the last look, which found `held`. Cancel safe.
     ///
     /// # Errors
     /// When changes cannot be followed any more.
-    fn next(&mut self) -> impl Future<Output = io::Result<()>>;
+    fn next(&mut self, held: &[Held]) -> impl Future<Output = io::Result<()>>;
 }
 
 /// Changes that nothing tells of: a look every [`POLL_EVERY`].
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Poll;
+struct Poll;
 
 impl Changes for Poll {
-    async fn next(&mut self) -> io::Result<()> {
+    async fn next(&mut self, _held: &[Held]) -> io::Result<()> {
         tokio::time::sleep(POLL_EVERY).await;
         Ok(())
+    }
+}
+
+/// The probe's word.
+impl Changes for Releases {
+    async fn next(&mut self, held: &[Held]) -> io::Result<()> {
+        self.next(held.iter().flat_map(|held| &held.rows)).await
     }
 }
 
@@ -50,10 +62,8 @@ pub(super) fn run(args: &CheckArgs, globals: &Globals) -> anyhow::Result<ExitCod
     let mut held = asked.look()?;
     let mut timed_out = false;
     if let Some(longest) = args.wait.filter(|_| !held.iter().all(Held::is_free)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let waited =
-            runtime.block_on(async { tokio::time::timeout(longest, asked.until_free(&mut Poll)).await });
-        match waited {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        match runtime.block_on(asked.wait(longest, globals.verbose > 0)) {
             Ok(waited) => held = waited?,
             Err(_) => (held, timed_out) = (asked.look()?, true),
         }
@@ -100,14 +110,31 @@ impl<'a> Asked<'a> {
         targets.iter().map(|target| self.rows_on(target).map(|rows| Held { rows })).collect()
     }
 
-    /// Returns once every target is free, all at one look.
+    /// Waits until every target is free, by the probe where the caller may load it. Attaching it counts as waiting.
+    async fn wait(&mut self, longest: Duration, verbose: bool) -> Result<anyhow::Result<Vec<Held>>, Elapsed> {
+        let began = Instant::now();
+        let releases = Releases::attach();
+        let rest = longest.saturating_sub(began.elapsed());
+        match releases {
+            Ok(mut releases) => timeout(rest, self.until_free(&mut releases)).await,
+            Err(error) => {
+                if verbose {
+                    say(&format!("looking every {} ms: {error}", POLL_EVERY.as_millis()));
+                }
+                timeout(rest, self.until_free(&mut Poll)).await
+            }
+        }
+    }
+
+    /// Returns once every target is free, all at one look. Looks first: what changed before `changes` began to tell is
+    /// not told.
     async fn until_free(&mut self, changes: &mut impl Changes) -> anyhow::Result<Vec<Held>> {
         loop {
-            changes.next().await?;
             let held = self.look()?;
             if held.iter().all(Held::is_free) {
                 return Ok(held);
             }
+            changes.next(&held).await?;
         }
     }
 

@@ -139,7 +139,7 @@ fn read_options(inventory: &mut Inventory) -> Option<Unread> {
     if inventory.sockets.is_empty() {
         return None;
     }
-    let options = Options { ring_bytes: RING_BYTES, errno: false, diagnostics: false };
+    let options = Options { ring_bytes: RING_BYTES, errno: false, ..Options::default() };
     match Probe::load(&options).and_then(|mut probe| probe.task_files()) {
         Ok(descriptors) => {
             inventory.complete(&descriptors);

@@ -20,6 +20,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../probe/bindwatch.bpf.o"
 /// aya-log's level global: 0 is off, 4 is debug.
 const LOG_LEVEL_SYMBOL: &str = "AYA_LOG_LEVEL";
 
+/// Entries of the maps that nobody reads when only some programs are attached; some are allocated up front.
+const UNUSED_ENTRIES: u32 = 128;
+
 /// How to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -29,11 +32,28 @@ pub struct Options {
     pub errno: bool,
     /// Let the programs' own diagnostics through.
     pub diagnostics: bool,
+    /// Attach these programs of [`HOOKS`] and no others, each of which is needed then. None attaches all.
+    pub only: Option<&'static [&'static str]>,
+}
+
+impl Options {
+    fn wants(&self, hook: &Hook) -> bool {
+        self.only.is_none_or(|only| only.contains(&hook.name))
+    }
+
+    /// Whether something is attached that only tracefs tells the id of.
+    fn wants_tracefs(&self) -> bool {
+        HOOKS.iter().any(|hook| {
+            self.wants(hook)
+                && matches!(hook.attach, Attach::Tracepoint(_))
+                && (self.errno || !matches!(hook.need, Need::Errno(_)))
+        })
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false }
+        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false, only: None }
     }
 }
 
@@ -94,7 +114,11 @@ impl Probe {
         let mut probe = Self::load(options)?;
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         let cgroup = open_root(&root)?;
-        tracefs::with(|visible| probe.attach_all(&cgroup, visible.err().as_deref(), options.errno))?;
+        if options.wants_tracefs() {
+            tracefs::with(|visible| probe.attach_all(&cgroup, visible.err().as_deref(), options))?;
+        } else {
+            probe.attach_all(&cgroup, None, options)?;
+        }
         Ok(probe)
     }
 
@@ -127,14 +151,20 @@ impl Probe {
         EbpfLogger::init(&mut self.ebpf).ok()
     }
 
-    fn attach_all(&mut self, cgroup: &File, no_tracefs: Option<&str>, errno: bool) -> Result<(), ProbeError> {
-        for hook in &HOOKS {
-            if !errno && matches!(hook.need, Need::Errno(_)) {
+    fn attach_all(
+        &mut self,
+        cgroup: &File,
+        no_tracefs: Option<&str>,
+        options: &Options,
+    ) -> Result<(), ProbeError> {
+        for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
+            if !options.errno && matches!(hook.need, Need::Errno(_)) {
                 self.note(hook, Err("switched off (--errno off)".to_owned()));
                 continue;
             }
             let outcome = self.attach_one(hook, cgroup, no_tracefs);
-            if let (Need::Core, Err(reason)) = (hook.need, &outcome) {
+            let needed = hook.need == Need::Core || options.only.is_some();
+            if let (true, Err(reason)) = (needed, &outcome) {
                 return Err(ProbeError::Core { hook: hook.name, reason: reason.clone() });
             }
             self.note(hook, outcome);
@@ -203,18 +233,25 @@ fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(
 fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError> {
     let level: u8 = if options.diagnostics { 4 } else { 0 };
     let words = wire::offset_words(offsets);
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         // The object has no relocations against the kernel's types: their parsing is saved.
         .btf(None)
         .override_global(ABI_SYMBOL, &ABI_VERSION, true)
         .override_global("OFFSETS", words.as_slice(), true)
         .override_global(LOG_LEVEL_SYMBOL, &level, false)
-        .map_max_entries("RING", options.ring_bytes)
-        .load(OBJECT)
-        .map_err(|error| match io_error(&error) {
-            Some(nix::libc::EPERM) => ProbeError::NotPermitted,
-            _ => ProbeError::Object { reason: chain(&error) },
-        })
+        .map_max_entries("RING", options.ring_bytes);
+    if options.only.is_some() {
+        // Made with the object, whether or not a program uses them. A listen() makes an attempt of its thread, which
+        // only the exit of the thread would remove.
+        for map in ["ATTEMPTS", "CONNECT_OWNERS", "URING_BINDS"] {
+            loader.map_max_entries(map, UNUSED_ENTRIES);
+        }
+    }
+    loader.load(OBJECT).map_err(|error| match io_error(&error) {
+        Some(nix::libc::EPERM) => ProbeError::NotPermitted,
+        _ => ProbeError::Object { reason: chain(&error) },
+    })
 }
 
 fn open_root(path: &Path) -> Result<File, ProbeError> {

@@ -135,6 +135,13 @@ impl Ring {
         }
     }
 
+    /// Whether a record is still being written. Its writer may have looked for a sleeping reader already and found
+    /// none: a reader that goes to sleep now is not woken for it.
+    #[must_use]
+    pub fn is_being_written(&self) -> bool {
+        self.at < self.producer.position().load(Ordering::Acquire)
+    }
+
     /// Lets the kernel have what was read.
     fn tell(&mut self) {
         if self.told != self.at {

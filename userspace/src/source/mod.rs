@@ -2,5 +2,6 @@
 
 pub mod live;
 pub mod log;
+pub mod releases;
 pub mod sockets;
 mod system;
