@@ -70,9 +70,14 @@ impl Config {
         if let Some(path) = named {
             return Self::read(path);
         }
+        // A folder that is not the caller's to look into (another user's $HOME) holds no settings of theirs.
+        let is_none_there = |error: &std::io::Error| {
+            use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+            matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+        };
         for path in [Some(PathBuf::from("bindwatch.toml")), users_file()].into_iter().flatten() {
             match Self::read(&path) {
-                Err(ConfigError::Read { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(ConfigError::Read { error, .. }) if is_none_there(&error) => {}
                 other => return other,
             }
         }

@@ -5,5 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    bindwatch::commands::run(&bindwatch::cli::Cli::parse())
+    match bindwatch::cli::Cli::try_parse() {
+        Ok(cli) => bindwatch::commands::run(&cli),
+        Err(error) => bindwatch::commands::wrong_usage(&error),
+    }
 }

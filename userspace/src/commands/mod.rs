@@ -17,6 +17,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Format, Globals, Verb};
+use crate::sink::escape;
 
 /// Exit code when findings matched `--fail-on`, or something `check` was asked about is held.
 pub const EXIT_FOUND: u8 = 1;
@@ -61,6 +62,34 @@ pub fn run(cli: &Cli) -> ExitCode {
     outcome.unwrap_or_else(|error| failed(&error))
 }
 
+/// What the command line's parser has to say: help and version as they are, anything else as one line on standard
+/// error.
+#[must_use]
+pub fn wrong_usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nothing is left to do should standard output be closed.
+        drop(error.print());
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        drop(error.print());
+        return ExitCode::from(EXIT_USAGE);
+    }
+    drop(writeln!(io::stderr(), "bindwatch: {}", escape::line(&usage_line(&error.render().to_string()))));
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// The first paragraph of the parser's message, and the tip if there is one; what follows is the usage, which `--help`
+/// shows better.
+fn usage_line(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let joined = |lines: &mut dyn Iterator<Item = &str>| lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    let first = joined(&mut message.lines().take_while(|line| !line.trim().is_empty()));
+    let tip = message.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let tip = tip.map(|tip| format!("; {tip}")).unwrap_or_default();
+    format!("{first}{tip} (see bindwatch --help)")
+}
+
 fn failed(error: &anyhow::Error) -> ExitCode {
     // Whoever read our output has seen enough of it: `bindwatch report LOG | head`.
     let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
@@ -71,6 +100,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     }
     let line = format!("{error:#}");
     // Nothing is left to do should standard error be closed.
-    drop(writeln!(io::stderr(), "bindwatch: {}", crate::sink::escape::line(&line)));
+    drop(writeln!(io::stderr(), "bindwatch: {}", escape::line(&line)));
     ExitCode::from(if error.is::<UsageError>() { EXIT_USAGE } else { EXIT_FAILED })
 }

@@ -291,7 +291,10 @@ fn a_full_disk_is_said_once_and_what_is_there_stays_readable() {
         writer.end(&End::default()).unwrap();
         assert_eq!(errors.len(), 1);
         let text = errors[0].to_string();
-        assert!(text.contains("cannot write the log x.jsonl") && text.contains("findings go on"), "{text}");
+        assert!(
+            text.contains("cannot write the log x.jsonl") && text.contains("stays readable up to event"),
+            "{text}"
+        );
         let (back, ending) = read(&disk.bytes()).unwrap();
         assert_eq!(back, all[..back.len()]);
         assert!(!ending.complete());

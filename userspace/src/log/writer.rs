@@ -20,9 +20,7 @@ pub(super) const SIZE_BOUND: &str = "log-size";
 
 /// The log cannot be written any more. Said once; what is in the file stays readable.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot write the log {path}: {error}; it stays readable up to event {last}, and findings go on without it"
-)]
+#[error("cannot write the log {path}: {error}; it stays readable up to event {last}")]
 pub struct WriteError {
     /// The file.
     pub path: PathBuf,
