@@ -5,9 +5,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::census::Census;
@@ -20,7 +19,7 @@ use crate::log::Host;
 use crate::recording::say;
 use crate::sink::listing::Answer;
 use crate::sink::{Report, Stats, Window, text};
-use crate::source::releases::Releases;
+use crate::source::releases::{self, Releases};
 use crate::source::sockets::{Holdings, InventorySocket, Row, Scope, States, Tables, TablesError};
 
 /// How often the tables are read anew while waiting, where nothing tells that they changed. A dump of one port's
@@ -63,7 +62,7 @@ pub(super) fn run(args: &CheckArgs, globals: &Globals) -> anyhow::Result<ExitCod
     let mut timed_out = false;
     if let Some(longest) = args.wait.filter(|_| !held.iter().all(Held::is_free)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        match runtime.block_on(asked.wait(longest, globals.verbose > 0)) {
+        match runtime.block_on(async { timeout(longest, asked.wait(globals.verbose > 0)).await }) {
             Ok(waited) => held = waited?,
             Err(_) => (held, timed_out) = (asked.look()?, true),
         }
@@ -110,18 +109,26 @@ impl<'a> Asked<'a> {
         targets.iter().map(|target| self.rows_on(target).map(|rows| Held { rows })).collect()
     }
 
-    /// Waits until every target is free, by the probe where the caller may load it. Attaching it counts as waiting.
-    async fn wait(&mut self, longest: Duration, verbose: bool) -> Result<anyhow::Result<Vec<Held>>, Elapsed> {
-        let began = Instant::now();
-        let releases = Releases::attach();
-        let rest = longest.saturating_sub(began.elapsed());
-        match releases {
-            Ok(mut releases) => timeout(rest, self.until_free(&mut releases)).await,
+    /// Waits until every target is free, by the probe where the caller may load it. Loading it takes a moment, which
+    /// polling fills.
+    async fn wait(&mut self, verbose: bool) -> anyhow::Result<Vec<Held>> {
+        let mut poll = Poll;
+        let (tell, attached) = tokio::sync::oneshot::channel();
+        // A thread of nobody's: when the wait is over before, the process ends with it.
+        std::thread::Builder::new().spawn(move || {
+            let _ = tell.send(releases::attach());
+        })?;
+        let attached = tokio::select! {
+            held = self.until_free(&mut poll) => return held,
+            attached = attached => attached?,
+        };
+        match attached.and_then(Releases::new) {
+            Ok(mut releases) => self.until_free(&mut releases).await,
             Err(error) => {
                 if verbose {
                     say(&format!("looking every {} ms: {error}", POLL_EVERY.as_millis()));
                 }
-                timeout(rest, self.until_free(&mut Poll)).await
+                self.until_free(&mut poll).await
             }
         }
     }

@@ -91,21 +91,28 @@ enum News {
     Ours,
 }
 
+/// Attaches the probe: what ends after this returns is told by [`Releases::next`]. Takes some tens of milliseconds, most
+/// of them to read the kernel's types. Minimum kernel 5.9 (`BPF_CGROUP_INET_SOCK_RELEASE`).
+///
+/// # Errors
+/// Without privileges, on a kernel that cannot carry the programs, or in a container that shows a part of the cgroup2
+/// hierarchy.
+pub fn attach() -> Result<Probe, ReleasesError> {
+    let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
+    if std::fs::metadata(&root).is_ok_and(|root| root.ino() != ROOT_INODE) {
+        return Err(ReleasesError::PartOfHierarchy);
+    }
+    let options =
+        Options { ring_bytes: RING_BYTES, errno: false, only: Some(&PROGRAMS), ..Options::default() };
+    Ok(Probe::attach(&options)?)
+}
+
 impl Releases {
-    /// Attaches the probe. What ends after this returns is told by [`Releases::next`]. Needs a runtime. Minimum kernel
-    /// 5.9 (`BPF_CGROUP_INET_SOCK_RELEASE`).
+    /// Over what [`attach`] gave. Needs a runtime.
     ///
     /// # Errors
-    /// Without privileges, on a kernel that cannot carry the programs, or in a container that shows a part of the
-    /// cgroup2 hierarchy.
-    pub fn attach() -> Result<Self, ReleasesError> {
-        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
-        if std::fs::metadata(&root).is_ok_and(|root| root.ino() != ROOT_INODE) {
-            return Err(ReleasesError::PartOfHierarchy);
-        }
-        let options =
-            Options { ring_bytes: RING_BYTES, errno: false, only: Some(&PROGRAMS), ..Options::default() };
-        let mut probe = Probe::attach(&options)?;
+    /// When the ring cannot be waited for.
+    pub fn new(mut probe: Probe) -> Result<Self, ReleasesError> {
         let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;
         let (idle, counters) = (probe.idle()?, probe.counters()?);
         release_memory();
@@ -123,7 +130,7 @@ impl Releases {
     }
 
     /// Returns when it is worth reading the tables again. `held` is what was in the way when they were last read, which
-    /// was just now and after [`Releases::attach`] or the last call of this returned. Cancel safe.
+    /// was just now and after [`attach`] or the last call of this returned. Cancel safe.
     ///
     /// # Errors
     /// When the ring cannot be waited for.
