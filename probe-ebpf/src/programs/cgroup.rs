@@ -189,7 +189,7 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 ///
 /// Proves: no process and no descriptor in flight has it. Misses: when the port is free (a connection may linger;
 /// `tcp_destroy_sock` tells). Fires for each accepted connection too, which has no cookie unless somebody asked for
-/// it: those are left out. Kernel: `inet_release`, before `sk_prot->close`.
+/// it: those are left out. Floor: 5.9, and with it the probe's. Kernel: `inet_release`, before `sk_prot->close`.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     let sk = Sk(Addr::of_pointer(ctx.sock));

@@ -13,8 +13,8 @@ use crate::probe::hooks::{HOOKS, Need};
 use crate::probe::{Attached, Options, Probe, ProbeError, VMLINUX, tracefs};
 use crate::sink::escape;
 
-/// The oldest kernel bindwatch works on: the first with BPF ring buffers.
-const KERNEL_MIN: (u32, u32) = (5, 8);
+/// The oldest kernel bindwatch works on: the first with the hook on a socket's release (BPF ring buffers came with 5.8).
+const KERNEL_MIN: (u32, u32) = (5, 9);
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -99,8 +99,7 @@ fn kernel_version(release: &str) -> Check {
         name: "kernel",
         state: if new_enough { State::Ok } else { State::Missing },
         found: format!("Linux {release}"),
-        fix: (!new_enough)
-            .then(|| format!("a kernel of version {major}.{minor} or newer (BPF ring buffers)")),
+        fix: (!new_enough).then(|| format!("a kernel of version {major}.{minor} or newer")),
     }
 }
 

@@ -42,7 +42,7 @@ pub enum ProbeError {
     },
     /// No BTF.
     #[error(
-        "this kernel does not describe its types ({VMLINUX}: {source}): bindwatch needs Linux 5.8 or newer with \
+        "this kernel does not describe its types ({VMLINUX}: {source}): bindwatch needs Linux 5.9 or newer with \
          CONFIG_DEBUG_INFO_BTF"
     )]
     NoBtf {
@@ -56,13 +56,13 @@ pub enum ProbeError {
         source: btf::BtfError,
     },
     /// A field is missing.
-    #[error("this kernel has no {field}: bindwatch needs Linux 5.8 or newer")]
+    #[error("this kernel has no {field}: bindwatch needs Linux 5.9 or newer")]
     NoField {
         /// Which.
         field: &'static str,
     },
     /// The object was refused.
-    #[error("the kernel refused the probe's maps: {reason}; bindwatch needs Linux 5.8 or newer")]
+    #[error("the kernel refused the probe's maps: {reason}; bindwatch needs Linux 5.9 or newer")]
     Object {
         /// Why.
         reason: String,

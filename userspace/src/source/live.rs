@@ -149,6 +149,9 @@ impl Live {
                     self.quiet_looks = 0;
                 }
                 taken = self.take_records(events);
+                if self.ring.get_ref().is_being_written() {
+                    self.quiet_looks = 0;
+                }
             }
         }
         if taken > 0 {
