@@ -484,11 +484,11 @@ fn listings_of_descriptors() {
     };
     // AF_UNIX is of no interest; a cookie of 0 is none.
     let listing = [row_of(10, 2), row_of(1, 2), row_of(10, 0)].concat();
-    let anonymous = FileRow { cookie: None, ..expected.clone() };
+    let anonymous = FileRow { cookie: None, ..expected };
     assert_eq!(file_rows(&listing), [expected.clone(), anonymous]);
     for torn in 0..size_of::<abi::FileRow>() {
         let listing = [&row_of(10, 2)[..], &row_of(10, 2)[..torn]].concat();
-        assert_eq!(file_rows(&listing), [expected.clone()]);
+        assert_eq!(file_rows(&listing), std::slice::from_ref(&expected));
     }
     assert_eq!(file_rows(&[]), []);
 }
