@@ -43,24 +43,31 @@ fn unescape(field: &str) -> String {
 pub struct Paths {
     root: PathBuf,
     by_id: HashMap<u64, String>,
+    /// From records alone: the directory was gone before it was looked at, or it is of another hierarchy.
+    unseen: HashMap<u64, String>,
 }
 
 impl Paths {
     /// Of the hierarchy mounted at `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), by_id: HashMap::new() }
+        Self { root: root.to_owned(), by_id: HashMap::new(), unseen: HashMap::new() }
     }
 
     /// Remembers a cgroup whose making was seen.
     ///
-    /// The event fires for cgroup v1 hierarchies too, whose ids are of another sequence: the directory must be there
-    /// and have this inode, or be gone again already while no other id has the path.
+    /// The event fires for cgroup v1 hierarchies too, whose ids are of another sequence and so recur: the directory
+    /// must be there and have this inode. One that is gone already is believed as long as no directory has the id.
     pub fn learn(&mut self, id: u64, path: &str) {
         let directory = self.root.join(path.trim_start_matches('/'));
         match std::fs::metadata(&directory) {
             Ok(metadata) if metadata.ino() != id => {}
-            Ok(_) | Err(_) => self.insert(id, path.to_owned()),
+            Ok(_) => insert(&mut self.by_id, id, path.to_owned()),
+            // It was asked for before this came, and no directory had it.
+            Err(_) if self.by_id.get(&id).is_some_and(String::is_empty) => {
+                insert(&mut self.by_id, id, path.to_owned());
+            }
+            Err(_) => insert(&mut self.unseen, id, path.to_owned()),
         }
     }
 
@@ -68,16 +75,13 @@ impl Paths {
     pub fn path(&mut self, id: u64) -> &str {
         if id != 0 && !self.by_id.contains_key(&id) {
             self.scan();
-            // Unknown after a look at the whole tree: do not look again for the same id.
-            self.by_id.entry(id).or_default();
+            if !self.by_id.contains_key(&id) {
+                // Unknown after a look at the whole tree: do not look again for the same id.
+                let path = self.unseen.remove(&id).unwrap_or_default();
+                insert(&mut self.by_id, id, path);
+            }
         }
         self.by_id.get(&id).map_or("", String::as_str)
-    }
-
-    fn insert(&mut self, id: u64, path: String) {
-        if self.by_id.len() < 2 * CGROUPS_MAX {
-            self.by_id.insert(id, path);
-        }
     }
 
     fn scan(&mut self) {
@@ -90,7 +94,8 @@ impl Paths {
             }
             if let Ok(metadata) = std::fs::metadata(&directory) {
                 let path = directory.strip_prefix(&self.root).unwrap_or(Path::new(""));
-                self.insert(metadata.ino(), format!("/{}", path.to_string_lossy()));
+                let path = format!("/{}", path.to_string_lossy());
+                insert(&mut self.by_id, metadata.ino(), path);
             }
             let Ok(entries) = std::fs::read_dir(&directory) else { continue };
             let children =
@@ -100,8 +105,18 @@ impl Paths {
     }
 }
 
+/// Remembers a path. A map that is full begins anew: what exists is found again.
+fn insert(paths: &mut HashMap<u64, String>, id: u64, path: String) {
+    if paths.len() >= 2 * CGROUPS_MAX {
+        paths.clear();
+    }
+    paths.insert(id, path);
+}
+
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
     use super::*;
 
     #[test]
@@ -118,5 +133,90 @@ mod tests {
         assert_eq!(point(odd).as_deref(), Some("/mnt/my groups"));
         assert_eq!(point(part).as_deref(), Some("/host/cgroup"));
         assert_eq!(point("29 23 0:25 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"), None);
+    }
+
+    /// A tree of folders in the place of the hierarchy. Ids are inode numbers here too.
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> (Self, Paths) {
+            let root = tempfile::tempdir().unwrap();
+            let paths = Paths::new(root.path());
+            (Self(root), paths)
+        }
+
+        fn make(&self, path: &str) -> u64 {
+            let directory = self.0.path().join(path);
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::metadata(directory).unwrap().ino()
+        }
+    }
+
+    #[test]
+    fn ids_to_paths() {
+        let (tree, mut paths) = Tree::new();
+        let (root, job) = (tree.make(""), tree.make("ci.slice/job"));
+        assert_eq!(paths.path(job), "/ci.slice/job");
+        assert_eq!(paths.path(root), "/");
+        assert_eq!(paths.path(0), "");
+        let late = tree.make("late");
+        assert_eq!(paths.path(late), "/late");
+        // Names outlive their folders.
+        std::fs::remove_dir(tree.0.path().join("late")).unwrap();
+        assert_eq!(paths.path(late), "/late");
+    }
+
+    #[test]
+    fn an_unknown_id_is_not_searched_for_twice() {
+        let (tree, mut paths) = Tree::new();
+        let elsewhere = tempfile::tempdir_in(tree.0.path().parent().unwrap()).unwrap();
+        let id = std::fs::metadata(elsewhere.path()).unwrap().ino();
+        assert_eq!(paths.path(id), "");
+        let moved = tree.0.path().join("moved");
+        std::fs::rename(elsewhere.keep(), &moved).unwrap();
+        assert_eq!(paths.path(id), "");
+        // But its making is taken, should the record come later.
+        paths.learn(id, "/moved");
+        assert_eq!(paths.path(id), "/moved");
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_again() {
+        let (_tree, mut paths) = Tree::new();
+        paths.learn(u64::MAX, "/brief");
+        assert_eq!(paths.path(u64::MAX), "/brief");
+        // Asked for before its making was told.
+        assert_eq!(paths.path(u64::MAX - 1), "");
+        paths.learn(u64::MAX - 1, "/late");
+        assert_eq!(paths.path(u64::MAX - 1), "/late");
+    }
+
+    #[test]
+    fn a_cgroup_of_version_1_takes_no_name_away() {
+        for learnt_first in [false, true] {
+            let (tree, mut paths) = Tree::new();
+            let (service, other) = (tree.make("service"), tree.make("other"));
+            if !learnt_first {
+                assert_eq!(paths.path(service), "/service");
+            }
+            // The same number, for a path that is not here, and for one that has another number here.
+            paths.learn(service, "/docker/4f2a");
+            paths.learn(service, "/other");
+            assert_eq!(paths.path(service), "/service");
+            assert_eq!(paths.path(other), "/other");
+            paths.learn(service, "/docker/4f2b");
+            assert_eq!(paths.path(service), "/service");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (tree, mut paths) = Tree::new();
+        let root = tree.make("");
+        for id in 0..5 * CGROUPS_MAX as u64 {
+            paths.learn(u64::MAX - id, "/brief");
+        }
+        assert!(paths.by_id.len() + paths.unseen.len() <= 4 * CGROUPS_MAX);
+        assert_eq!(paths.path(root), "/");
     }
 }

@@ -6,8 +6,10 @@
 mod names;
 mod processes;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use names::Names;
 pub use processes::Processes;
@@ -63,6 +65,9 @@ pub const TABLE_ROWS_MAX: usize = 16;
 /// How long a socket may be without a living holder before its holder is looked up, ns: an exiting process closes
 /// its descriptors right after its end is told.
 pub const UNHELD_NS: u64 = 20_000_000;
+/// Longest time between two looks, ns, while the only holder found is a process that is still exiting: from Linux 6.16
+/// its end is told before its memory is freed, and its descriptors are closed after that.
+pub const UNHELD_MAX_NS: u64 = 1_000_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -116,7 +121,7 @@ impl<L: Lookups> Enricher<L> {
             Record::ListenFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
                 let asked_by = after(next, begin, facts);
-                let endpoint = (call.socket.netns, call.socket.protocol, call.socket.port);
+                let endpoint = in_use(&call);
                 let body = ListenFailed {
                     process: call.task.process,
                     comm: call.task.comm,
@@ -124,7 +129,9 @@ impl<L: Lookups> Enricher<L> {
                     errno: call.errno,
                 };
                 facts.push(Fact { at, hook, body: Body::ListenFailed(body) });
-                self.look_up(endpoint, asked_by, at, facts);
+                if let Some(endpoint) = endpoint {
+                    self.look_up(endpoint, asked_by, at, facts);
+                }
             }
             Record::ConnectFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
@@ -211,24 +218,25 @@ impl<L: Lookups> Enricher<L> {
     /// When something is due that no record will bring: the earliest instant at which [`Enricher::due`] has work.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        self.sockets.first_unheld().map(|since| BootTime(since.0 + UNHELD_NS))
+        self.sockets.next_due()
     }
 
     /// Looks up who holds the sockets whose known holders have ended.
     pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
-        let unheld = self.sockets.take_unheld(now, UNHELD_NS);
+        let unheld = self.sockets.take_unheld(now);
         if unheld.is_empty() {
             return;
         }
-        let mut found = self.lookups.holders(&unheld);
-        found.sort_by_key(|(cookie, _)| *cookie);
-        for cookie in unheld {
-            let processes = found
-                .binary_search_by_key(&cookie, |(found, _)| *found)
-                .ok()
-                .and_then(|at| found.get(at))
-                .map(|(_, processes)| processes.clone())
-                .unwrap_or_default();
+        let mut found: BTreeMap<Cookie, Vec<ProcessKey>> =
+            self.lookups.holders(&unheld.keys().copied().collect()).into_iter().collect();
+        for (cookie, waited) in unheld {
+            let mut processes = found.remove(&cookie).unwrap_or_default();
+            let found_one = !processes.is_empty();
+            processes.retain(|process| !self.processes.has_ended(*process));
+            if found_one && processes.is_empty() {
+                self.sockets.put_off(cookie, now, waited);
+                continue;
+            }
             for process in &processes {
                 self.processes.publish(*process, None, &mut self.cgroups, now, facts);
             }
@@ -249,8 +257,7 @@ impl<L: Lookups> Enricher<L> {
     ) {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
         let asked_by = after(next, begin, facts);
-        let endpoint = (call.socket.netns, call.socket.protocol, call.socket.port);
-        let in_use = call.errno == Errno::EADDRINUSE && call.socket.port != 0;
+        let endpoint = in_use(&call);
         let body = BindFailed {
             process: call.task.process,
             tid: call.task.tid,
@@ -260,7 +267,7 @@ impl<L: Lookups> Enricher<L> {
             door: call.door,
         };
         facts.push(Fact { at, hook, body: Body::BindFailed(body) });
-        if in_use {
+        if let Some(endpoint) = endpoint {
             self.look_up(endpoint, asked_by, at, facts);
         }
     }
@@ -311,6 +318,12 @@ impl<L: Lookups> Enricher<L> {
     }
 }
 
+/// The port that a refused call found in use.
+fn in_use(call: &Call) -> Option<(Inum, Protocol, u16)> {
+    let is_in_use = call.errno == Errno::EADDRINUSE && call.socket.port != 0;
+    is_in_use.then_some((call.socket.netns, call.socket.protocol, call.socket.port))
+}
+
 /// How little a row says about why a bind is refused: what is held comes before what lingers, and that before
 /// TIME_WAIT.
 fn silence(row: &PortRow) -> (u8, bool) {
@@ -333,7 +346,8 @@ impl Budget {
     /// Whether one more look-up is allowed now.
     fn allows(&mut self, at: BootTime, facts: &mut Vec<Fact>) -> bool {
         let second = at.0 / SECOND_NS;
-        if second != self.second {
+        // Records of different CPUs come a little out of order: a second does not begin again.
+        if second > self.second {
             (self.second, self.spent, self.told) = (second, 0, false);
         }
         if self.spent >= LOOKUPS_PER_SECOND {

@@ -16,7 +16,11 @@ use crate::wire::{Exec, Fork, Task};
 const ANCESTORS_MAX: usize = 64;
 
 /// Ended processes that are remembered, for what names them later: an owner of TIME_WAIT, a sender of a signal.
-const ENDED_MAX: usize = 4096;
+pub(super) const ENDED_MAX: usize = 4096;
+
+/// Processes that ended before these [`ENDED_MAX`] and are remembered for a child that lives, or that one has. Only a
+/// line of forks whose parents end has so many, such as a daemon that replaces itself: it loses its first ancestors.
+pub(super) const ENDED_PARENTS_MAX: usize = 4 * ENDED_MAX;
 
 /// What a process runs; shared by everything it forked.
 #[derive(Debug, Default)]
@@ -42,6 +46,8 @@ struct Entry {
     container: Option<String>,
     /// Children that are in the table: they need this entry's name.
     children: u32,
+    /// It ended.
+    ended: bool,
     /// It ended, and so did [`ENDED_MAX`] others since.
     forgettable: bool,
     /// It was told, with the facts it has now.
@@ -62,6 +68,8 @@ pub struct Processes {
     entries: HashMap<ProcessKey, Entry>,
     /// Ended processes, in the order of their ends.
     ended: VecDeque<ProcessKey>,
+    /// Those before them that had children when they would have been forgotten.
+    ended_parents: VecDeque<ProcessKey>,
     names: Names,
     proc: Option<Proc>,
     cmdline: Cmdline,
@@ -75,6 +83,7 @@ impl Processes {
         Self {
             entries: HashMap::new(),
             ended: VecDeque::new(),
+            ended_parents: VecDeque::new(),
             names: Names::default(),
             proc: Proc::open().ok(),
             cmdline,
@@ -91,12 +100,19 @@ impl Processes {
         }
     }
 
+    /// Takes what `/proc` says of a process, unless records have told more.
     fn adopt(&mut self, process: Process) {
         let key = process.process;
-        if self.entries.contains_key(&key) {
+        let known = self.entries.get(&key);
+        if known.is_some_and(|entry| entry.known != Known::Name) {
             return;
         }
-        self.child_of(process.parent);
+        // The parent at fork, where the fork was seen; in `/proc` is the parent of today.
+        let (fork_parent, children, ended) =
+            known.map_or((None, 0, false), |entry| (entry.parent, entry.children, entry.ended));
+        if fork_parent.is_none() {
+            self.child_of(process.parent);
+        }
         let program = Program {
             exe: process.exe,
             executed: String::new(),
@@ -104,7 +120,7 @@ impl Processes {
             cmdline_cut: process.cmdline_cut,
         };
         let entry = Entry {
-            parent: process.parent,
+            parent: fork_parent.or(process.parent),
             lineage: process.lineage,
             known: process.known,
             comm: process.comm,
@@ -113,7 +129,8 @@ impl Processes {
             session: process.session,
             cgroup: Cgroup::Path(process.cgroup),
             container: process.container,
-            children: 0,
+            children,
+            ended,
             forgettable: false,
             told: false,
             published: false,
@@ -131,7 +148,8 @@ impl Processes {
             Some(parent) => Entry {
                 parent: Some(fork.parent),
                 lineage: parent.lineage,
-                known: Known::Fork,
+                // What it runs is still to be asked, as of its parent.
+                known: if parent.known == Known::Name { Known::Name } else { Known::Fork },
                 comm: parent.comm.clone(),
                 program: Rc::clone(&parent.program),
                 uid: parent.uid,
@@ -139,6 +157,7 @@ impl Processes {
                 cgroup: parent.cgroup.clone(),
                 container: parent.container.clone(),
                 children: 0,
+                ended: false,
                 forgettable: false,
                 told: false,
                 published: false,
@@ -159,8 +178,9 @@ impl Processes {
     ) {
         let key = exec.task.process;
         if !self.entries.contains_key(&key) {
-            self.child_of(Some(exec.parent));
-            let entry = Entry { parent: Some(exec.parent), ..Entry::unknown(key) };
+            let parent = Some(exec.parent).filter(|parent| *parent != key);
+            self.child_of(parent);
+            let entry = Entry { parent, ..Entry::unknown(key) };
             self.entries.insert(key, entry);
         }
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -184,18 +204,47 @@ impl Processes {
 
     /// A process ended. Whether it was ever told.
     pub fn ended(&mut self, key: ProcessKey) -> bool {
-        let Some(entry) = self.entries.get(&key) else { return false };
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| !entry.ended) else { return false };
+        entry.ended = true;
         let published = entry.published;
         self.ended.push_back(key);
         if self.ended.len() > ENDED_MAX
             && let Some(oldest) = self.ended.pop_front()
         {
+            self.forget_in_time(oldest);
+        }
+        published
+    }
+
+    /// Whether a process is known to have ended.
+    #[must_use]
+    pub fn has_ended(&self, key: ProcessKey) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.ended)
+    }
+
+    /// Forgets a process now, or when its last child is forgotten, or when too many wait for that.
+    fn forget_in_time(&mut self, key: ProcessKey) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.forgettable = true;
+        if entry.children == 0 {
+            self.forget(key);
+            return;
+        }
+        self.ended_parents.push_back(key);
+        if self.ended_parents.len() > ENDED_PARENTS_MAX
+            && let Some(oldest) = self.ended_parents.pop_front()
+        {
             if let Some(entry) = self.entries.get_mut(&oldest) {
-                entry.forgettable = true;
+                entry.children = 0;
             }
             self.forget(oldest);
         }
-        published
+    }
+
+    /// How many are in the table.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether a process was told.
@@ -225,7 +274,8 @@ impl Processes {
     }
 
     /// Tells a process, its ancestors first, unless it was told already as it is. `seen` is what a record says of it
-    /// now: its user and its cgroup may have changed since its exec.
+    /// now: its user and its cgroup may have changed since its exec. Without it, one that is gone and unknown is left
+    /// out: the events that name it stand alone.
     pub fn publish(
         &mut self,
         key: ProcessKey,
@@ -234,19 +284,14 @@ impl Processes {
         at: BootTime,
         facts: &mut Vec<Fact>,
     ) {
-        if !self.entries.contains_key(&key) && !self.ask(key) {
-            if seen.is_none() {
-                // Gone, and nothing is known of it: the events that name it stand alone.
-                return;
-            }
-            self.entries.insert(key, Entry::unknown(key));
-        }
-        if let (Some(seen), Some(entry)) = (seen, self.entries.get_mut(&key)) {
-            entry.update(seen, cgroups);
+        self.ask(key);
+        if let Some(seen) = seen {
+            self.entries.entry(key).or_insert_with(|| Entry::unknown(key)).update(seen, cgroups);
         }
         let mut line = Vec::new();
         let mut up = Some(key);
         while let Some(key) = up.filter(|_| line.len() < ANCESTORS_MAX) {
+            self.ask(key);
             match self.entries.get(&key) {
                 Some(entry) if entry.told => break,
                 Some(entry) => {
@@ -263,16 +308,17 @@ impl Processes {
         }
     }
 
-    /// Looks a process up that no record told: its fork was lost, or it is older and the scan missed it. Whether it
-    /// was found.
-    fn ask(&mut self, key: ProcessKey) -> bool {
-        let found =
-            self.proc.as_mut().and_then(|proc| proc.process(key.tgid)).filter(|found| found.process == key);
-        let is_found = found.is_some();
-        if let Some(process) = found {
+    /// Looks a process up that no record told, or only by name: its fork was lost, or it is older and the scan missed
+    /// it.
+    fn ask(&mut self, key: ProcessKey) {
+        let wanted = |entry: &Entry| entry.known == Known::Name && !entry.published && !entry.ended;
+        if !self.entries.get(&key).is_none_or(wanted) {
+            return;
+        }
+        let found = self.proc.as_mut().and_then(|proc| proc.process(key.tgid));
+        if let Some(process) = found.filter(|found| found.process == key) {
             self.adopt(process);
         }
-        is_found
     }
 
     fn tell(&mut self, key: ProcessKey, cgroups: &mut cgroup2::Paths) -> Option<Process> {
@@ -280,11 +326,12 @@ impl Processes {
         entry.told = true;
         entry.published = true;
         let cgroup = entry.cgroup.path(cgroups);
-        if entry.container.is_none() {
-            entry.container = container_id(&cgroup).map(std::borrow::Cow::into_owned);
+        if let Some(innermost) = container_id(&cgroup) {
+            entry.container = Some(innermost.into_owned());
         }
         if entry.program.exe.is_empty() && !entry.program.executed.is_empty() {
-            let exe = self.names.program(&entry.program.executed, key.tgid, entry.container.is_some());
+            let live = || self.proc.as_mut().and_then(|proc| proc.exe(key));
+            let exe = self.names.program(&entry.program.executed, entry.container.is_some(), live);
             entry.program = Rc::new(Program {
                 exe,
                 executed: String::new(),
@@ -305,7 +352,7 @@ impl Processes {
             comm: entry.comm.clone(),
             exe: if self.cmdline == Cmdline::None { String::new() } else { entry.program.exe.clone() },
             cmdline,
-            cmdline_cut: entry.program.cmdline_cut,
+            cmdline_cut: entry.program.cmdline_cut && self.cmdline == Cmdline::Full,
             uid: entry.uid,
             session: entry.session,
             cgroup,
@@ -328,6 +375,7 @@ impl Entry {
             cgroup: Cgroup::Path(String::new()),
             container: None,
             children: 0,
+            ended: false,
             forgettable: false,
             told: false,
             published: false,

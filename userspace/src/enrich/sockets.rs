@@ -3,7 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::{UNHELD_MAX_NS, UNHELD_NS};
 use crate::event::{BootTime, Cookie, Found, ProcessKey, Protocol, SocketFacts, TcpState};
+
+/// A socket without a known holder.
+#[derive(Clone, Copy)]
+struct Unheld {
+    /// When its holders are looked up.
+    due: BootTime,
+    /// How long that was waited for, ns.
+    waited: u64,
+}
 
 /// The held sockets.
 #[derive(Default)]
@@ -14,8 +24,8 @@ pub(super) struct Sockets {
     holders: BTreeMap<Cookie, BTreeSet<ProcessKey>>,
     /// Closed by their last holder, but still connected.
     lingering: BTreeSet<Cookie>,
-    /// Open, but no known holder lives; since when.
-    unheld: BTreeMap<Cookie, BootTime>,
+    /// Open, but no known holder lives.
+    unheld: BTreeMap<Cookie, Unheld>,
 }
 
 impl Sockets {
@@ -70,28 +80,32 @@ impl Sockets {
             holders.remove(&process);
             if holders.is_empty() {
                 self.holders.remove(&cookie);
-                self.unheld.insert(cookie, at);
+                self.unheld.insert(cookie, Unheld { due: BootTime(at.0 + UNHELD_NS), waited: UNHELD_NS });
             }
         }
     }
 
-    /// The earliest instant since which a socket has no known holder.
-    pub(super) fn first_unheld(&self) -> Option<BootTime> {
-        self.unheld.values().min().copied()
+    /// The earliest instant at which holders are to be looked up.
+    pub(super) fn next_due(&self) -> Option<BootTime> {
+        self.unheld.values().map(|unheld| unheld.due).min()
     }
 
-    /// Takes the sockets that have had no known holder for `longer_than` ns.
-    pub(super) fn take_unheld(&mut self, now: BootTime, longer_than: u64) -> BTreeSet<Cookie> {
-        let ripe: BTreeSet<Cookie> = self
+    /// Takes the sockets whose holders are to be looked up now, with how long that was waited for, ns.
+    pub(super) fn take_unheld(&mut self, now: BootTime) -> BTreeMap<Cookie, u64> {
+        let ripe: BTreeMap<Cookie, u64> = self
             .unheld
             .iter()
-            .filter(|(_, since)| now.since(**since) >= longer_than)
-            .map(|(cookie, _)| *cookie)
+            .filter(|(_, unheld)| unheld.due <= now)
+            .map(|(cookie, unheld)| (*cookie, unheld.waited))
             .collect();
-        for cookie in &ripe {
-            self.unheld.remove(cookie);
-        }
+        self.unheld.retain(|_, unheld| unheld.due > now);
         ripe
+    }
+
+    /// Puts a look-up off that came too early after `waited` ns: for twice as long, and at most [`UNHELD_MAX_NS`].
+    pub(super) fn put_off(&mut self, cookie: Cookie, now: BootTime, waited: u64) {
+        let waited = (2 * waited).min(UNHELD_MAX_NS);
+        self.unheld.insert(cookie, Unheld { due: BootTime(now.0 + waited), waited });
     }
 
     /// Who holds a socket, from a look-up.

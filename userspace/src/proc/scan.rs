@@ -57,6 +57,13 @@ impl Proc {
         self.key_in(&folder, tgid)
     }
 
+    /// Path of the executable that this process runs now. None when it is gone, or has none.
+    pub(crate) fn exe(&mut self, process: ProcessKey) -> Option<String> {
+        let folder = self.folder(process.tgid)?;
+        let is_it = self.key_in(&folder, process.tgid)? == process;
+        is_it.then(|| self.link_text(&folder, c"exe")).filter(|exe| !exe.is_empty())
+    }
+
     /// Everything about one process; its lineage is found by looking at its ancestors.
     pub fn process(&mut self, tgid: u32) -> Option<Process> {
         let Alone { mut process, parent_tgid, forked } = self.alone(tgid)?;

@@ -1,5 +1,8 @@
 //! Bytes of the ring to typed records, field by field. Total: no input panics, none is trusted.
 
+#[cfg(test)]
+mod tests;
+
 use std::mem::offset_of;
 
 use bindwatch_probe::abi::config::Offsets;
@@ -361,7 +364,8 @@ fn exec(bytes: &[u8]) -> Result<Exec, DecodeError> {
         filename: path(offset_of!(abi::Exec, filename)),
         interp: path(offset_of!(abi::Exec, interp)),
         args: split_args(args),
-        args_cut: have < total,
+        // Counted, not believed: a record may claim more than it holds.
+        args_cut: args.len() < total as usize,
     })
 }
 

@@ -1,0 +1,183 @@
+//! An enricher with answers of the test's own, and processes that are nowhere in `/proc`.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+mod processes;
+mod refused;
+mod sockets;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::cli::Cmdline;
+use crate::event::{Door, Family, NetnsCookie, Options, Process, Tid, Uid};
+use crate::wire::{Exec, Fork, Small, Task};
+
+/// Above every PID that the kernel gives (`PID_MAX_LIMIT`, 4 194 304): never in `/proc`.
+const NOWHERE: u32 = 5_000_000;
+
+/// A process that does not exist.
+fn process(number: u32) -> ProcessKey {
+    ProcessKey { tgid: NOWHERE + number, start: 700 }
+}
+
+/// Answers that the test gives, and what was asked.
+#[derive(Default)]
+struct Fake {
+    rows: Vec<PortRow>,
+    holders: BTreeMap<Cookie, Vec<ProcessKey>>,
+    openers: BTreeMap<Cookie, ProcessKey>,
+    asked_ports: Vec<(Inum, Protocol, u16)>,
+    asked_holders: Vec<BTreeSet<Cookie>>,
+}
+
+impl Lookups for Fake {
+    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
+        self.asked_ports.push((netns, protocol, port));
+        self.rows.clone()
+    }
+
+    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
+        self.asked_holders.push(cookies.clone());
+        self.holders
+            .iter()
+            .filter(|(cookie, _)| cookies.contains(cookie))
+            .map(|(c, p)| (*c, p.clone()))
+            .collect()
+    }
+
+    fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {
+        self.openers.get(&cookie).copied()
+    }
+}
+
+struct Bench {
+    enricher: Enricher<Fake>,
+    cgroups: tempfile::TempDir,
+    now: u64,
+    next: Seq,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Processes::new(Cmdline::Full, |_| {}))
+    }
+
+    fn with(processes: Processes) -> Self {
+        let cgroups = tempfile::tempdir().unwrap();
+        let enricher = Enricher::new(processes, cgroup2::Paths::new(cgroups.path()), Fake::default());
+        Self { enricher, cgroups, now: 10_000_000_000, next: Seq(1) }
+    }
+
+    /// What a record becomes. Every record is 1 µs later than the one before.
+    fn feed(&mut self, record: Record) -> Vec<Body> {
+        self.now += 1_000;
+        let mut facts = Vec::new();
+        let stamped = Stamped { at: BootTime(self.now), hook: Hook::PostBind4, record };
+        self.enricher.record(stamped, self.next, &mut facts);
+        self.bodies(facts)
+    }
+
+    /// Lets time pass, and does what is due then.
+    fn wait(&mut self, ns: u64) -> Vec<Body> {
+        self.now += ns;
+        let mut facts = Vec::new();
+        self.enricher.due(BootTime(self.now), &mut facts);
+        self.bodies(facts)
+    }
+
+    fn name(&mut self, process: ProcessKey) -> Vec<Body> {
+        let mut facts = Vec::new();
+        self.enricher.name(process, BootTime(self.now), &mut facts);
+        self.bodies(facts)
+    }
+
+    fn bodies(&mut self, facts: Vec<Fact>) -> Vec<Body> {
+        self.next.0 += facts.len() as u64;
+        facts.into_iter().map(|fact| fact.body).collect()
+    }
+
+    fn fork(&mut self, parent: u32, child: u32) {
+        let fork = Fork { parent: process(parent), child: process(child), session: 9 };
+        assert_eq!(self.feed(Record::Fork(fork)), []);
+    }
+
+    fn exec(&mut self, number: u32, path: &str, args: &[&str]) -> Vec<Body> {
+        self.feed(exec(number, path, args))
+    }
+
+    fn bind(&mut self, number: u32, cookie: u64) -> Vec<Body> {
+        self.feed(Record::Bind(call(number, cookie)))
+    }
+}
+
+fn exec(number: u32, path: &str, args: &[&str]) -> Record {
+    Record::Exec(Box::new(Exec {
+        task: task(number),
+        parent: process(0),
+        session: 9,
+        filename: path.to_owned(),
+        interp: path.to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        args_cut: false,
+    }))
+}
+
+fn task(number: u32) -> Task {
+    Task {
+        process: process(number),
+        tid: Tid(NOWHERE + number),
+        comm: format!("comm-{number}"),
+        uid: Uid(1000),
+        cgroup: 0,
+    }
+}
+
+fn socket(cookie: u64) -> SocketFacts {
+    SocketFacts {
+        cookie: Cookie(cookie),
+        netns: Inum(4),
+        netns_cookie: NetnsCookie(1),
+        family: Family::Inet,
+        protocol: Protocol::Tcp,
+        address: Ipv4Addr::LOCALHOST.into(),
+        port: 8080,
+        options: Options::default(),
+        uid: Uid(1000),
+    }
+}
+
+fn call(number: u32, cookie: u64) -> Call {
+    Call {
+        task: task(number),
+        socket: socket(cookie),
+        requested_port: 8080,
+        errno: Errno(0),
+        door: Door::Syscall,
+    }
+}
+
+fn small(cookie: u64, state: TcpState) -> Small {
+    Small { cookie: Cookie(cookie), state, backlog: 0 }
+}
+
+/// The processes among some facts.
+fn told(bodies: &[Body]) -> Vec<&Process> {
+    bodies
+        .iter()
+        .filter_map(|body| match body {
+            Body::Process(process) => Some(process),
+            _ => None,
+        })
+        .collect()
+}
+
+fn keys(bodies: &[Body]) -> Vec<ProcessKey> {
+    told(bodies).into_iter().map(|process| process.process).collect()
+}
+
+/// The types of some facts, in order.
+fn types(bodies: &[Body]) -> Vec<&'static str> {
+    bodies.iter().map(Body::type_name).collect()
+}

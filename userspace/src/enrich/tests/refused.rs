@@ -1,0 +1,137 @@
+use super::*;
+
+fn refused(number: u32, errno: Errno, port: u16) -> Call {
+    let mut call = call(number, 90);
+    call.errno = errno;
+    call.socket.port = port;
+    call
+}
+
+fn in_use(number: u32) -> Record {
+    Record::BindFailed(refused(number, Errno::EADDRINUSE, 8080))
+}
+
+fn row(cookie: u64, state: TcpState, holders: &[u32]) -> PortRow {
+    PortRow {
+        socket: socket(cookie),
+        state,
+        peer: None,
+        holders: holders.iter().map(|holder| process(*holder)).collect(),
+    }
+}
+
+fn rows(bodies: &[Body]) -> Vec<&TableRow> {
+    bodies
+        .iter()
+        .filter_map(|body| match body {
+            Body::Table(row) => Some(row),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn rows_follow_the_bind_they_were_asked_for() {
+    let mut bench = Bench::new();
+    bench.exec(1, "/nowhere/runner", &[]);
+    bench.fork(1, 2);
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[])];
+    for (expected, types_expected) in [
+        // Its process and its ancestor come first, and take numbers.
+        (Seq(3), &["process", "process", "bind-failed", "table"][..]),
+        (Seq(5), &["bind-failed", "table"]),
+    ] {
+        let first = bench.next;
+        let facts = bench.feed(in_use(2));
+        assert_eq!(types(&facts), types_expected);
+        let refused = facts.iter().position(|fact| matches!(fact, Body::BindFailed(_))).unwrap();
+        assert_eq!(rows(&facts)[0].asked_by, Seq(first.0 + refused as u64));
+        assert_eq!(rows(&facts)[0].asked_by, expected);
+    }
+    assert_eq!(bench.enricher.lookups().asked_ports, [(Inum(4), Protocol::Tcp, 8080); 2]);
+}
+
+#[test]
+fn only_a_port_that_is_in_use_is_looked_up() {
+    for (errno, port) in [(Errno::EACCES, 80), (Errno::EADDRNOTAVAIL, 8080), (Errno::EADDRINUSE, 0)] {
+        for record in [Record::BindFailed, Record::ListenFailed] {
+            let mut bench = Bench::new();
+            bench.feed(record(refused(2, errno, port)));
+            assert_eq!(bench.enricher.lookups().asked_ports, []);
+        }
+    }
+    let mut bench = Bench::new();
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[])];
+    let facts = bench.feed(Record::ListenFailed(refused(2, Errno::EADDRINUSE, 8080)));
+    assert_eq!(types(&facts), ["process", "listen-failed", "table"]);
+    assert_eq!(rows(&facts)[0].asked_by, Seq(2));
+}
+
+#[test]
+fn what_says_most_comes_first() {
+    use TcpState::*;
+    let mut bench = Bench::new();
+    bench.enricher.lookups().rows = vec![
+        row(1, TimeWait, &[]),
+        row(2, Established, &[]),
+        row(3, Established, &[5]),
+        row(4, FinWait2, &[]),
+        row(5, Close, &[]),
+        row(6, Listen, &[]),
+        row(7, Listen, &[5]),
+    ];
+    let facts = bench.feed(in_use(2));
+    let order: Vec<u64> = rows(&facts).iter().map(|row| row.socket.cookie.0).collect();
+    assert_eq!(order, [7, 6, 5, 4, 3, 2, 1]);
+}
+
+#[test]
+fn many_rows_are_cut_and_that_is_told() {
+    let mut bench = Bench::new();
+    let waiting = (1..=TABLE_ROWS_MAX as u64).map(|cookie| row(cookie, TcpState::TimeWait, &[]));
+    bench.enricher.lookups().rows = waiting.collect();
+    assert_eq!(rows(&bench.feed(in_use(2))).len(), TABLE_ROWS_MAX);
+    bench.enricher.lookups().rows.push(row(99, TcpState::Listen, &[]));
+    let facts = bench.feed(in_use(2));
+    assert_eq!(types(&facts)[..3], ["bind-failed", "limit", "table"]);
+    let Body::Limit(limit) = &facts[1] else { unreachable!() };
+    assert_eq!((limit.bound.as_str(), limit.value), ("table-rows", TABLE_ROWS_MAX as u64));
+    assert_eq!(rows(&facts).len(), TABLE_ROWS_MAX);
+    assert_eq!(rows(&facts)[0].socket.cookie, Cookie(99), "the one that holds the port is not what is cut");
+}
+
+#[test]
+fn an_owner_of_the_past_is_told_only_where_nobody_holds() {
+    let mut bench = Bench::new();
+    bench.exec(5, "/nowhere/holder", &[]);
+    bench.exec(6, "/nowhere/client", &[]);
+    bench.feed(Record::Exit(process(6)));
+    bench.enricher.lookups().openers = BTreeMap::from([(Cookie(70), process(6)), (Cookie(71), process(6))]);
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[5]), row(71, TcpState::TimeWait, &[])];
+    let facts = bench.feed(in_use(2));
+    assert_eq!(types(&facts), ["process", "bind-failed", "process", "table", "process", "table"]);
+    assert_eq!(keys(&facts), [process(2), process(5), process(6)], "each before the row that names it");
+    assert_eq!((rows(&facts)[0].last_owner, &rows(&facts)[0].holders[..]), (None, &[process(5)][..]));
+    assert_eq!((rows(&facts)[1].last_owner, &rows(&facts)[1].holders[..]), (Some(process(6)), &[][..]));
+}
+
+#[test]
+fn look_ups_a_second_are_bounded_and_that_is_told_once() {
+    let mut bench = Bench::new();
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[])];
+    bench.bind(2, 71);
+    for _ in 0..LOOKUPS_PER_SECOND {
+        assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"]);
+    }
+    let facts = bench.feed(in_use(2));
+    assert_eq!(types(&facts), ["bind-failed", "limit"]);
+    let Body::Limit(limit) = &facts[1] else { unreachable!() };
+    assert_eq!((limit.bound.as_str(), limit.value), ("table-lookups", u64::from(LOOKUPS_PER_SECOND)));
+    assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed"]);
+    // A record of another CPU may be stamped a moment before the second began.
+    bench.now -= 1_000_000_000;
+    assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed"]);
+    bench.now += 2_000_000_000;
+    assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"]);
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), LOOKUPS_PER_SECOND as usize + 1);
+}
