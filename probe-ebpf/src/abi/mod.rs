@@ -2,7 +2,7 @@
 //!
 //! Rules of the wire: fixed-size integers and byte arrays only, no bool, enum, reference or implicit padding;
 //! every discriminant is an integer that the reader matches; byte order is the machine's, ports are in host order;
-//! sizes and offsets are asserted at compile time here and read field by field in user space (`wire.rs`).
+//! sizes and offsets are asserted at compile time here and read field by field in user space (`userspace/src/wire`).
 
 pub mod config;
 pub mod counter;
