@@ -75,7 +75,10 @@ impl Run {
         let mut run = Self::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
         let copy = Folder::new();
         let program = copy.file("bindwatch");
-        std::fs::copy(&self.program, &program).expect("a copy of the program");
+        // By another process: were the copy written by this one, a child that another test is just starting would have
+        // it open for writing as well, and it could not be executed until that child executes its own program.
+        let copied = Command::new("cp").arg("--").arg(&self.program).arg(&program).status().expect("cp");
+        assert!(copied.success(), "a copy of the program");
         run.arguments.push(program.into());
         run.copy = Some(copy);
         run.arguments.extend(self.arguments);
