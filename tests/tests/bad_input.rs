@@ -41,6 +41,18 @@ fn who_may_not_record_learns_it() {
 }
 
 #[test]
+fn an_old_ready_file_does_not_pass_for_a_new_one() {
+    let folder = Folder::new();
+    let ready = folder.file("ready");
+    std::fs::write(&ready, "").expect("a file");
+    // Nothing is ever watched here: the log cannot be created.
+    let recording =
+        Run::bindwatch(["record", "--output", "/no-such-folder/log", "--ready-file"]).args([&ready]);
+    recording.outcome().expect_one_line(125);
+    assert!(!std::path::Path::new(&ready).exists(), "who waits for it would go on");
+}
+
+#[test]
 fn what_is_not_a_log_is_refused() {
     let folder = Folder::new();
     let other_schema = "{\"type\":\"header\",\"schema\":\"bindwatch.log/999\"}\n";

@@ -222,6 +222,19 @@ pub fn check_reports(targets: &[ReportTarget]) -> Result<(), crate::commands::Us
     }
 }
 
+/// Removes a ready file that an earlier recording left: whoever waits for it must not go on before this one watches.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn remove_ready_file(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("the old ready file {} cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Creates the file that says that everything is watched.
 ///
 /// # Errors

@@ -28,6 +28,9 @@ async fn record(args: &RecordArgs, config: &Config, globals: &Globals) -> anyhow
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    if let Some(path) = &args.recording.ready_file {
+        recording::remove_ready_file(path)?;
+    }
     let mut recording = Recording::begin(&args.recording, config, globals)?;
     let door = Door::open()?;
     if let Some(path) = &args.recording.ready_file {

@@ -26,6 +26,9 @@ async fn watch(
     config: &Config,
     globals: &Globals,
 ) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.recording.ready_file {
+        recording::remove_ready_file(path)?;
+    }
     let mut recording = Recording::begin(&args.recording, config, globals)?;
     let job = Job::create()?;
     if let Some(path) = &args.recording.ready_file {
