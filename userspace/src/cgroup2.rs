@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::proc::{Mount, mounts};
+
 /// Directories below the root that are looked through for an unknown id; beyond it a cgroup stays unnamed.
 pub const CGROUPS_MAX: usize = 65_536;
 
@@ -11,31 +13,14 @@ pub const CGROUPS_MAX: usize = 65_536;
 /// layout, anywhere else. Only a mount of the hierarchy's root counts: a container may show a part of it.
 #[must_use]
 pub fn mount_point() -> Option<PathBuf> {
-    mount_in(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)
+    root_among(mounts().ok()?)
 }
 
-/// As [`mount_point`], from the text of a mountinfo file (proc(5)).
-fn mount_in(mountinfo: &str) -> Option<PathBuf> {
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let (fields, rest) = line.split_once(" - ")?;
-        let kind = rest.split(' ').next()?;
-        let mut fields = fields.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| (root == "/", PathBuf::from(unescape(point))))
-    });
-    let mut mounts: Vec<(bool, PathBuf)> = mounts.collect();
+/// As [`mount_point`], from a list of mounts.
+fn root_among(mounts: impl IntoIterator<Item = Mount>) -> Option<PathBuf> {
+    let hierarchies = mounts.into_iter().filter(|mount| mount.kind == b"cgroup2");
     // In a cgroup namespace the root is the namespace's own; a mount of a part is better than none.
-    mounts.sort_by_key(|(whole, _)| !whole);
-    mounts.into_iter().next().map(|(_, point)| point)
-}
-
-/// Mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &str) -> String {
-    let mut text = field.to_owned();
-    for (escaped, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        text = text.replace(escaped, plain);
-    }
-    text
+    hierarchies.min_by_key(|mount| mount.root != b"/").map(|mount| mount.point)
 }
 
 /// Paths of cgroups by id. An id is the inode number of the cgroup's directory; ids are not used twice.
@@ -127,7 +112,10 @@ mod tests {
         let odd = "40 23 0:35 / /mnt/my\\040groups rw shared:1 master:2 - cgroup2 none rw";
         let part = "41 23 0:35 /docker/x /sys/fs/cgroup ro - cgroup2 cgroup ro\n\
                     42 23 0:35 / /host/cgroup ro - cgroup2 cgroup ro";
-        let point = |text| mount_in(text).map(|path| path.display().to_string());
+        let point = |text: &str| {
+            let mounts = text.lines().filter_map(|line| Mount::parse(line.trim_start().as_bytes()));
+            root_among(mounts).map(|path| path.display().to_string())
+        };
         assert_eq!(point(unified).as_deref(), Some("/sys/fs/cgroup"));
         assert_eq!(point(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
         assert_eq!(point(odd).as_deref(), Some("/mnt/my groups"));
