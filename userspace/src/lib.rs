@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod diagnostics;
 pub mod drive;
 pub mod enrich;
 pub mod event;

@@ -6,6 +6,7 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
+use aya_log_ebpf::debug;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Small, hook, kind};
 
@@ -44,7 +45,11 @@ fn ending(wanted: u32) -> Option<&'static mut Attempt> {
 /// bind(2) ended. A failure without an attempt is one the socket layer never saw (a bad descriptor, another family).
 #[tracepoint(category = "syscalls", name = "sys_exit_bind")]
 pub fn sys_exit_bind(ctx: TracePointContext) -> u32 {
-    end_of_bind(errno(&ctx), hook::SYS_EXIT_BIND);
+    let errno = errno(&ctx);
+    if errno != 0 {
+        debug!(&ctx, "bind() of thread {} ended with errno {}", task::tid(), errno);
+    }
+    end_of_bind(errno, hook::SYS_EXIT_BIND);
     0
 }
 
@@ -90,6 +95,7 @@ pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
         entry.call = call::NONE;
         let errno = errno(&ctx);
         if errno != 0 {
+            debug!(&ctx, "listen() of thread {} ended with errno {}", task::tid(), errno);
             attempt::report(entry, kind::LISTEN_FAILED, hook::SYS_EXIT_LISTEN, errno, Urgency::Now);
         }
     }

@@ -46,6 +46,7 @@ fn available_format(globals: &Globals) -> Result<Format, UsageError> {
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
     let globals = &cli.globals;
+    crate::diagnostics::start(globals.verbose);
     let outcome = match &cli.verb {
         Verb::Run(args) => run::run(args, globals),
         Verb::Record(args) => record::run(args, globals),
