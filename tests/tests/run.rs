@@ -109,3 +109,16 @@ fn what_outlives_the_command_is_an_orphan() {
         assert!(orphan.ended(Deadline::patient()));
     }
 }
+
+#[test]
+fn the_probes_own_diagnostics_come_with_vv() {
+    let folder = Folder::new();
+    let twice = "import socket as s; a = s.socket(); a.bind(('127.0.0.1', 0)); b = s.socket()\ntry: b.bind(a.getsockname())\nexcept OSError: pass";
+    let watched = |verbosity: &[&str]| {
+        let run = Run::bindwatch(["run", "--output"]).args([folder.file("log.jsonl")]).args(verbosity);
+        run.args(["--", "/usr/bin/python3", "-c", twice]).outcome().expect(0).stderr
+    };
+    let said = "ended with errno 98";
+    assert!(watched(&["-vv"]).contains(said));
+    assert!(!watched(&["-v"]).contains(said));
+}
