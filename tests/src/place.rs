@@ -103,7 +103,19 @@ impl Cgroup {
     #[must_use]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let name = format!("bindwatch-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::named(&format!(
+            "bindwatch-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    /// A new one of this name, below the root of the hierarchy.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
         let folder = cgroup2().join(name);
         std::fs::create_dir(&folder).expect("a cgroup");
         Self(folder)

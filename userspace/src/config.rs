@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::cli::FailOn;
-use crate::judge::{AllowRule, RelatedBy};
+use crate::judge::{AllowRule, PoolRule, RelatedBy};
 
 /// Largest configuration file that is read, bytes.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -26,6 +26,9 @@ pub struct Config {
     /// `fail-on = "error"`
     #[serde(default, deserialize_with = "parsed")]
     pub fail_on: Option<FailOn>,
+    /// `[[pool]]` tables with `program`, `cgroup`, `parent`; or `pool = ["program=worker,parent=supervisor"]`
+    #[serde(default, rename = "pool", deserialize_with = "pools")]
+    pub pools: Vec<PoolRule>,
     /// `[[allow]]` tables with `program`, `cgroup`, `address`, `port`; or `allow = ["program=nginx,port=80"]`
     #[serde(default, deserialize_with = "rules")]
     pub allow: Vec<AllowRule>,
@@ -153,6 +156,50 @@ fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<AllowRule>, D
     rules.into_iter().map(|rule| rule.into_inner().rule().map_err(serde::de::Error::custom)).collect()
 }
 
+/// A pool as a table: the same keys as its text form has.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoolTable {
+    program: Option<String>,
+    cgroup: Option<String>,
+    parent: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a table with some of program, cgroup and parent, or a rule like \"program=worker,parent=supervisor\""
+)]
+enum PoolTableOrText {
+    Text(String),
+    Table(PoolTable),
+}
+
+fn pools<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PoolRule>, D::Error> {
+    let rules = Vec::<toml::Spanned<PoolTableOrText>>::deserialize(deserializer)?;
+    rules.into_iter().map(|rule| rule.into_inner().rule().map_err(serde::de::Error::custom)).collect()
+}
+
+impl PoolTableOrText {
+    fn rule(self) -> Result<PoolRule, String> {
+        let table = match self {
+            Self::Text(text) => return text.parse(),
+            Self::Table(table) => table,
+        };
+        let keys = [("program", table.program), ("cgroup", table.cgroup), ("parent", table.parent)];
+        text_of(keys)
+            .ok_or_else(|| "a pool without program, cgroup or parent would relate everybody".to_owned())?
+            .parse()
+    }
+}
+
+/// The text form of what a table gives; None when that is nothing.
+fn text_of<const N: usize>(keys: [(&str, Option<String>); N]) -> Option<String> {
+    let given: Vec<_> =
+        keys.into_iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}"))).collect();
+    (!given.is_empty()).then(|| given.join(","))
+}
+
 impl TableOrText {
     fn rule(self) -> Result<AllowRule, String> {
         let table = match self {
@@ -170,14 +217,11 @@ impl TableOrText {
             ("address", table.address),
             ("port", port),
         ];
-        let given: Vec<_> =
-            keys.into_iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}"))).collect();
-        if given.is_empty() {
-            return Err(
+        text_of(keys)
+            .ok_or_else(|| {
                 "an allow rule without program, cgroup, address or port would allow everything".to_owned()
-            );
-        }
-        given.join(",").parse()
+            })?
+            .parse()
     }
 }
 
@@ -203,6 +247,22 @@ mod tests {
     }
 
     #[test]
+    fn pools_as_tables_and_as_text() {
+        let table = Config::parse(
+            "[[pool]]\nprogram = \"worker*\"\nparent = \"supervisord\"\n[[pool]]\ncgroup = \"/ci/a/\"\n",
+            Path::new("x"),
+        );
+        let text = Config::parse(
+            "pool = [\"program=worker*,parent=supervisord\", \"cgroup=/ci/a\"]\n",
+            Path::new("x"),
+        );
+        let (table, text) = (table.unwrap(), text.unwrap());
+        assert_eq!(table, text);
+        let pools: Vec<_> = table.pools.iter().map(ToString::to_string).collect();
+        assert_eq!(pools, ["program=worker*,parent=supervisord", "cgroup=/ci/a"]);
+    }
+
+    #[test]
     fn rules_as_text_are_the_same() {
         let table = Config::parse("[[allow]]\nprogram = \"a\"\nport = 1\n", Path::new("x")).unwrap();
         let text = Config::parse("allow = [\"program=a,port=1\"]\n", Path::new("x")).unwrap();
@@ -216,6 +276,9 @@ mod tests {
             ("\n\nhandover = \"1\"\n", "bindwatch.toml:3: \"1\" has no unit"),
             ("[[allow]]\n", "would allow everything"),
             ("[[allow]]\nport = 0\n", "port 0 is never held"),
+            ("[[pool]]\n", "would relate everybody"),
+            ("[[pool]]\nport = 1\n", "some of program, cgroup and parent"),
+            ("pool = [\"cgroup=ci\"]\n", "begins with /"),
             ("x", "bindwatch.toml:1: "),
         ];
         for (text, expected) in cases {

@@ -49,27 +49,91 @@ pub struct AllowRule {
     pub port: Option<RangeInclusive<u16>>,
 }
 
+/// Workers of a pool, which share on purpose. Two processes are of one pool when both match everything the rule gives.
+///
+/// As text: `program=worker,parent=supervisor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolRule {
+    /// The workers' program, as in [`AllowRule::program`].
+    pub program: Option<String>,
+    /// The workers' cgroup2 path, or an ancestor of it.
+    pub cgroup: Option<String>,
+    /// The program of the nearest ancestor of that name, which must be one process.
+    pub parent: Option<String>,
+}
+
+/// The parts of a rule: `KEY=VALUE,KEY=VALUE`.
+fn parts<'a>(text: &'a str, example: &'a str) -> impl Iterator<Item = Result<(&'a str, &'a str), String>> {
+    text.split(',').map(move |part| match part.split_once('=') {
+        None => Err(format!("\"{}\" is not KEY=VALUE: write for example {example}", part.escape_debug())),
+        Some((key, "")) => Err(format!("{}= needs a value", key.escape_debug())),
+        Some(pair) => Ok(pair),
+    })
+}
+
+fn cgroup(value: &str) -> Result<String, String> {
+    if !value.starts_with('/') {
+        return Err("cgroup= needs a path that begins with /".to_owned());
+    }
+    Ok(value.trim_end_matches('/').to_owned())
+}
+
+/// Text of a rule, from its keys and values.
+fn write_parts<const N: usize>(
+    f: &mut fmt::Formatter<'_>,
+    parts: [(&str, Option<String>); N],
+) -> fmt::Result {
+    let mut separator = "";
+    for (key, value) in parts {
+        if let Some(value) = value {
+            write!(f, "{separator}{key}={value}")?;
+            separator = ",";
+        }
+    }
+    Ok(())
+}
+
+impl FromStr for PoolRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut rule = Self::default();
+        for part in parts(text, "program=worker,parent=supervisor") {
+            let (key, value) = part?;
+            let twice = match key {
+                "program" => rule.program.replace(value.to_owned()).is_some(),
+                "cgroup" => rule.cgroup.replace(cgroup(value)?).is_some(),
+                "parent" => rule.parent.replace(value.to_owned()).is_some(),
+                _ => {
+                    let key = key.escape_debug();
+                    return Err(format!("\"{key}\" is not a key of a pool: program, cgroup or parent"));
+                }
+            };
+            if twice {
+                return Err(format!("{key}= is given twice"));
+            }
+        }
+        Ok(rule)
+    }
+}
+
+impl fmt::Display for PoolRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, cgroup, parent } = self.clone();
+        write_parts(f, [("program", program), ("cgroup", cgroup), ("parent", parent)])
+    }
+}
+
 impl FromStr for AllowRule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut rule = Self::default();
-        for part in text.split(',') {
-            let (key, value) = part.split_once('=').ok_or_else(|| {
-                format!(
-                    "\"{}\" is not KEY=VALUE: write for example program=nginx,port=8080",
-                    part.escape_debug()
-                )
-            })?;
-            if value.is_empty() {
-                return Err(format!("{}= needs a value", key.escape_debug()));
-            }
+        for part in parts(text, "program=nginx,port=8080") {
+            let (key, value) = part?;
             let twice = match key {
                 "program" => rule.program.replace(value.to_owned()).is_some(),
-                "cgroup" if !value.starts_with('/') => {
-                    return Err("cgroup= needs a path that begins with /".to_owned());
-                }
-                "cgroup" => rule.cgroup.replace(value.trim_end_matches('/').to_owned()).is_some(),
+                "cgroup" => rule.cgroup.replace(cgroup(value)?).is_some(),
                 "address" => {
                     let bare = value.trim_start_matches('[').trim_end_matches(']');
                     let address = bare
@@ -102,35 +166,38 @@ impl fmt::Display for AllowRule {
                 format!("{}-{}", range.start(), range.end())
             }
         });
-        let parts = [
-            ("program", self.program.clone()),
-            ("cgroup", self.cgroup.clone()),
-            ("address", self.address.map(|address| address.to_string())),
-            ("port", port),
-        ];
-        let mut separator = "";
-        for (key, value) in parts {
-            if let Some(value) = value {
-                write!(f, "{separator}{key}={value}")?;
-                separator = ",";
+        write_parts(
+            f,
+            [
+                ("program", self.program.clone()),
+                ("cgroup", self.cgroup.clone()),
+                ("address", self.address.map(|address| address.to_string())),
+                ("port", port),
+            ],
+        )
+    }
+}
+
+/// Rules are stored as their text.
+macro_rules! stored_as_text {
+    ($rule:ty) => {
+        impl Serialize for $rule {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
             }
         }
-        Ok(())
-    }
+
+        impl<'de> Deserialize<'de> for $rule {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl Serialize for AllowRule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for AllowRule {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+stored_as_text!(AllowRule);
+stored_as_text!(PoolRule);
 
 /// Everything a judgement depends on, besides the events. Stored in a log's header, so that a report judges as the
 /// recording did.
@@ -140,6 +207,9 @@ pub struct Rules {
     pub related_by: RelatedBy,
     /// Longest overlap of a reload, ns.
     pub handover_ns: u64,
+    /// Workers that share on purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolRule>,
     /// Sharing that is meant.
     #[serde(default)]
     pub allow: Vec<AllowRule>,
@@ -150,6 +220,7 @@ impl Default for Rules {
         Self {
             related_by: RelatedBy::default(),
             handover_ns: nanoseconds(HANDOVER_DEFAULT),
+            pools: Vec::new(),
             allow: Vec::new(),
         }
     }
@@ -157,7 +228,7 @@ impl Default for Rules {
 
 impl Rules {
     /// The rules by the command line, then the configuration file, then `base` (a log's header, or the defaults).
-    /// Allow rules of all three add up.
+    /// Pools and allow rules of all three add up.
     #[must_use]
     pub fn resolve(args: &JudgeArgs, config: &Config, base: Self) -> Self {
         let mut allow = base.allow;
@@ -166,10 +237,17 @@ impl Rules {
                 allow.push(rule.clone());
             }
         }
+        let mut pools = base.pools;
+        for rule in &config.pools {
+            if !pools.contains(rule) {
+                pools.push(rule.clone());
+            }
+        }
         let handover = args.handover.or(config.handover);
         Self {
             related_by: args.related_by.or(config.related_by).unwrap_or(base.related_by),
             handover_ns: handover.map_or(base.handover_ns, nanoseconds),
+            pools,
             allow,
         }
     }
@@ -190,7 +268,12 @@ impl From<Rules> for ledger::Settings {
             address: rule.address,
             port: rule.port,
         });
-        Self { related_by, handover_ns: rules.handover_ns, allow: allow.collect() }
+        let pools = rules.pools.into_iter().map(|rule| ledger::PoolRule {
+            program: rule.program,
+            cgroup: rule.cgroup,
+            parent: rule.parent,
+        });
+        Self { related_by, handover_ns: rules.handover_ns, pools: pools.collect(), allow: allow.collect() }
     }
 }
 

@@ -31,8 +31,9 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 9] = [
-    Program { name: "python3", package: "python3-minimal", why: "actors that fork without exec" },
+const PROGRAMS: [Program; 10] = [
+    Program { name: "python3", package: "python3", why: "scenario: workers of multiprocessing" },
+    Program { name: "node", package: "nodejs", why: "scenario: workers of node:cluster" },
     Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
     Program { name: "setpriv", package: "util-linux", why: "scenarios as another user" },
     Program { name: "unshare", package: "util-linux", why: "scenarios on a full disk" },

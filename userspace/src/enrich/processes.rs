@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::{Fact, Names};
 use crate::cgroup2;
 use crate::cli::Cmdline;
-use crate::event::{Body, BootTime, Hook, Known, Process, ProcessKey, Uid};
+use crate::event::{Body, BootTime, Hook, Known, Mark, Process, ProcessKey, Uid};
 use crate::proc::{Proc, container_id};
 use crate::wire::{Exec, Fork, Task};
 
@@ -44,6 +44,8 @@ struct Entry {
     session: u32,
     cgroup: Cgroup,
     container: Option<String>,
+    /// What its environment says, once that was asked.
+    mark: Option<Option<Mark>>,
     /// Children that are in the table: they need this entry's name.
     children: u32,
     /// It ended.
@@ -129,6 +131,7 @@ impl Processes {
             session: process.session,
             cgroup: Cgroup::Path(process.cgroup),
             container: process.container,
+            mark: process.mark.map(Some),
             children,
             ended,
             forgettable: false,
@@ -156,6 +159,7 @@ impl Processes {
                 session: fork.session,
                 cgroup: parent.cgroup.clone(),
                 container: parent.container.clone(),
+                mark: None,
                 children: 0,
                 ended: false,
                 forgettable: false,
@@ -189,6 +193,7 @@ impl Processes {
         entry.comm.clone_from(&exec.task.comm);
         entry.uid = exec.task.uid;
         entry.session = exec.session;
+        entry.mark = None;
         entry.cgroup = Cgroup::Id(exec.task.cgroup);
         entry.program = Rc::new(Program {
             exe: String::new(),
@@ -339,6 +344,11 @@ impl Processes {
                 cmdline_cut: entry.program.cmdline_cut,
             });
         }
+        let executed = entry.lineage == key && matches!(entry.known, Known::Exec | Known::Scan);
+        if executed && entry.mark.is_none() {
+            let in_environment = || self.proc.as_mut().map_or(Some(Mark::Unknown), |proc| proc.mark(key));
+            entry.mark = Some(Mark::in_arguments(&entry.program.cmdline).or_else(in_environment));
+        }
         let mut cmdline = match self.cmdline {
             Cmdline::Full => entry.program.cmdline.clone(),
             Cmdline::Exe | Cmdline::None => Vec::new(),
@@ -357,6 +367,7 @@ impl Processes {
             session: entry.session,
             cgroup,
             container: entry.container.clone(),
+            mark: entry.mark.flatten(),
         })
     }
 }
@@ -374,6 +385,7 @@ impl Entry {
             session: 0,
             cgroup: Cgroup::Path(String::new()),
             container: None,
+            mark: None,
             children: 0,
             ended: false,
             forgettable: false,

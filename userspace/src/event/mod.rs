@@ -9,7 +9,7 @@ mod socket;
 mod system;
 
 pub use ids::{BootTime, Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Seq, Tid, Uid};
-pub use process::{Ancestor, Exit, Known, Process, Signal};
+pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
     Bind, BindFailed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders, Listen, ListenFailed,
     OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten, Unresolved,

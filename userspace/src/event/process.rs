@@ -54,6 +54,29 @@ pub struct Process {
     /// Container id, where the cgroup's path shows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// As it was when it executed its program. Of a fork: see the root of its lineage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+}
+
+/// A mark in a process's environment or arguments by which a supervisor tells its workers what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mark {
+    /// A worker of Node.js's `cluster`: the number in `NODE_UNIQUE_ID`, which no other worker of its parent has.
+    NodeCluster(u32),
+    /// A child of Python's `multiprocessing`, started by `spawn`: an argument says so, and arguments can be withheld.
+    Multiprocessing,
+    /// The process was gone, or not to be looked into: it may have a mark.
+    Unknown,
+}
+
+impl Mark {
+    /// The mark among a process's arguments.
+    #[must_use]
+    pub fn in_arguments(cmdline: &[String]) -> Option<Self> {
+        cmdline.iter().any(|argument| argument == "--multiprocessing-fork").then_some(Self::Multiprocessing)
+    }
 }
 
 /// A parent as a finding shows it.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::event::{Ancestor, Known, Process, ProcessKey, Seq};
 
 use super::holdings::{Mix, Table};
-use super::pool::Pool;
+use super::pool;
 use super::program;
-use super::settings::RelatedBy;
+use super::settings::{PoolRule, RelatedBy, Settings};
 
 /// Ended processes remembered beyond those that something still refers to, processes.
 pub(super) const ENDED_MAX: usize = 16_384;
@@ -32,6 +32,7 @@ struct Entry {
 /// Every process that matters.
 pub(super) struct Kin {
     rule: RelatedBy,
+    pools: Vec<PoolRule>,
     processes: Table<ProcessKey, Entry>,
     ended: usize,
     /// Numbers at which the next sweep is due.
@@ -40,9 +41,10 @@ pub(super) struct Kin {
 }
 
 impl Kin {
-    pub(super) fn new(rule: RelatedBy) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            rule,
+            rule: settings.related_by,
+            pools: settings.pools.clone(),
             processes: Table::default(),
             ended: 0,
             sweep_ended_at: ENDED_MAX,
@@ -67,7 +69,8 @@ impl Kin {
             || before.cgroup != process.cgroup
             || before.uid != process.uid
             || (before.parent != process.parent && process.parent.is_some())
-            || Pool::of(before) != Pool::of(process);
+            || pool::differs(before, process)
+            || (!self.pools.is_empty() && (before.comm != process.comm || before.exe != process.exe));
         let mut facts = process.clone();
         facts.parent = facts.parent.or(before.parent);
         known.facts = Arc::new(facts);
@@ -149,8 +152,8 @@ impl Kin {
             return true;
         }
         let (Some(a), Some(b)) = (self.facts(a), self.facts(b)) else { return false };
-        let pool = Pool::of(a);
-        if pool.is_some() && pool == Pool::of(b) {
+        let [root_a, root_b] = [a, b].map(|process| self.root(process));
+        if pool::is_one(root_a, root_b) || pool::is_meant(&self.pools, a, b, |one| self.facts_above(one)) {
             return true;
         }
         match self.rule {
@@ -159,6 +162,21 @@ impl Kin {
             RelatedBy::Cgroup => !a.cgroup.is_empty() && a.cgroup == b.cgroup,
             RelatedBy::User => a.uid == b.uid,
         }
+    }
+
+    /// Whether two unrelated processes could be workers of a pool, for all that is known.
+    pub(super) fn could_be_related(&self, a: ProcessKey, b: ProcessKey) -> bool {
+        let (Some(a), Some(b)) = (self.facts(a), self.facts(b)) else { return false };
+        self.rule != RelatedBy::Process && pool::could_be_one(self.root(a), self.root(b))
+    }
+
+    /// The root of a process's lineage, or the process where that is forgotten: what its supervisor executed.
+    fn root<'a>(&'a self, process: &'a Process) -> &'a Process {
+        self.facts(process.lineage).map_or(process, AsRef::as_ref)
+    }
+
+    fn facts_above<'a>(&'a self, process: &'a Process) -> impl Iterator<Item = &'a Process> {
+        self.ancestors(process.process).filter_map(|above| self.facts(above).map(AsRef::as_ref))
     }
 
     /// Whether any of the first is related to any of the second. Of nobody nothing can be said: related.

@@ -33,7 +33,7 @@ mod view;
 
 pub use finding::{Finding, FindingId, Kind};
 pub use place::conflict;
-pub use settings::{AllowRule, RelatedBy, Settings};
+pub use settings::{AllowRule, PoolRule, RelatedBy, Settings};
 pub use stats::Stats;
 pub use view::{SocketView, View};
 
@@ -70,7 +70,7 @@ impl Ledger {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            kin: Kin::new(settings.related_by),
+            kin: Kin::new(&settings),
             settings,
             holdings: Holdings::default(),
             overlaps: Overlaps::new(),

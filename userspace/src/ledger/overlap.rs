@@ -143,14 +143,24 @@ impl Ledger {
 
     fn begin(&mut self, ground: Ground, witness: (Cookie, Cookie), now: Moment) {
         let kind = if ground.is_one_endpoint() { Kind::CoBind } else { Kind::Shadow };
+        let doubtful = self.could_be_meant(witness);
         let Some(record) = self.records.open(kind, ground.port, ground.narrow.address(), now) else {
             self.stats.reached("findings", 1);
             return;
         };
         record.live = true;
+        record.uncertain |= doubtful;
         let id = record.id;
         self.overlaps.insert(ground, Overlap { id, witness });
         self.fill(ground, id, now);
+    }
+
+    /// Whether what is not known of two sockets' processes could make their sharing meant.
+    fn could_be_meant(&self, witness: (Cookie, Cookie)) -> bool {
+        let (Some(a), Some(b)) = (self.holdings.get(witness.0), self.holdings.get(witness.1)) else {
+            return false;
+        };
+        a.parties().any(|one| b.parties().any(|other| self.kin.could_be_related(one, other)))
     }
 
     /// Brings the finding of a live overlap up to date.

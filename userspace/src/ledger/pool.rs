@@ -1,23 +1,81 @@
 //! Pools: workers that a supervisor execs one by one and that share on purpose, known by a mark, never by likeness.
+//!
+//! The marks are one table, here; docs/findings.md lists them with the versions they were checked on.
 
-use crate::event::{Process, ProcessKey};
+use crate::event::{Mark, Process, ProcessKey};
+
+use super::settings::PoolRule;
 
 /// What makes two processes workers of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pool<'a> {
-    /// Children that Python's multiprocessing started by `spawn`; `--multiprocessing-fork` since Python 3.4 (checked: 3.11).
+enum Pool<'a> {
+    /// Children that Python's multiprocessing started by `spawn`; `--multiprocessing-fork` since Python 3.4.
     /// Those of `forkserver` are forks of one server: one lineage without a mark.
     Multiprocessing { parent: ProcessKey },
+    /// Workers of Node.js's `cluster`: `NODE_UNIQUE_ID` in their environment, a number of its own for each.
+    NodeCluster { parent: ProcessKey },
     /// Instances of a systemd template unit: `name@1.service` and `name@2.service` (systemd.unit(5)).
     Template { slice: &'a str, unit: &'a str },
 }
 
+/// Programs that start workers of `cluster`. Only asked to know what a mark that could not be read leaves open.
+const CLUSTER_RUNTIMES: [&str; 4] = ["node", "nodejs", "bun", "electron"];
+
+/// Whether two processes, the roots of their lineages, are workers of one recognised pool.
+pub(super) fn is_one(a: &Process, b: &Process) -> bool {
+    match (Pool::of(a), Pool::of(b)) {
+        // The same number twice was inherited by both from somebody else: no `cluster` gave it to them.
+        (Some(pool @ Pool::NodeCluster { .. }), Some(other)) => pool == other && a.mark != b.mark,
+        (Some(pool), Some(other)) => pool == other,
+        _ => false,
+    }
+}
+
+/// Whether two processes could be workers of one pool, of which a mark could not be read.
+pub(super) fn could_be_one(a: &Process, b: &Process) -> bool {
+    let open = |process: &Process| {
+        let program = process.exe.rsplit('/').next().filter(|program| !program.is_empty());
+        let runs_cluster = CLUSTER_RUNTIMES.contains(&program.unwrap_or(&process.comm));
+        runs_cluster && process.mark == Some(Mark::Unknown)
+    };
+    let marked = |process: &Process| open(process) || matches!(process.mark, Some(Mark::NodeCluster(_)));
+    a.parent.is_some() && a.parent == b.parent && (open(a) || open(b)) && marked(a) && marked(b)
+}
+
+/// Whether what decides about pools differs between what was known of a process and what is.
+pub(super) fn differs(before: &Process, now: &Process) -> bool {
+    Pool::of(before) != Pool::of(now) || before.mark != now.mark
+}
+
+/// Whether a user's rule makes two processes workers of one pool. `ancestors` gives a process's ancestors, nearest
+/// first.
+pub(super) fn is_meant<'a, I: Iterator<Item = &'a Process>>(
+    rules: &[PoolRule],
+    a: &'a Process,
+    b: &'a Process,
+    ancestors: impl Fn(&'a Process) -> I,
+) -> bool {
+    rules.iter().any(|rule| {
+        let supervisor =
+            |process| ancestors(process).find(|above| rule.is_parent(above)).map(|it| it.process);
+        rule.is_worker(a)
+            && rule.is_worker(b)
+            && (rule.parent.is_none() || supervisor(a).is_some_and(|one| Some(one) == supervisor(b)))
+    })
+}
+
 impl<'a> Pool<'a> {
-    pub(super) fn of(process: &'a Process) -> Option<Self> {
-        if let Some(parent) = process.parent
-            && process.cmdline.iter().any(|argument| argument == "--multiprocessing-fork")
-        {
-            return Some(Self::Multiprocessing { parent });
+    fn of(process: &'a Process) -> Option<Self> {
+        if let Some(parent) = process.parent {
+            match process.mark {
+                Some(Mark::Multiprocessing) => return Some(Self::Multiprocessing { parent }),
+                Some(Mark::NodeCluster(_)) => return Some(Self::NodeCluster { parent }),
+                None | Some(Mark::Unknown) => {}
+            }
+            // Logs of older versions have no mark.
+            if Mark::in_arguments(&process.cmdline).is_some() {
+                return Some(Self::Multiprocessing { parent });
+            }
         }
         template(&process.cgroup).map(|(slice, unit)| Self::Template { slice, unit })
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::finding::{Finding, Holder};
+use crate::event::Process;
 
 /// When two processes count as one party. Everything else is unrelated, and sharing an endpoint is a finding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,13 +29,20 @@ pub struct Settings {
     pub related_by: RelatedBy,
     /// How long an older holder may take to stop after its successor bound, ns, for a reload to be a `handover`.
     pub handover_ns: u64,
+    /// Pools besides the recognised ones.
+    pub pools: Vec<PoolRule>,
     /// Findings that match one of these are not reported.
     pub allow: Vec<AllowRule>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { related_by: RelatedBy::default(), handover_ns: 1_000_000_000, allow: Vec::new() }
+        Self {
+            related_by: RelatedBy::default(),
+            handover_ns: 1_000_000_000,
+            pools: Vec::new(),
+            allow: Vec::new(),
+        }
     }
 }
 
@@ -53,6 +61,37 @@ pub struct AllowRule {
     pub address: Option<IpAddr>,
     /// The endpoint's port.
     pub port: Option<RangeInclusive<u16>>,
+}
+
+/// A pool that a user declares: two processes are workers of it when both match everything the rule gives. A rule
+/// that gives nothing has no workers.
+///
+/// Unlike what an [`AllowRule`] allows, a stranger among the workers is still found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolRule {
+    /// Pattern of the workers' program, as in [`AllowRule::program`].
+    pub program: Option<String>,
+    /// The workers' cgroup2 path, or one above it.
+    pub cgroup: Option<String>,
+    /// Pattern of the program of their supervisor: the nearest ancestor that matches, which must be one and the same
+    /// process.
+    pub parent: Option<String>,
+}
+
+impl PoolRule {
+    /// Whether it could be a worker; of which pool, its supervisor tells.
+    pub(super) fn is_worker(&self, process: &Process) -> bool {
+        let given = self.program.is_some() || self.cgroup.is_some() || self.parent.is_some();
+        let cgroup = self.cgroup.as_ref().is_none_or(|cgroup| is_at_or_below(&process.cgroup, cgroup));
+        given
+            && cgroup
+            && self.program.as_ref().is_none_or(|glob| is_program(glob, &process.comm, &process.exe))
+    }
+
+    /// Whether it is the supervisor of the workers below it.
+    pub(super) fn is_parent(&self, process: &Process) -> bool {
+        self.parent.as_ref().is_some_and(|glob| is_program(glob, &process.comm, &process.exe))
+    }
 }
 
 impl AllowRule {
@@ -78,14 +117,16 @@ impl AllowRule {
     }
 
     fn allows_process(&self, who: &Holder) -> bool {
-        let base = who.exe.rsplit('/').next().unwrap_or_default();
-        let program = self
-            .program
-            .as_ref()
-            .is_none_or(|glob| [&who.comm, &who.exe, base].iter().any(|name| glob_matches(glob, name)));
+        let program = self.program.as_ref().is_none_or(|glob| is_program(glob, &who.comm, &who.exe));
         let cgroup = self.cgroup.as_ref().is_none_or(|cgroup| is_at_or_below(&who.cgroup, cgroup));
         program && cgroup
     }
+}
+
+/// Whether a pattern matches a process's name, the path of its executable, or the last part of that.
+fn is_program(glob: &str, comm: &str, exe: &str) -> bool {
+    let base = exe.rsplit('/').next().unwrap_or_default();
+    [comm, exe, base].iter().any(|name| glob_matches(glob, name))
 }
 
 /// Whether a cgroup is this one or below it.

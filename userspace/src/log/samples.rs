@@ -40,6 +40,7 @@ pub(crate) fn process(tgid: u32, text: &str) -> Process {
         session: 7,
         cgroup: text.to_owned(),
         container: Some(text.to_owned()),
+        mark: Some(Mark::NodeCluster(3)),
     }
 }
 
@@ -69,6 +70,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
     let bare = Process {
         parent: None,
         container: None,
+        mark: Some(Mark::Unknown),
         cmdline: vec![],
         cmdline_cut: false,
         known: Known::Name,

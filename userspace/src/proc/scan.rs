@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use super::cgroup::{container_of, unified_path};
 use super::read::{Folder, PidPath, link_at, read_at};
 use super::stat::{Stat, number};
-use crate::event::{Known, Process, ProcessKey, Uid};
+use crate::event::{Known, Mark, Process, ProcessKey, Uid};
 
 /// Longest argument list that is kept, bytes: as much as the probe keeps of an exec.
 pub const CMDLINE_MAX: usize = bindwatch_probe::abi::ARGS_MAX;
@@ -17,6 +17,11 @@ pub const CMDLINE_MAX: usize = bindwatch_probe::abi::ARGS_MAX;
 const EXE_MAX: usize = 4096;
 /// Largest `stat`, `status` or `cgroup` file that is read, bytes. They are far smaller.
 const FILE_MAX: usize = 64 << 10;
+/// Largest environment that is searched, bytes. The kernel allows 6 MiB (a quarter of the stack, execve(2)); common
+/// ones have a few KiB.
+const ENVIRON_MAX: usize = 6 << 20;
+/// The variable by which Node.js's `cluster` numbers its workers.
+const NODE_CLUSTER: &[u8] = b"NODE_UNIQUE_ID=";
 /// Ancestors that are followed to the root of a lineage.
 const ANCESTORS_MAX: usize = 128;
 /// Processes that are worth a thread of their own in a scan: 10 ms of work.
@@ -64,6 +69,19 @@ impl Proc {
         is_it.then(|| self.link_text(&folder, c"exe")).filter(|exe| !exe.is_empty())
     }
 
+    /// The mark in a process's environment; [`Mark::Unknown`] when it is gone or not to be looked into.
+    ///
+    /// `/proc/PID/environ` is what its exec was given (proc(5)): what a process removes for its own children, as
+    /// Node.js does with `NODE_UNIQUE_ID`, is still there. Only the mark is kept of it.
+    pub(crate) fn mark(&mut self, process: ProcessKey) -> Option<Mark> {
+        let Some(folder) = self.folder(process.tgid) else { return Some(Mark::Unknown) };
+        let environment = read_at(folder.as_fd(), c"environ", &mut self.text, ENVIRON_MAX);
+        let mark = environment.map_or(Some(Mark::Unknown), |()| mark_in(&self.text));
+        self.text.fill(0);
+        // Whose environment that was: PIDs recycle.
+        if self.key_in(&folder, process.tgid) == Some(process) { mark } else { Some(Mark::Unknown) }
+    }
+
     /// Everything about one process; its lineage is found by looking at its ancestors.
     pub fn process(&mut self, tgid: u32) -> Option<Process> {
         let Alone { mut process, parent_tgid, forked } = self.alone(tgid)?;
@@ -92,6 +110,9 @@ impl Proc {
             }
             process.lineage = key;
             (above, follows, exe) = (next, forked, parents_exe);
+        }
+        if process.lineage == process.process {
+            process.mark = self.mark(process.process);
         }
         Some(process)
     }
@@ -158,6 +179,7 @@ impl Proc {
             session: stat.session,
             cgroup: String::new(),
             container: None,
+            mark: None,
         };
         if !kernel {
             read_at(folder.as_fd(), c"status", &mut self.text, FILE_MAX).ok()?;
@@ -175,6 +197,13 @@ impl Proc {
         }
         Some(Alone { process, parent_tgid, forked })
     }
+}
+
+/// The mark in an environment: variables that end with a NUL each.
+fn mark_in(environment: &[u8]) -> Option<Mark> {
+    let value =
+        environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(NODE_CLUSTER))?;
+    number(value).and_then(|worker| u32::try_from(worker).ok()).map(Mark::NodeCluster)
 }
 
 /// Sets parents and lineages, and puts parents before their children.
@@ -277,6 +306,7 @@ mod tests {
             session: 0,
             cgroup: String::new(),
             container: None,
+            mark: None,
         };
         Alone { process, parent_tgid, forked }
     }

@@ -2,7 +2,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::enrich::processes::{ENDED_MAX, ENDED_PARENTS_MAX};
-use crate::event::Known;
+use crate::event::{Known, Mark};
 
 #[test]
 fn one_that_is_gone_has_its_program_and_its_ancestors() {
@@ -30,6 +30,7 @@ fn one_that_is_gone_has_its_program_and_its_ancestors() {
             session: 9,
             cgroup: String::new(),
             container: None,
+            mark: Some(Mark::Unknown),
         }
     );
     // Told once, and its ancestors too.

@@ -132,22 +132,6 @@ fn other_rules_of_kinship() {
 }
 
 #[test]
-fn pools_share_on_purpose() {
-    check(
-        "proc P
-         proc A parent=P args=-c,x,--multiprocessing-fork
-         proc B parent=P args=-c,x,--multiprocessing-fork
-         proc C cgroup=/system.slice/web@1.service
-         proc D cgroup=/system.slice/web@2.service
-         bind A a udp 127.0.0.1:80 rp
-         bind B b udp 127.0.0.1:80 rp
-         bind C c udp 127.0.0.1:81 rp
-         bind D d udp 127.0.0.1:81 rp",
-        "",
-    );
-}
-
-#[test]
 fn one_incident_grows_and_shrinks_and_a_later_one_is_new() {
     check(
         "proc A

@@ -10,6 +10,7 @@
 mod cobind;
 mod model;
 mod naive;
+mod pools;
 mod refused;
 mod rest;
 mod scale;

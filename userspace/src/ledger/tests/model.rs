@@ -206,6 +206,7 @@ impl Run {
             session: 0,
             cgroup: String::new(),
             container: None,
+            mark: None,
         }));
     }
 

@@ -68,6 +68,7 @@ impl Feed {
             session: 0,
             cgroup: String::new(),
             container: None,
+            mark: None,
         }));
         process
     }

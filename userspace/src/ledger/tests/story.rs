@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! proc A exe=/bin/a args=-u,app.py parent=P uid=5 session=7 cgroup=/ci/1    known, root of a lineage
+//!                                     mark=3 NODE_UNIQUE_ID, mark=? when it could not be read
 //! fork B of=A                                                             a copy of A, of its lineage
 //! exec B exe=/bin/b                                                       known again, a lineage of its own;
 //!                                     parent=- without its parent, `nameless` by no more than its name
@@ -25,8 +26,8 @@ use super::super::{Ledger, Settings};
 use crate::event::{
     Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Door, Errno, Event, Exit, Family, Found,
     Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase, Known, Listen,
-    ListenFailed, Lost, NetnsCookie, OptionSet, Options, Process, ProcessKey, Protocol, Seq, Setting, Signal,
-    SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten,
+    ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, Process, ProcessKey, Protocol, Seq, Setting,
+    Signal, SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten,
 };
 
 const MS: u64 = 1_000_000;
@@ -295,6 +296,7 @@ impl Story {
                     session: 0,
                     cgroup: String::new(),
                     container: None,
+                    mark: None,
                 }
             }
         };
@@ -321,6 +323,9 @@ impl Story {
         }
         if let Some(cgroup) = words.value("cgroup") {
             cgroup.clone_into(&mut process.cgroup);
+        }
+        if let Some(mark) = words.value("mark") {
+            process.mark = Some(mark.parse().map_or(Mark::Unknown, Mark::NodeCluster));
         }
         process.uid = words.number("uid").map_or(process.uid, Uid);
         process.session = words.number("session").unwrap_or(process.session);
