@@ -116,3 +116,31 @@ fn a_disk_that_fills_up_ends_the_recording_and_leaves_what_was_written() {
     assert!(!report.complete());
     assert!(report.stat("binds") > 0, "{report}");
 }
+
+#[test]
+fn a_kernel_that_is_too_old_is_named_before_anything_is_written() {
+    // What is missing before 5.8 (ring buffers), before 5.7 (links), and in a kernel without BPF.
+    for without in ["maps", "links", "bpf"] {
+        let folder = Folder::new();
+        let log = folder.file("log.jsonl");
+        let old = |arguments: &[&str]| {
+            let old = Run::new(Actor::program().with_file_name("oldkernel")).args([without]);
+            old.args([bindwatch()]).args(arguments).folder(folder.path())
+        };
+        for command in
+            [&["record", "--output", "log.jsonl"][..], &["run", "--output", "log.jsonl", "--", "true"]]
+        {
+            let outcome = old(command).outcome();
+            outcome.expect_one_line(125);
+            assert!(outcome.stderr.contains("Linux 5.9 or newer"), "what to do about it: {outcome}");
+            assert!(!log.exists(), "nothing was recorded: {outcome}");
+        }
+        let doctor = old(&["doctor"]).outcome();
+        assert_eq!(doctor.code(), 125, "{doctor}");
+        assert!(doctor.stdout.contains("MISSING   probe"), "{doctor}");
+        assert!(doctor.stdout.contains("bindwatch cannot record here"), "{doctor}");
+
+        // What needs no probe works on.
+        assert_eq!(old(&["list"]).outcome().code(), 0);
+    }
+}

@@ -99,8 +99,39 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    let line = format!("{error:#}");
+    let line = one_line(error);
     // Nothing is left to do should standard error be closed.
     drop(writeln!(io::stderr(), "bindwatch: {}", escape::line(&line)));
     ExitCode::from(if error.is::<UsageError>() { EXIT_USAGE } else { EXIT_FAILED })
+}
+
+/// What went wrong and its causes. Many messages name their cause where it reads best; it is not said again then.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::one_line;
+    use crate::probe::ProbeError;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let missing = || io::Error::from_raw_os_error(nix::libc::ENOENT);
+        let error = anyhow::Error::from(ProbeError::NoBtf { source: missing() });
+        let line = one_line(&error);
+        assert_eq!(line.matches("No such file").count(), 1, "{line}");
+        assert!(line.ends_with("CONFIG_DEBUG_INFO_BTF"), "what to do comes last: {line}");
+
+        let error = anyhow::Error::from(missing()).context("cannot read the list");
+        assert_eq!(one_line(&error), "cannot read the list: No such file or directory (os error 2)");
+    }
 }

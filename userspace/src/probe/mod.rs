@@ -69,7 +69,8 @@ pub enum ProbeError {
     },
     /// A program that recording cannot do without was refused.
     #[error(
-        "the kernel refused the program {hook}: {reason}; `bindwatch doctor` shows what this kernel can do"
+        "the kernel refused the program {hook}: {reason}; bindwatch needs Linux 5.9 or newer, and `bindwatch doctor` \
+         shows what this kernel can do"
     )]
     Core {
         /// Which.
