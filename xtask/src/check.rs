@@ -81,6 +81,8 @@ fn dependencies() -> anyhow::Result<()> {
     println!(
         "dependencies: licences, bans and sources; advisories need a database from the network and are left out"
     );
+    // Crates of other systems are in the graph too, and no build here has fetched them.
+    shell::run(shell::cargo().args(["fetch", "--quiet", "--locked"]))?;
     shell::run(shell::cargo().args([
         "deny",
         "--offline",
