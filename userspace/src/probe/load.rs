@@ -193,6 +193,7 @@ impl Probe {
         if let (Attach::Tracepoint(_), Some(reason)) = (hook.attach, no_tracefs) {
             return Err(reason.to_owned());
         }
+        log::debug!("loading {}", hook.name);
         let program = self.ebpf.program_mut(hook.name).ok_or("it is not in the object")?;
         attach_program(program, hook, cgroup).map_err(|error| reason(&error))
     }
