@@ -277,7 +277,9 @@ fn signals_reach_the_command() {
         let script = format!("trap 'echo got; exit 7' {name}; echo up; while :; do read -r x || :; done");
         // Without a terminal: in a session of its own. Whoever runs the tests in the background, or under nohup, ignores some.
         let mut program = Command::new("env");
-        program.args(["--default-signal=HUP,INT,QUIT", "setsid", "--wait"]).arg(std::env::current_exe().unwrap());
+        program
+            .args(["--default-signal=HUP,INT,QUIT", "setsid", "--wait"])
+            .arg(std::env::current_exe().unwrap());
         let mut actor = Actor::start_with(program, &["bash", "-c", &script], None);
         let command: i32 = actor.until("@pid ").parse().unwrap();
         actor.until("up");
