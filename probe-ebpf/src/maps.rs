@@ -2,7 +2,8 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use bindwatch_probe::abi::{ATTEMPTS_MAX, CONNECT_OWNERS_MAX, RING_BYTES, counter};
+use bindwatch_probe::abi::record::Task;
+use bindwatch_probe::abi::{ATTEMPTS_MAX, CONNECT_OWNERS_MAX, RING_BYTES, URING_CALLS_MAX, counter};
 
 /// Allocate entries when they are made: most threads never bind.
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -27,11 +28,19 @@ pub static ATTEMPTS: HashMap<u32, Attempt> = HashMap::with_max_entries(ATTEMPTS_
 #[map]
 pub static CONNECT_OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(CONNECT_OWNERS_MAX, 0);
 
-/// io_uring bind requests that are being carried out: the request's address, and the thread that submitted it.
+/// io_uring requests to bind or listen, from their submission to their completion, by the request's address.
 #[map]
-pub static URING_BINDS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+pub static URING_REQUESTS: LruHashMap<u64, Request> = LruHashMap::with_max_entries(URING_CALLS_MAX, 0);
 
-/// One slot: not 0 once anybody has bound through io_uring.
+/// How many of those a thread has submitted that it will carry out itself, by thread id.
+#[map]
+pub static URING_SUBMITTERS: LruHashMap<u32, u32> = LruHashMap::with_max_entries(URING_CALLS_MAX, 0);
+
+/// The binds and listens among them that have begun, by socket cookie: they may complete in another thread.
+#[map]
+pub static URING_ATTEMPTS: LruHashMap<u64, Attempt> = LruHashMap::with_max_entries(URING_CALLS_MAX, 0);
+
+/// One slot: not 0 once anybody has bound or listened through io_uring.
 #[map]
 pub static URING_IN_USE: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -49,10 +58,22 @@ pub mod call {
     pub const CONNECT: u32 = 4;
 }
 
+/// An io_uring request to bind or listen.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// [`call::BIND`] or [`call::LISTEN`].
+    pub call: u32,
+    /// The thread that will carry it out, 0 when that is a worker.
+    pub tid: u32,
+}
+
 /// A call in progress, as far as its failure needs to be told.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Attempt {
+    /// Who made it. Not kept up for connect.
+    pub task: Task,
     pub cookie: u64,
     pub netns_cookie: u64,
     pub address: [u8; 16],
@@ -66,7 +87,9 @@ pub struct Attempt {
     pub protocol: u16,
     pub state: u8,
     pub door: u8,
-    pub pad: [u8; 6],
+    /// Attempts through io_uring on the same socket, told already, whose completion comes before this one's.
+    pub earlier: u16,
+    pub pad: [u8; 4],
 }
 
 /// Who opened a connection.

@@ -18,6 +18,9 @@ pub const TCP_LISTEN: u8 = 10;
 /// IPPROTO_TCP
 pub const IPPROTO_TCP: u16 = 6;
 
+/// IPPROTO_MPTCP
+pub const IPPROTO_MPTCP: u16 = 262;
+
 /// A `struct sock`.
 #[derive(Clone, Copy)]
 pub struct Sk(pub Addr);
@@ -99,6 +102,15 @@ impl Sk {
     #[inline(always)]
     pub fn is_mptcp_subflow(self) -> bool {
         self.0.bits(offset!(tcp_is_mptcp)) != 0
+    }
+
+    /// The socket that holds the port: of an MPTCP socket its subflow, of others themselves.
+    #[inline(always)]
+    pub fn of_port(self) -> Self {
+        if self.protocol() != IPPROTO_MPTCP {
+            return self;
+        }
+        Self(self.0.follow(offset!(mptcp_first)))
     }
 
     /// Local address; IPv4 in the first four bytes.

@@ -43,6 +43,21 @@ pub fn session_of(task: Addr) -> u32 {
     if session.0 == 0 { 0 } else { session.read(offset!(pid_nr)) }
 }
 
+/// `PF_IO_WORKER` (include/linux/sched.h, 5.12): a thread of io_uring, which works for the process it belongs to.
+const PF_IO_WORKER: u32 = 0x10;
+
+/// Whether the running task is one of io_uring's own threads (`iou-wrk-N`, `iou-sqp-N`).
+#[inline(always)]
+pub fn is_io_worker() -> bool {
+    current().read::<u32>(offset!(task_flags)) & PF_IO_WORKER != 0
+}
+
+/// Who is running, by the name of the process's first thread: io_uring's threads have names of their own.
+#[inline(always)]
+pub fn facts_of_process() -> Task {
+    Task { comm: current().follow(offset!(task_group_leader)).read(offset!(task_comm)), ..facts() }
+}
+
 /// Who is running.
 #[inline(always)]
 pub fn facts() -> Task {

@@ -40,6 +40,10 @@ pub struct Offsets {
     pub task_mm: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
+    /// `task_struct.flags`
+    pub task_flags: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
     /// `signal_struct.live.counter`: threads of the group that have not begun to exit
     pub signal_live: u32,
     /// `signal_struct.pids[PIDTYPE_SID]`
@@ -100,6 +104,10 @@ pub struct Offsets {
     pub cgroup_kn: u32,
     /// `kernfs_node.id`
     pub kernfs_id: u32,
+    /// `mptcp_sock.first`: the subflow that holds the port
+    pub mptcp_first: u32,
+    /// `io_kiocb.file`
+    pub uring_file: u32,
     /// Field `req` in the record of the tracepoint `io_uring:io_uring_complete`, from tracefs
     pub uring_complete_req: u32,
     /// Field `res` there
@@ -108,6 +116,8 @@ pub struct Offsets {
     pub uring_submit_req: u32,
     /// Field `opcode` there
     pub uring_submit_opcode: u32,
+    /// Field `flags` there
+    pub uring_submit_flags: u32,
     /// `sock_common.skc_reuse`
     pub skc_reuse: BitField,
     /// `sock_common.skc_reuseport`
@@ -128,6 +138,8 @@ impl Offsets {
         task_start_boottime: ABSENT,
         task_mm: ABSENT,
         task_signal: ABSENT,
+        task_flags: ABSENT,
+        task_comm: ABSENT,
         signal_live: ABSENT,
         signal_session: ABSENT,
         pid_nr: ABSENT,
@@ -158,10 +170,13 @@ impl Offsets {
         inode_ino: ABSENT,
         cgroup_kn: ABSENT,
         kernfs_id: ABSENT,
+        mptcp_first: ABSENT,
+        uring_file: ABSENT,
         uring_complete_req: ABSENT,
         uring_complete_res: ABSENT,
         uring_submit_req: ABSENT,
         uring_submit_opcode: ABSENT,
+        uring_submit_flags: ABSENT,
         skc_reuse: BitField::NONE,
         skc_reuseport: BitField::NONE,
         skc_ipv6only: BitField::NONE,
@@ -169,4 +184,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 41 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 46 * 4 + 4 * 12);

@@ -31,5 +31,8 @@ pub const PATH_MAX: usize = 256;
 /// is not remembered and [`counter::ATTEMPT`] counts it.
 pub const ATTEMPTS_MAX: u32 = 65_536;
 
+/// Calls through io_uring that can be under way at one instant (least recently used go first).
+pub const URING_CALLS_MAX: u32 = 4096;
+
 /// Outgoing connections whose opener is remembered (least recently used go first); see `CONNECT_OWNERS`.
 pub const CONNECT_OWNERS_MAX: u32 = 65_536;

@@ -126,6 +126,11 @@ pub struct Task {
     pub comm: [u8; 16],
 }
 
+impl Task {
+    /// Nobody.
+    pub const NONE: Self = Self { start: 0, cgroup: 0, tgid: 0, tid: 0, uid: 0, pad: 0, comm: [0; 16] };
+}
+
 /// A socket and what was done with it. 128 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

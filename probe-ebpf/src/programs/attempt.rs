@@ -3,13 +3,13 @@
 //! The entry of a thread is made at its first bind and lives as long as the thread: a later bind only overwrites it.
 
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::Sock;
+use bindwatch_probe::abi::record::{Sock, Task};
 
 use crate::emit::{Urgency, count, emit, head};
 use crate::maps::{ATTEMPTS, Attempt, call};
-use crate::task;
 
 const EMPTY: Attempt = Attempt {
+    task: Task::NONE,
     cookie: 0,
     netns_cookie: 0,
     address: [0; 16],
@@ -23,7 +23,8 @@ const EMPTY: Attempt = Attempt {
     protocol: 0,
     state: 0,
     door: 0,
-    pad: [0; 6],
+    earlier: 0,
+    pad: [0; 4],
 };
 
 /// The attempt of a thread, if it has one.
@@ -45,13 +46,13 @@ pub fn entry(tid: u32) -> Option<*mut Attempt> {
     of(tid)
 }
 
-/// Emits the attempt as a record of `kind`, by the running task.
+/// Emits the attempt as a record of `kind`, by `task`.
 #[inline(always)]
-pub fn report(attempt: &Attempt, kind: u32, hook: u32, errno: u32, urgency: Urgency) {
+pub fn report(attempt: &Attempt, task: Task, kind: u32, hook: u32, errno: u32, urgency: Urgency) {
     emit::<Sock>(counter::BIND, urgency, |record| {
         let sock = Sock {
             head: head(kind, hook),
-            task: task::facts(),
+            task,
             cookie: attempt.cookie,
             netns_cookie: attempt.netns_cookie,
             address: attempt.address,

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockoptContext};
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{SetOption, Small, Sock, door, hook, kind};
+use bindwatch_probe::abi::record::{SetOption, Small, Sock, Task, door, hook, kind};
 
 use super::{attempt, uring};
 use crate::emit::{Urgency, emit, head};
@@ -36,6 +36,7 @@ pub fn bind4(ctx: SockAddrContext) -> i32 {
     unsafe {
         (*entry).address = v4(ip);
         (*entry).port = u16::from_be(port as u16);
+        begun(&*entry, hook::BIND4);
     }
     ALLOW
 }
@@ -66,6 +67,7 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
         words.add(2).write_unaligned(c);
         words.add(3).write_unaligned(d);
         (*entry).port = u16::from_be(port as u16);
+        begun(&*entry, hook::BIND6);
     }
     ALLOW
 }
@@ -78,10 +80,11 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     let pointer = attempt::entry(tid)?;
     // SAFETY: the entry is this thread's own: no other thread writes it, and it lives as long as the thread.
     let entry = unsafe { &mut *pointer };
-    if entry.call == call::BIND {
-        attempt::report(entry, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
+    if entry.call == call::BIND && entry.door != door::IO_URING {
+        attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }
     let sk = Sk(sk);
+    (entry.door, entry.task) = caller(tid);
     entry.call = call::BIND;
     // SAFETY: ctx is the program's context; both helpers exist for this program type on every kernel from 5.8.
     unsafe {
@@ -95,8 +98,25 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     entry.family = family;
     entry.protocol = sk.protocol();
     entry.state = sk.state();
-    entry.door = if uring::is_submitting(tid) { door::IO_URING } else { door::SYSCALL };
     Some(pointer)
+}
+
+/// By which door a call of this thread came, and who made it.
+#[inline(always)]
+pub fn caller(tid: u32) -> (u8, Task) {
+    if uring::is_carrying_out(tid) {
+        (door::IO_URING, task::facts_of_process())
+    } else {
+        (door::SYSCALL, task::facts())
+    }
+}
+
+/// The attempt is whole.
+#[inline(always)]
+fn begun(entry: &Attempt, hook: u32) {
+    if entry.door == door::IO_URING {
+        uring::begun(entry, hook);
+    }
 }
 
 /// An IPv4 socket got its port.
@@ -120,8 +140,7 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
 #[inline(always)]
 fn bound(ctx: &SockContext, family: u16, hook: u32) {
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    let task = task::facts();
-    let entry = match attempt::of(task.tid) {
+    let entry = match attempt::of(task::tid()) {
         // SAFETY: the entry is this thread's own.
         Some(entry) if unsafe { (*entry).call } == call::BIND => Some(unsafe { &mut *entry }),
         // A program of another tool binds while it handles a connect (bpf_bind): nothing was attempted.
@@ -131,7 +150,7 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         let port = sk.port();
         let mut sock = Sock {
             head: head(kind::BIND, hook),
-            task,
+            task: Task::NONE,
             cookie: 0,
             netns_cookie: 0,
             address: sk.address(family),
@@ -151,6 +170,10 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         if let Some(entry) = entry {
             // What the bind itself does not change was read a moment ago, when it began.
             entry.call = call::BOUND;
+            if entry.door == door::IO_URING {
+                uring::bound(entry.cookie);
+            }
+            sock.task = entry.task;
             sock.cookie = entry.cookie;
             sock.netns_cookie = entry.netns_cookie;
             sock.netns = entry.netns;
@@ -160,6 +183,7 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
             sock.requested_port = entry.port;
             sock.door = entry.door;
         } else {
+            sock.task = task::facts();
             // SAFETY: ctx is the program's context; both helpers exist for this program type from 5.8.
             unsafe {
                 sock.cookie = bpf_get_socket_cookie(ctx.as_ptr());

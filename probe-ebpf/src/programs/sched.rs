@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user};
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use bindwatch_probe::abi::record::{Cgroup, Exec, Exit, Fork, Signal, hook, kind};
+use bindwatch_probe::abi::record::{Cgroup, Exec, Exit, Fork, Signal, door, hook, kind};
 use bindwatch_probe::abi::{ARGS_MAX, ARGS_MEDIUM, ARGS_SMALL, PATH_MAX, counter};
 
 use super::attempt;
@@ -122,8 +122,15 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     if let Some(entry) = attempt::of(tid) {
         // SAFETY: the entry is this thread's own, and this is the thread's end.
         let entry = unsafe { &*entry };
-        if entry.call == call::BIND {
-            attempt::report(entry, kind::BIND_UNRESOLVED, hook::SCHED_PROCESS_EXIT, 0, Urgency::Routine);
+        if entry.call == call::BIND && entry.door != door::IO_URING {
+            attempt::report(
+                entry,
+                entry.task,
+                kind::BIND_UNRESOLVED,
+                hook::SCHED_PROCESS_EXIT,
+                0,
+                Urgency::Routine,
+            );
         }
         let _ = ATTEMPTS.remove(tid);
     }

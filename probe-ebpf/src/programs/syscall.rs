@@ -8,9 +8,9 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{Small, hook, kind};
+use bindwatch_probe::abi::record::{Small, door, hook, kind};
 
-use super::attempt;
+use super::{attempt, uring};
 use crate::emit::{Urgency, emit, head};
 use crate::maps::{Attempt, call};
 use crate::task;
@@ -39,7 +39,13 @@ fn ending(wanted: u32) -> Option<&'static mut Attempt> {
     let pointer = attempt::of(task::tid())?;
     // SAFETY: the entry is this thread's own and lives as long as the thread.
     let entry = unsafe { &mut *pointer };
-    (entry.call == wanted).then_some(entry)
+    if entry.call != wanted {
+        return None;
+    }
+    if entry.door == door::IO_URING {
+        uring::was_a_syscall(entry);
+    }
+    Some(entry)
 }
 
 /// bind(2) ended. A failure without an attempt is one the socket layer never saw (a bad descriptor, another family).
@@ -53,27 +59,32 @@ pub fn sys_exit_bind(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// The end of a bind, by whatever door.
+/// The end of this thread's bind(2).
 #[inline(always)]
-pub fn end_of_bind(errno: u32, hook: u32) {
+fn end_of_bind(errno: u32, hook: u32) {
     if let Some(entry) = ending(call::BIND) {
         entry.call = call::NONE;
-        if errno != 0 {
-            let urgency = if errno == EADDRINUSE { Urgency::Now } else { Urgency::Routine };
-            attempt::report(entry, kind::BIND_FAILED, hook, errno, urgency);
-        }
-        // Without an error and without a port: IP_BIND_ADDRESS_NO_PORT. Nothing is held yet.
-    } else if errno != 0
-        && let Some(entry) = ending(call::BOUND)
-    {
-        // It got its port, and a program of another tool then denied it: the kernel took the port back.
+        bind_ended(entry, false, errno, hook);
+    } else if let Some(entry) = ending(call::BOUND) {
         entry.call = call::NONE;
-        let cookie = entry.cookie;
+        bind_ended(entry, true, errno, hook);
+    }
+}
+
+/// A bind ended, by whatever door.
+#[inline(always)]
+pub fn bind_ended(entry: &Attempt, got_its_port: bool, errno: u32, hook: u32) {
+    if errno == 0 {
+        // Without an error and without a port: IP_BIND_ADDRESS_NO_PORT. Nothing is held yet.
+        return;
+    }
+    if got_its_port {
+        // A program of another tool then denied it: the kernel took the port back.
         emit::<Small>(counter::CLOSE, Urgency::Routine, |record| {
             let small = Small {
                 head: head(kind::CLOSE, hook),
-                cookie,
-                tgid: task::tgid(),
+                cookie: entry.cookie,
+                tgid: entry.task.tgid,
                 netns: entry.netns,
                 backlog: 0,
                 port: entry.port,
@@ -84,7 +95,16 @@ pub fn end_of_bind(errno: u32, hook: u32) {
             // SAFETY: the pointer is to a reserved record of this size.
             unsafe { record.write(small) };
         });
-        attempt::report(entry, kind::BIND_FAILED, hook, errno, Urgency::Now);
+    }
+    let urgency = if got_its_port || errno == EADDRINUSE { Urgency::Now } else { Urgency::Routine };
+    attempt::report(entry, entry.task, kind::BIND_FAILED, hook, errno, urgency);
+}
+
+/// A listen ended, by whatever door.
+#[inline(always)]
+pub fn listen_ended(entry: &Attempt, errno: u32, hook: u32) {
+    if errno != 0 {
+        attempt::report(entry, entry.task, kind::LISTEN_FAILED, hook, errno, Urgency::Now);
     }
 }
 
@@ -96,8 +116,8 @@ pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
         let errno = errno(&ctx);
         if errno != 0 {
             debug!(&ctx, "listen() of thread {} ended with errno {}", task::tid(), errno);
-            attempt::report(entry, kind::LISTEN_FAILED, hook::SYS_EXIT_LISTEN, errno, Urgency::Now);
         }
+        listen_ended(entry, errno, hook::SYS_EXIT_LISTEN);
     }
     0
 }
@@ -109,7 +129,8 @@ pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
         entry.call = call::NONE;
         let errno = errno(&ctx);
         if errno == EADDRNOTAVAIL || errno == EAGAIN {
-            attempt::report(entry, kind::CONNECT_FAILED, hook::SYS_EXIT_CONNECT, errno, Urgency::Now);
+            let task = task::facts();
+            attempt::report(entry, task, kind::CONNECT_FAILED, hook::SYS_EXIT_CONNECT, errno, Urgency::Now);
         }
     }
     0

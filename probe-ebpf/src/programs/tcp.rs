@@ -7,7 +7,8 @@ use aya_ebpf::programs::RawTracePointContext;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Small, Sock, door, hook, kind};
 
-use super::attempt;
+use super::cgroup::caller;
+use super::{attempt, uring};
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::Addr;
 use crate::maps::call;
@@ -58,11 +59,14 @@ fn listening(sk: Sk) {
     entry.family = family;
     entry.protocol = IPPROTO_TCP;
     entry.state = TCP_LISTEN;
-    entry.door = door::SYSCALL;
+    (entry.door, entry.task) = caller(tid);
+    if entry.door == door::IO_URING {
+        uring::begun(entry, hook::INET_SOCK_SET_STATE);
+    }
     emit::<Sock>(counter::CLOSE, Urgency::Routine, |record| {
         let sock = Sock {
             head: head(kind::LISTEN, hook::INET_SOCK_SET_STATE),
-            task: task::facts(),
+            task: entry.task,
             cookie: entry.cookie,
             netns_cookie: entry.netns_cookie,
             address: entry.address,
@@ -76,7 +80,7 @@ fn listening(sk: Sk) {
             family,
             protocol: IPPROTO_TCP,
             state: TCP_LISTEN,
-            door: door::SYSCALL,
+            door: entry.door,
             pad: [0; 4],
         };
         // SAFETY: the pointer is to a reserved record of this size.

@@ -4,6 +4,8 @@
 //! | command | what it does |
 //! |---|---|
 //! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, listen |
+//! | `uring HOW PROTO ADDRESS [FLAG…]` | as `bind`, all of it through io_uring. HOW: inline, async, sqpoll, linked (bind and listen submitted as a chain) |
+//! | `uring-listen HOW ID` | listen through io_uring |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
 //! | `socket PROTO 4\|6` | a socket that is not bound |
 //! | `listen ID`, `close ID`, `shutdown ID` | as named |
@@ -25,6 +27,7 @@
 
 mod family;
 mod sockets;
+mod uring;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -142,6 +145,8 @@ impl Actor {
     fn act(&mut self, words: &[&str]) -> Result<String, Failure> {
         match words {
             ["bind", protocol, address, flags @ ..] => self.bind(protocol, address, flags),
+            ["uring", how, protocol, address, flags @ ..] => self.uring(how, protocol, address, flags),
+            ["uring-listen", how, id] => self.uring_listen(how, id.parse()?),
             ["threads", count, protocol, address, flags @ ..] => {
                 self.threads(count.parse()?, protocol, address, flags)
             }

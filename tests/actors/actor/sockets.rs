@@ -14,7 +14,7 @@ use rustix::net::{
 use crate::{Actor, Failure};
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
+pub(crate) const BACKLOG: i32 = 128;
 
 impl Actor {
     pub(crate) fn keep(&mut self, socket: OwnedFd) -> u64 {
@@ -62,7 +62,7 @@ impl Actor {
     }
 
     /// Keeps the socket and says what it is.
-    fn told(&mut self, socket: OwnedFd) -> Result<String, Failure> {
+    pub(crate) fn told(&mut self, socket: OwnedFd) -> Result<String, Failure> {
         let port = port_of(&socket)?;
         let cookie = sockopt::socket_cookie(&socket)?;
         Ok(format!("id={} port={port} cookie={cookie}", self.keep(socket)))
@@ -162,18 +162,22 @@ fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failu
 }
 
 fn new(protocol: &str, family: AddressFamily) -> Result<OwnedFd, Failure> {
+    let (kind, protocol) = kind_of(protocol)?;
+    Ok(socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?)
+}
+
+pub(crate) fn kind_of(protocol: &str) -> Result<(SocketType, Option<Protocol>), Failure> {
     let udplite = std::num::NonZeroU32::new(136).map(Protocol::from_raw);
-    let (kind, protocol) = match protocol {
+    Ok(match protocol {
         "tcp" => (SocketType::STREAM, Some(ipproto::TCP)),
         "mptcp" => (SocketType::STREAM, Some(ipproto::MPTCP)),
         "udp" => (SocketType::DGRAM, Some(ipproto::UDP)),
         "udplite" => (SocketType::DGRAM, udplite),
         _ => return Err(Failure::Usage),
-    };
-    Ok(socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?)
+    })
 }
 
-fn family_of(address: &SocketAddr) -> AddressFamily {
+pub(crate) fn family_of(address: &SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 

@@ -13,7 +13,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 19] = [
+const STRUCTS: [&str; 21] = [
     "task_struct",
     "signal_struct",
     "pid",
@@ -33,6 +33,8 @@ const STRUCTS: [&str; 19] = [
     "ns_common",
     "atomic_t",
     "possible_net_t",
+    "mptcp_sock",
+    "io_kiocb",
 ];
 
 /// Reads the offsets from the kernel's BTF. Those of io_uring's tracepoints are left out: see [`add_uring`].
@@ -88,6 +90,8 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         task_start_boottime: task("start_boottime"),
         task_mm: task("mm"),
         task_signal: task("signal"),
+        task_flags: task("flags"),
+        task_comm: task("comm"),
         signal_live: btf.offset("signal_struct", "live"),
         signal_session: if pids == ABSENT { ABSENT } else { pids + 8 * PIDTYPE_SID },
         pid_nr: btf.offset("pid", "numbers.nr"),
@@ -118,6 +122,8 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         inode_ino: btf.offset("inode", "i_ino"),
         cgroup_kn: btf.offset("cgroup", "kn"),
         kernfs_id: btf.offset("kernfs_node", "id"),
+        mptcp_first: btf.offset("mptcp_sock", "first"),
+        uring_file: btf.offset("io_kiocb", "file"),
         skc_reuse: btf.bit_field("sock_common", "skc_reuse"),
         skc_reuseport: btf.bit_field("sock_common", "skc_reuseport"),
         skc_ipv6only: btf.bit_field("sock_common", "skc_ipv6only"),
@@ -133,21 +139,26 @@ pub(super) fn add_uring(offsets: &mut Offsets, tracefs: &Path) {
         let path = tracefs.join("events/io_uring").join(event).join("format");
         std::fs::read_to_string(path).ok().and_then(|format| field_offset(&format, name)).unwrap_or(ABSENT)
     };
-    let found = (
+    let found = [
         field("io_uring_complete", "req"),
         field("io_uring_complete", "res"),
         field("io_uring_submit_req", "req"),
         field("io_uring_submit_req", "opcode"),
-    );
-    if [found.0, found.1, found.2, found.3].contains(&ABSENT) {
+        field("io_uring_submit_req", "flags"),
+        // Its request leads to the socket.
+        offsets.uring_file,
+    ];
+    if found.contains(&ABSENT) {
         return;
     }
-    (
+    [
         offsets.uring_complete_req,
         offsets.uring_complete_res,
         offsets.uring_submit_req,
         offsets.uring_submit_opcode,
-    ) = found;
+        offsets.uring_submit_flags,
+        offsets.uring_file,
+    ] = found;
 }
 
 /// The offset of a field in a tracepoint's format file: `field:void * req; offset:16; size:8; signed:0;`, with tabs
