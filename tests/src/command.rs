@@ -32,6 +32,32 @@ pub fn bindwatch() -> PathBuf {
     built
 }
 
+/// A program that `cargo xtask setup` installs with pip: `uvicorn`, `python3`.
+///
+/// # Panics
+/// When it was not installed.
+#[must_use]
+pub fn python(program: &str) -> PathBuf {
+    installed("BINDWATCH_TEST_PYTHON", "tests-python", &format!("bin/{program}"), "setup")
+}
+
+/// A program that `cargo xtask test --real` installs, by its path in that folder.
+///
+/// # Panics
+/// When it was not installed.
+#[must_use]
+pub fn real(program: &str) -> PathBuf {
+    installed("BINDWATCH_TEST_REAL", "tests-real", program, "test --real")
+}
+
+fn installed(variable: &str, folder: &str, program: &str, verb: &str) -> PathBuf {
+    let folder = std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder), PathBuf::from);
+    let program = folder.join(program);
+    assert!(program.exists(), "{}: `cargo xtask {verb}` installs it", program.display());
+    program
+}
+
 /// A program to run, its arguments, and how long it may take.
 #[derive(Debug)]
 pub struct Run {

@@ -1,10 +1,13 @@
 //! Places that go away with the test: folders and cgroups.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::wait::Deadline;
+use rustix::fs::inotify;
+
+use crate::log::drain;
+use crate::wait::{Deadline, readable};
 
 /// When this variable is set, folders stay: a test may have dropped its own before it fails.
 const KEEP: &str = "BINDWATCH_TEST_KEEP";
@@ -46,6 +49,27 @@ impl Folder {
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let file = self.file(name);
         std::fs::write(&file, content).expect("a file in a temporary folder");
+        file
+    }
+}
+
+impl Folder {
+    /// Waits until a file of this name is in it, written and named whole.
+    ///
+    /// # Panics
+    /// When it does not appear.
+    #[track_caller]
+    pub fn appears(&self, name: &str) -> PathBuf {
+        let file = self.file(name);
+        let watch =
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).expect("inotify");
+        let appears = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&watch, self.path(), appears).expect("a watch on the folder");
+        let deadline = Deadline::patient();
+        while !std::fs::metadata(&file).is_ok_and(|file| file.len() > 0) {
+            assert!(readable([watch.as_fd()], deadline).is_some(), "{} does not appear", file.display());
+            drain(&watch);
+        }
         file
     }
 }
@@ -127,6 +151,13 @@ impl Cgroup {
         &self.0
     }
 
+    /// The processes in it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let members = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        members.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Moves a process into it.
     ///
     /// # Panics
@@ -145,9 +176,7 @@ impl Default for Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let members = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        for pid in members.lines().filter_map(|line| line.parse().ok()) {
-            let process = crate::wait::Process::of(pid);
+        for process in self.processes().into_iter().filter_map(crate::wait::Process::find) {
             process.signal(rustix::process::Signal::KILL);
             let _ended = process.ended(Deadline::patient());
         }

@@ -250,6 +250,12 @@ impl Server {
         self.started.process.id()
     }
 
+    /// Its processes that live.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        self.cgroup.processes()
+    }
+
     /// Its cgroup.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {

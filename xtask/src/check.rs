@@ -53,6 +53,8 @@ fn clippy() -> anyhow::Result<()> {
         "--locked",
         "--workspace",
         "--all-targets",
+        "--features",
+        "scenarios/real",
         "--",
         "-Dwarnings",
     ]))

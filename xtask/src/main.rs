@@ -2,6 +2,7 @@
 
 mod build_ebpf;
 mod check;
+mod folders;
 mod leftovers;
 mod object_file;
 mod setup;
@@ -19,7 +20,8 @@ usage: cargo xtask VERB
 
   setup [--quiet]        install what the other verbs need and is missing, nothing twice
   check                  format, tidy, clippy, dependencies, and the probe against its sources
-  test [FILTER]          every test, the scenarios with real processes included; needs root
+  test [--real] [FILTER] every test, the scenarios with real processes included; needs root. With --real also those
+                         whose programs are large to install
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
 ";
@@ -40,8 +42,10 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["setup"] => setup::all(false),
         ["setup", "--quiet" | "-q"] => setup::all(true),
         ["check"] => check::check(),
-        ["test"] => test::test(None),
-        ["test", filter] => test::test(Some(filter)),
+        ["test"] => test::test(None, false),
+        ["test", "--real"] => test::test(None, true),
+        ["test", "--real", filter] | ["test", filter, "--real"] => test::test(Some(filter), true),
+        ["test", filter] => test::test(Some(filter), false),
         ["tidy"] => tidy::tidy(),
         ["build-ebpf"] => build_ebpf::build_and_store(),
         ["build-ebpf", "--check"] => build_ebpf::check(),

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
+use crate::folders;
 use crate::shell;
 use crate::toolchain::{LINKER_VERSION, Toolchain};
 
@@ -22,6 +23,8 @@ pub(crate) enum Part {
     Check,
     /// The programs that the scenarios start.
     Test,
+    /// The larger ones, of `test --real`.
+    Real,
 }
 
 /// A program that a Debian package brings.
@@ -31,7 +34,7 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 14] = [
     Program { name: "python3", package: "python3", why: "scenario: workers of multiprocessing" },
     Program { name: "node", package: "nodejs", why: "scenario: workers of node:cluster" },
     Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
@@ -41,6 +44,14 @@ const PROGRAMS: [Program; 10] = [
     Program { name: "zstd", package: "zstd", why: "scenario: a compressed log" },
     Program { name: "nginx", package: "nginx", why: "scenario: workers of one server share on purpose" },
     Program { name: "haproxy", package: "haproxy", why: "scenario: a reload is not a co-bind" },
+    Program { name: "unbound", package: "unbound", why: "scenario: two resolvers on one port" },
+    Program { name: "dnsmasq", package: "dnsmasq-base", why: "scenario: two resolvers on one port" },
+    Program {
+        name: "avahi-daemon",
+        package: "avahi-daemon",
+        why: "scenario: multicast is shared on purpose",
+    },
+    Program { name: "systemd-socket-activate", package: "systemd", why: "scenario: an activated server" },
     Program { name: "gunicorn", package: "gunicorn", why: "scenario: pre-forked workers" },
 ];
 
@@ -58,6 +69,10 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     let mut installed = false;
     if parts.contains(&Part::Test) {
         installed |= programs()?;
+        installed |= folders::install_python()?;
+    }
+    if parts.contains(&Part::Real) {
+        installed |= folders::install_real()?;
     }
     if parts.contains(&Part::Toolchain) {
         installed |= toolchain()?;
@@ -81,6 +96,11 @@ fn programs() -> anyhow::Result<bool> {
     if packages.contains(&"bpftool") && !has_candidate("bpftool") {
         packages.retain(|package| *package != "bpftool");
         packages.push("linux-tools-generic");
+    }
+    // `venv` is part of Python, but for Debian.
+    if shell::output(shell::command("/usr/bin/python3").args(["-c", "import ensurepip"])).is_err() {
+        println!("setup: python3-venv is missing (Python packages in a folder of their own)");
+        packages.push("python3-venv");
     }
     apt_install(&packages)
 }
@@ -139,7 +159,7 @@ fn apt_install(packages: &[&str]) -> anyhow::Result<bool> {
     let mut install = shell::command("apt-get");
     install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages);
     shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
-    for service in ["nginx", "haproxy"] {
+    for service in ["nginx", "haproxy", "unbound", "avahi-daemon"] {
         if packages.contains(&service) && Path::new("/run/systemd/system").is_dir() {
             // We want the program, not a server on port 80 from the next boot on.
             shell::run(shell::command("systemctl").args(["disable", "--quiet", service]))?;

@@ -8,23 +8,28 @@ use anyhow::{Context as _, bail};
 
 use crate::leftovers::Traces;
 use crate::setup::{self, Part};
-use crate::shell;
+use crate::{folders, shell};
 
 /// Scenarios wait far more than they compute, so more of them run at once than there are cores.
 const THREADS: usize = 4;
 
-/// Runs the tests whose names contain `filter`, all without one.
-pub(crate) fn test(filter: Option<&str>) -> anyhow::Result<()> {
+/// Runs the tests whose names contain `filter`, all without one; with `real` also those of `tests/real.rs`.
+pub(crate) fn test(filter: Option<&str>, real: bool) -> anyhow::Result<()> {
     if !shell::is_root()? {
         bail!("the scenarios attach programs to the kernel and need root: run `sudo -E cargo xtask test`");
     }
-    setup::parts(&[Part::Test])?;
+    setup::parts(if real { &[Part::Test, Part::Real] } else { &[Part::Test] })?;
     shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--release", "--package", "bindwatch"]))?;
     let before = Traces::now()?;
 
     let mut cargo = shell::cargo();
     cargo.args(["test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]).args(filter);
+    if real {
+        cargo.args(["--features", "scenarios/real"]);
+    }
     cargo
+        .env("BINDWATCH_TEST_PYTHON", folders::python())
+        .env("BINDWATCH_TEST_REAL", folders::real())
         .env("BINDWATCH", shell::target_dir().join("release/bindwatch"))
         .env("RUST_TEST_THREADS", THREADS.to_string());
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
@@ -40,6 +45,9 @@ pub(crate) fn test(filter: Option<&str>) -> anyhow::Result<()> {
     }
     let status = child.wait().context("cargo did not end")?;
 
+    if !real {
+        println!("not selected: tests/tests/real.rs, with Node.js 22 and Go (cargo xtask test --real)");
+    }
     let left = Traces::left(&before)?;
     for trace in &left {
         println!("left behind: {trace}");

@@ -1,0 +1,113 @@
+//! Members of a multicast group share a port on purpose, also where they join after their bind.
+
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::os::unix::fs::MetadataExt as _;
+
+use scenarios::{Actor, Folder, Recording, Report, Run, Server, python};
+use serde_json::Value;
+
+/// A network namespace that ends with its actor, with an interface that multicast goes through.
+struct Net {
+    actor: Actor,
+    inum: u64,
+}
+
+impl Net {
+    fn new() -> Self {
+        let mut actor = Actor::new();
+        actor.ok("unshare-net");
+        let net = format!("/proc/{}/ns/net", actor.pid());
+        let inum = std::fs::metadata(&net).expect("a network namespace").ino();
+        let net = Self { actor, inum };
+        net.run(&["ip", "link", "add", "one", "type", "veth", "peer", "name", "other"]);
+        net.run(&["ip", "address", "add", "10.99.0.1/24", "dev", "one"]);
+        net.run(&["ip", "link", "set", "one", "up"]);
+        net.run(&["ip", "link", "set", "other", "up"]);
+        net
+    }
+
+    fn enter(&self) -> [String; 2] {
+        ["nsenter".to_owned(), format!("--net=/proc/{}/ns/net", self.actor.pid())]
+    }
+
+    fn run(&self, command: &[&str]) {
+        let [nsenter, net] = self.enter();
+        let _ran = Run::new(nsenter).args([net]).args(command).outcome().expect(0);
+    }
+
+    fn start(&self, folder: &Folder, command: &[&str]) -> Server {
+        let enter = self.enter();
+        Server::start(folder.path(), enter.iter().map(String::as_str).chain(command.iter().copied()))
+    }
+
+    /// Waits until so many sockets of the process on the port have joined a group.
+    fn joined(&self, recording: &Recording, port: u64, process: u32, count: usize) {
+        let prefix = format!("{process}@");
+        let here = |line: &Value| {
+            line["type"] == "bind"
+                && line["socket"]["netns"] == self.inum
+                && line["socket"]["port"] == port
+                && line["process"].as_str().is_some_and(|process| process.starts_with(&prefix))
+        };
+        let binds = recording.wait_for_lines("\"type\":\"bind\"", count, here);
+        let cookies: Vec<&Value> = binds.iter().map(|bind| &bind["socket"]["cookie"]).collect();
+        let mut joined = Vec::new();
+        recording.wait_for_lines("multicast", count, |line| {
+            let cookie = &line["cookie"];
+            let new = line["type"] == "option" && cookies.contains(&cookie) && !joined.contains(cookie);
+            if new {
+                joined.push(cookie.clone());
+            }
+            new
+        });
+    }
+
+    fn found(&self, report: &Report) -> Vec<scenarios::Finding> {
+        report.findings().into_iter().filter(|finding| finding.0["netns"] == self.inum).collect()
+    }
+}
+
+#[test]
+fn avahi_and_zeroconf_share_mdns_on_purpose() {
+    let recording = Recording::start();
+    let (folder, net) = (Folder::new(), Net::new());
+    folder.write(
+        "avahi.conf",
+        "[server]
+use-ipv4=yes
+use-ipv6=no
+allow-interfaces=one
+enable-dbus=no
+disallow-other-stacks=no
+[publish]
+disable-publishing=yes
+",
+    );
+    folder.write(
+        "browse.py",
+        "import threading
+from zeroconf import IPVersion, Zeroconf
+browser = Zeroconf(interfaces=['10.99.0.1'], ip_version=IPVersion.V4Only)
+threading.Event().wait()
+",
+    );
+    // Its PID file is the machine's: a /run of its own keeps it out of the way of another avahi.
+    let avahi = net.start(
+        &folder,
+        &[
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /run && exec avahi-daemon --file=avahi.conf --no-drop-root --no-chroot --no-rlimits",
+        ],
+    );
+    net.joined(&recording, 5353, avahi.pid(), 1);
+    let python = python("python3");
+    let zeroconf = net.start(&folder, &[&python.to_string_lossy(), "browse.py"]);
+    net.joined(&recording, 5353, zeroconf.pid(), 1);
+    recording.fence();
+    let found = net.found(&recording.stop().report());
+    assert!(found.is_empty(), "{found:#?}");
+}
