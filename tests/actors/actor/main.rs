@@ -3,30 +3,37 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, listen |
+//! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, listen, `dev=NAME` (SO_BINDTODEVICE), `uid=N` (the socket's owner) |
 //! | `uring HOW PROTO ADDRESS [FLAG…]` | as `bind`, all of it through io_uring. HOW: inline, async, sqpoll, linked (bind and listen submitted as a chain) |
 //! | `uring-listen HOW ID` | listen through io_uring |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
 //! | `socket PROTO 4\|6` | a socket that is not bound |
 //! | `listen ID`, `close ID`, `shutdown ID` | as named |
 //! | `opt ID reuseaddr\|reuseport 0\|1` | sets an option |
+//! | `opt ID ifindex N` | SO_BINDTOIFINDEX |
 //! | `join ID GROUP` | joins a multicast group |
 //! | `accept ID` | a connection that waits; answers its `id` |
 //! | `connect PROTO ADDRESS` | a connection; answers `id port` |
+//! | `knock PROTO ADDRESS N` | N connections, or a datagram from each of N sockets; answers `refused` |
+//! | `unreached` | how many of the datagrams came back since; `hang-up` closes what knocked |
+//! | `take ID` | takes the connections or datagrams that wait, and says how many |
 //! | `fork` | a child without exec; answers its `child` number and `pid` |
 //! | `spawn [ID…]` | a child with exec that inherits these sockets, by the ids 1, 2, … |
 //! | `tell CHILD COMMAND…` | a command to a child; answers what it answers |
 //! | `exec [ID…]` | becomes a new image of itself with these sockets, by the ids 1, 2, … |
 //! | `inbox NAME`, `post ID NAME`, `unpost` | hands a socket to another process (SCM_RIGHTS) |
 //! | `setuid N`, `setsid`, `unshare-net`, `pid` | as named |
+//! | `sysctl NAME VALUE`, `ip ARGUMENT…` | sets one up in its network namespace |
 //! | `slow-term MS` | from now on SIGTERM ends it only after that time |
 //! | `stay` | from now on the end of input does not end it, only a signal does |
 //! | `exit` | ends it |
 //!
 //! Arguments of the program are commands that come first. It ends when its input does.
 
+mod bare;
 mod family;
 mod sockets;
+mod traffic;
 mod uring;
 
 use std::collections::BTreeMap;
@@ -49,6 +56,7 @@ pub(crate) struct Actor {
     sockets: BTreeMap<u64, OwnedFd>,
     children: BTreeMap<u64, family::Channel>,
     inbox: Option<OwnedFd>,
+    knocks: Vec<OwnedFd>,
     term: Option<(SignalFd, Duration)>,
     stays: bool,
 }
@@ -102,6 +110,7 @@ fn main() -> ExitCode {
         sockets: BTreeMap::new(),
         children: BTreeMap::new(),
         inbox: None,
+        knocks: Vec::new(),
         term: None,
         stays: false,
     };
@@ -158,6 +167,13 @@ impl Actor {
             ["join", id, group] => self.join(id.parse()?, group),
             ["accept", id] => self.accept(id.parse()?),
             ["connect", protocol, address] => self.connect(protocol, address),
+            ["knock", protocol, address, count] => self.knock(protocol, address, count.parse()?),
+            ["unreached"] => self.unreached(),
+            ["hang-up"] => {
+                self.knocks.clear();
+                Ok(String::new())
+            }
+            ["take", id] => self.take(id.parse()?),
             ["fork"] => self.fork(),
             ["spawn", ids @ ..] => self.spawn(ids),
             ["tell", child, command @ ..] => self.relay(child.parse()?, command),
@@ -171,6 +187,11 @@ impl Actor {
             }
             ["setsid"] => Ok(format!("session={}", rustix::process::setsid()?.as_raw_nonzero())),
             ["unshare-net"] => unshare_net(),
+            ["sysctl", name, value] => {
+                std::fs::write(std::path::Path::new("/proc/sys").join(name), value)?;
+                Ok(String::new())
+            }
+            ["ip", arguments @ ..] => ip(arguments),
             ["pid"] => Ok(format!("pid={}", std::process::id())),
             ["slow-term", time] => self.slow_term(Duration::from_millis(time.parse()?)),
             ["stay"] => {
@@ -234,7 +255,11 @@ impl Actor {
 /// A network namespace of its own, in which only loopback is up. It goes away with its last process.
 fn unshare_net() -> Result<String, Failure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-    let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    ip(&["link", "set", "lo", "up"])
+}
+
+fn ip(arguments: &[&str]) -> Result<String, Failure> {
+    let up = std::process::Command::new("ip").args(arguments).status()?;
     if up.success() { Ok(String::new()) } else { Err(Failure::Errno(Errno::IO)) }
 }
 

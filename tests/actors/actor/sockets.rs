@@ -3,6 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::BindToDevice;
+use nix::unistd::Uid;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -11,6 +14,7 @@ use rustix::net::{
     sockopt,
 };
 
+use crate::bare::to_ifindex;
 use crate::{Actor, Failure};
 
 /// Connections that may wait to be accepted.
@@ -83,6 +87,7 @@ impl Actor {
         match option {
             "reuseaddr" => sockopt::set_socket_reuseaddr(socket, value == "1")?,
             "reuseport" => sockopt::set_socket_reuseport(socket, value == "1")?,
+            "ifindex" => to_ifindex(socket, value.parse()?)?,
             _ => return Err(Failure::Usage),
         }
         Ok(String::new())
@@ -144,9 +149,21 @@ impl Actor {
 
 fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failure> {
     let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
-    let socket = new(protocol, family_of(&address))?;
+    let owner = flags.iter().find_map(|flag| flag.strip_prefix("uid=")).map(str::parse).transpose()?;
+    // The kernel takes a socket's owner from the file system's user id at socket(2).
+    let own = owner.map(|owner| nix::unistd::setfsuid(Uid::from_raw(owner)));
+    let socket = new(protocol, family_of(&address));
+    if let Some(own) = own {
+        nix::unistd::setfsuid(own);
+    }
+    let socket = socket?;
     for flag in flags {
+        if let Some(device) = flag.strip_prefix("dev=") {
+            setsockopt(&socket, BindToDevice, &device.into())?;
+            continue;
+        }
         match *flag {
+            _ if flag.starts_with("uid=") => {}
             "reuseaddr" => sockopt::set_socket_reuseaddr(&socket, true)?,
             "reuseport" => sockopt::set_socket_reuseport(&socket, true)?,
             "v6only" => sockopt::set_ipv6_v6only(&socket, true)?,
@@ -161,7 +178,7 @@ fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failu
     Ok(socket)
 }
 
-fn new(protocol: &str, family: AddressFamily) -> Result<OwnedFd, Failure> {
+pub(crate) fn new(protocol: &str, family: AddressFamily) -> Result<OwnedFd, Failure> {
     let (kind, protocol) = kind_of(protocol)?;
     Ok(socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?)
 }

@@ -21,6 +21,10 @@ pub(super) struct Round {
     began: Option<Seq>,
 }
 
+/// A `listen()` that fails with EADDRINUSE begins to listen and stops at once, within the call, ns. What stops so soon has
+/// not stopped.
+const LISTEN_FAILS_NS: u64 = 1_000_000;
+
 impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
         self.leave(bind.socket.cookie, now);
@@ -37,7 +41,7 @@ impl Ledger {
             // Its port was not known yet, or a bind of it was lost.
             let mut socket = Socket::new(facts, State::Listen, known.binder, known.since, known.known);
             socket.shared.clone_from(&known.shared);
-            socket.listened = now.seq;
+            (socket.listened, socket.listened_at) = (now.seq, now.at);
             self.leave(facts.cookie, now);
             self.enter(socket, now);
             return;
@@ -45,7 +49,7 @@ impl Ledger {
         if let Some(socket) = self.holdings.get_mut(facts.cookie) {
             socket.state = State::Listen;
             socket.stopped = false;
-            socket.listened = now.seq;
+            (socket.listened, socket.listened_at) = (now.seq, now.at);
             socket.options = facts.options;
             socket.shares_port |= facts.options.reuse_port;
             socket.shares_addr |= facts.options.reuse_addr;
@@ -56,13 +60,20 @@ impl Ledger {
     pub(super) fn unlistened(&mut self, unlisten: &Unlisten, now: Moment) {
         let Some(socket) = self.holdings.get_mut(unlisten.cookie) else { return };
         socket.state = State::Bound;
-        socket.stopped = true;
+        socket.stopped = now.at.since(socket.listened_at) >= LISTEN_FAILS_NS;
         for id in &socket.findings {
             if let Some(record) = self.records.peek(*id) {
                 record.add_backlog(unlisten.cookie, unlisten.backlog);
             }
         }
         self.changed_here(unlisten.cookie, now);
+    }
+
+    /// `listen()` failed: the socket is bound as before.
+    pub(super) fn listen_failed(&mut self, cookie: Cookie, now: Moment) {
+        let Some(socket) = self.holdings.get_mut(cookie).filter(|socket| socket.stopped) else { return };
+        socket.stopped = false;
+        self.changed_here(cookie, now);
     }
 
     pub(super) fn option_set(&mut self, option: &OptionSet, now: Moment) {
@@ -76,7 +87,10 @@ impl Ledger {
                 socket.options.reuse_port = on;
                 socket.shares_port |= on;
             }
-            Setting::Device(device) => socket.options.device = device,
+            Setting::Device(device) => {
+                socket.moved |= socket.options.device != device;
+                socket.options.device = device;
+            }
             Setting::Multicast => {
                 socket.multicast = true;
                 for id in &socket.findings {
@@ -230,6 +244,7 @@ impl Ledger {
             socket.round = round;
             if !unchanged {
                 socket.stopped &= state != State::Listen;
+                socket.moved |= socket.options.device != facts.options.device;
                 socket.state = state;
                 socket.options = facts.options;
                 socket.shares_port |= facts.options.reuse_port;

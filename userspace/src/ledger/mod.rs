@@ -119,6 +119,7 @@ impl Ledger {
             Body::Listen(listen) => self.listening(listen, now),
             Body::Unlisten(unlisten) => self.unlistened(unlisten, now),
             Body::ListenFailed(failed) => {
+                self.listen_failed(failed.socket.cookie, now);
                 self.call_failed(
                     now,
                     Call {

@@ -1,17 +1,18 @@
 //! Who gets new connections or datagrams when several sockets want them, as measured on kernels 5.10 to 7.2.
 //!
 //! A specific address goes before a wildcard, AF_INET before v4 on an IPv6 socket. Among equals SO_REUSEPORT splits;
-//! of UDP sockets that share by SO_REUSEADDR alone the last to bind gets all.
+//! of UDP sockets that share by SO_REUSEADDR alone, and of any that a change of device put together, the last one gets all.
 
-use crate::event::{Family, Protocol};
+use crate::event::{Family, Seq};
 
 use super::finding::Receives;
 use super::kin::Kin;
 use super::place::Place;
 use super::socket::{Socket, State};
 
-fn is_open(socket: &Socket) -> bool {
-    socket.port.protocol != Protocol::Tcp || socket.state == State::Listen
+/// When it came to where traffic is looked for.
+fn came(socket: &&Socket) -> Seq {
+    if socket.state == State::Listen { socket.listened } else { socket.known }
 }
 
 fn one(kin: &Kin, socket: &Socket) -> Option<Receives> {
@@ -21,7 +22,7 @@ fn one(kin: &Kin, socket: &Socket) -> Option<Receives> {
 
 /// Among sockets on one endpoint. None when nobody listens, or when it depends on the interface.
 pub(super) fn by_sharers(kin: &Kin, sharers: &[&Socket]) -> Option<Receives> {
-    let open: Vec<&Socket> = sharers.iter().copied().filter(|socket| is_open(socket)).collect();
+    let open: Vec<&Socket> = sharers.iter().copied().filter(|socket| socket.is_open()).collect();
     let inet = open.iter().any(|socket| socket.family == Family::Inet);
     let ranked: Vec<&Socket> =
         open.into_iter().filter(|socket| !inet || socket.family == Family::Inet).collect();
@@ -36,12 +37,12 @@ pub(super) fn by_sharers(kin: &Kin, sharers: &[&Socket]) -> Option<Receives> {
     if ranked.iter().all(|socket| socket.shares_port) {
         return Some(Receives::Split);
     }
-    one(kin, ranked.iter().max_by_key(|socket| socket.known)?)
+    one(kin, ranked.into_iter().max_by_key(came)?)
 }
 
 /// Where a narrower place takes traffic that a broader one wants as well: who gets what they both want.
 pub(super) fn by_narrower(kin: &Kin, narrow: &[&Socket], broad: &[&Socket]) -> Option<Receives> {
-    let open = |side: &[&Socket]| side.iter().any(|socket| is_open(socket));
+    let open = |side: &[&Socket]| side.iter().any(|socket| socket.is_open());
     let (Some(first), true) = (narrow.first(), open(broad)) else { return by_sharers(kin, narrow) };
     if !open(narrow) {
         return by_sharers(kin, broad);
@@ -56,8 +57,7 @@ pub(super) fn by_narrower(kin: &Kin, narrow: &[&Socket], broad: &[&Socket]) -> O
 /// `[::]` beside `[::]` that keeps to IPv6: no split. The first to listen, or to bind, gets all; of UDP sockets that
 /// share by SO_REUSEADDR alone, the last.
 fn by_time(kin: &Kin, narrow: &[&Socket], broad: &[&Socket]) -> Option<Receives> {
-    let open = || narrow.iter().chain(broad).copied().filter(|socket| is_open(socket));
-    let came = |socket: &&Socket| if socket.state == State::Listen { socket.listened } else { socket.known };
+    let open = || narrow.iter().chain(broad).copied().filter(|socket| socket.is_open());
     let winner = if open().all(|socket| socket.shares_port) {
         open().min_by_key(came)
     } else {

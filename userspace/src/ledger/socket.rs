@@ -63,6 +63,8 @@ pub(super) struct Socket {
     pub(super) shares_addr: bool,
     /// A multicast group was joined: sharing is meant.
     pub(super) multicast: bool,
+    /// Its device was changed after the bind: it may be where it could not have been bound.
+    pub(super) moved: bool,
     /// It listened and was shut down: the port is held, but nothing is received.
     pub(super) stopped: bool,
     /// Its holders ended and nobody is known to have it since; they are still named.
@@ -79,6 +81,8 @@ pub(super) struct Socket {
     pub(super) known: Seq,
     /// When it began to listen; 0 never seen.
     pub(super) listened: Seq,
+    /// The same as a time.
+    pub(super) listened_at: BootTime,
     /// Findings that name it.
     pub(super) findings: Vec<FindingId>,
 }
@@ -100,6 +104,7 @@ impl Socket {
             shares_port: facts.options.reuse_port,
             shares_addr: facts.options.reuse_addr,
             multicast: facts.address.to_canonical().is_multicast(),
+            moved: false,
             stopped: false,
             unheld: false,
             state,
@@ -110,6 +115,7 @@ impl Socket {
             since,
             known,
             listened: if matches!(state, State::Listen) { known } else { Seq(0) },
+            listened_at: since.unwrap_or_default(),
             findings: Vec::new(),
         }
     }
@@ -155,15 +161,22 @@ impl Socket {
         !self.stopped && !self.multicast && self.state != State::Connected
     }
 
+    /// Whether it can receive: UDP, and TCP that listens.
+    pub(super) fn is_open(&self) -> bool {
+        self.port.protocol != Protocol::Tcp || self.state == State::Listen
+    }
+
     /// Whether the kernel lets both be there and both get traffic, were they alive at places that meet.
     ///
-    /// TCP sockets that share by SO_REUSEADDR alone do not: only one of them can listen.
+    /// TCP sockets that share by SO_REUSEADDR alone do not: only one of them can listen. Nothing keeps a socket from being
+    /// moved to another's device.
     pub(super) fn shares_with(&self, other: &Self) -> bool {
         self.takes_part()
             && other.takes_part()
             && devices_meet(self.options.device, other.options.device)
             && ((self.shares_port && other.shares_port)
-                || (self.port.protocol != Protocol::Tcp && self.shares_addr && other.shares_addr))
+                || (self.port.protocol != Protocol::Tcp && self.shares_addr && other.shares_addr)
+                || ((self.moved || other.moved) && self.is_open() && other.is_open()))
     }
 }
 

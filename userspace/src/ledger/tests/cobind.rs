@@ -421,3 +421,40 @@ fn the_time_for_a_handover_can_be_set() {
         "co-bind udp 127.0.0.1:80 O[o closed] N[n bound] -> split 100ms",
     );
 }
+
+#[test]
+fn a_listen_that_fails_is_no_listener_that_was_shut_down() {
+    // The kernel lets it listen first, and takes that back: nobody stopped, for a reload or a restart.
+    check(
+        "proc A exe=/bin/x
+         proc B exe=/bin/x
+         proc C exe=/bin/x
+         bind A a tcp 127.0.0.1:80 rp
+         bind B b tcp 127.0.0.1:80 rp
+         @2000 listen a
+         @2000 unlisten a
+         listen-refuse A a
+         @2000 refuse C c tcp 127.0.0.1:80",
+        "co-bind tcp 127.0.0.1:80 live A[a bound] B[b bound] 996ms
+         refused tcp 127.0.0.1:80 victim=A/listen
+         refused tcp 127.0.0.1:80 A[a bound] B[b bound] victim=C bound",
+    );
+}
+
+#[test]
+fn a_change_of_device_can_put_two_on_one_endpoint() {
+    check(
+        "proc A exe=/bin/a
+         proc B exe=/bin/b
+         bind A a tcp 127.0.0.1:80 dev=1
+         listen a
+         bind B b tcp 127.0.0.1:80 dev=2
+         listen b
+         bind A c udp 127.0.0.1:80 dev=1
+         bind B d udp 127.0.0.1:80 dev=2
+         set b dev=1
+         set d dev=0",
+        "co-bind tcp 127.0.0.1:80 live A[a listen] B[b listen] -> B 1ms
+         co-bind udp 127.0.0.1:80 live A[c bound] B[d bound] 0ms",
+    );
+}

@@ -245,6 +245,7 @@ impl Run {
                     Held {
                         facts: facts.clone(),
                         ever: (facts.options.reuse_port, facts.options.reuse_addr),
+                        moved: false,
                         listens: false,
                         stopped: false,
                         multicast: false,
@@ -360,7 +361,10 @@ impl Run {
             match setting {
                 Setting::ReusePort(on) => options.reuse_port = on,
                 Setting::ReuseAddr(on) => options.reuse_addr = on,
-                Setting::Device(device) => options.device = device,
+                Setting::Device(device) => {
+                    held.moved |= options.device != device;
+                    options.device = device;
+                }
                 Setting::Multicast => held.multicast = true,
             }
             held.ever =

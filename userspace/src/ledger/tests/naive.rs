@@ -11,6 +11,8 @@ pub(super) struct Held {
     pub(super) facts: SocketFacts,
     /// Reuse bits that were ever on.
     pub(super) ever: (bool, bool),
+    /// Its device was changed.
+    pub(super) moved: bool,
     pub(super) listens: bool,
     pub(super) stopped: bool,
     pub(super) multicast: bool,
@@ -80,6 +82,7 @@ impl Model {
         let udp = a.facts.protocol != Protocol::Tcp;
         let options = (a.ever.0 && b.ever.0) || (udp && a.ever.1 && b.ever.1);
         let both = |what: fn(&Held) -> bool| what(a) && what(b);
+        let options = options || ((a.moved || b.moved) && (udp || both(|held| held.listens)));
         conflict(&a.facts, &b.facts) && options && both(|held| !held.stopped) && both(|held| !held.multicast)
     }
 
