@@ -1,6 +1,6 @@
 //! Reading kernel memory at offsets that were resolved from BTF when bindwatch started.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use aya_ebpf::helpers::generated;
 use bindwatch_probe::abi::ABI_VERSION;
 use bindwatch_probe::abi::config::{ABSENT, BitField, Offsets};
 
@@ -42,18 +42,45 @@ impl Addr {
     #[inline(always)]
     pub fn of_pointer<T>(pointer: *const T) -> Self {
         let slot = pointer as u64;
-        // SAFETY: reads eight bytes of our own stack.
-        Self(unsafe { bpf_probe_read_kernel(core::ptr::from_ref(core::hint::black_box(&slot))) }.unwrap_or(0))
+        let mut number = 0u64;
+        // SAFETY: reads eight bytes of our own stack into eight others.
+        unsafe {
+            generated::bpf_probe_read_kernel(
+                (&raw mut number).cast(),
+                size_of::<u64>() as u32,
+                core::ptr::from_ref(core::hint::black_box(&slot)).cast(),
+            );
+        }
+        Self(number)
     }
 
     /// The field at `offset`, or zero when the kernel does not have it or the address is bad.
     #[inline(always)]
     pub fn read<T: Copy + Default>(self, offset: u32) -> T {
-        if offset == ABSENT {
-            return T::default();
+        let mut value = T::default();
+        if offset != ABSENT {
+            // SAFETY: the helper checks the address, and writes zeros where it cannot be read: its result needs no
+            // branch, and each branch doubles what the verifier of an older kernel has to follow. T is an integer or an
+            // array of bytes, for which every pattern is a value.
+            unsafe {
+                generated::bpf_probe_read_kernel(
+                    (&raw mut value).cast(),
+                    size_of::<T>() as u32,
+                    (self.0 + u64::from(offset)) as *const _,
+                );
+            }
         }
-        // SAFETY: bpf_probe_read_kernel checks the address; T is an integer or an array of bytes.
-        unsafe { bpf_probe_read_kernel((self.0 + u64::from(offset)) as *const T) }.unwrap_or_default()
+        value
+    }
+
+    /// The sixteen bytes at `offset`, or zeros. Two words, not an array of bytes: the compiler would clear that with a
+    /// loop, and Linux 5.10 refuses a program when it cannot follow its loops in a million steps.
+    #[inline(always)]
+    pub fn read_16(self, offset: u32) -> [u8; 16] {
+        if offset == ABSENT {
+            return bytes_16(0, 0);
+        }
+        bytes_16(self.read(offset), self.read(offset + 8))
     }
 
     /// The pointer at `offset`.
@@ -67,6 +94,13 @@ impl Addr {
     pub fn bits(self, field: BitField) -> u32 {
         (u32::from(self.read::<u8>(field.byte)) >> (field.shift & 7)) & field.mask
     }
+}
+
+/// Sixteen bytes, as they lie in memory.
+#[inline(always)]
+pub fn bytes_16(first: u64, second: u64) -> [u8; 16] {
+    // SAFETY: both are sixteen bytes of plain data.
+    unsafe { core::mem::transmute([first, second]) }
 }
 
 /// `CLOCK_BOOTTIME` in ns (5.8).

@@ -5,7 +5,7 @@
 
 use bindwatch_probe::abi::record::option;
 
-use crate::kernel::{Addr, offset};
+use crate::kernel::{Addr, bytes_16, offset};
 
 /// AF_INET
 pub const AF_INET: u16 = 2;
@@ -117,15 +117,9 @@ impl Sk {
     #[inline(always)]
     pub fn address(self, family: u16) -> [u8; 16] {
         if family == AF_INET6 {
-            return self.0.read(offset!(skc_v6_rcv_saddr));
+            return self.0.read_16(offset!(skc_v6_rcv_saddr));
         }
-        let v4: [u8; 4] = self.0.read(offset!(skc_rcv_saddr));
-        let mut address = [0; 16];
-        address[0] = v4[0];
-        address[1] = v4[1];
-        address[2] = v4[2];
-        address[3] = v4[3];
-        address
+        v4(self.0.read(offset!(skc_rcv_saddr)))
     }
 
     /// Options that decide about sharing.
@@ -143,4 +137,10 @@ impl Sk {
         }
         options
     }
+}
+
+/// An IPv4 address in network byte order, as the first four bytes of a record's address.
+#[inline(always)]
+pub fn v4(ip: u32) -> [u8; 16] {
+    bytes_16(u64::from(ip), 0)
 }

@@ -1,9 +1,9 @@
 //! Facts about the caller and about other tasks.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated};
 use bindwatch_probe::abi::record::Task;
 
-use crate::kernel::{Addr, offset};
+use crate::kernel::{Addr, bytes_16, offset};
 
 /// The running task.
 #[inline(always)]
@@ -70,6 +70,15 @@ pub fn facts() -> Task {
         tid: ids as u32,
         uid: bpf_get_current_uid_gid() as u32,
         pad: 0,
-        comm: bpf_get_current_comm().unwrap_or_default(),
+        comm: comm(),
     }
+}
+
+/// Name of the running thread. The helper fills all of it, and never fails for sixteen bytes.
+#[inline(always)]
+fn comm() -> [u8; 16] {
+    let mut words = [0u64; 2];
+    // SAFETY: room for the sixteen bytes that the helper is told of.
+    unsafe { generated::bpf_get_current_comm((&raw mut words).cast(), size_of_val(&words) as u32) };
+    bytes_16(words[0], words[1])
 }

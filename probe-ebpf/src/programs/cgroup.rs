@@ -14,7 +14,7 @@ use super::{attempt, uring};
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::Addr;
 use crate::maps::{Attempt, call};
-use crate::sock::{AF_INET, AF_INET6, Sk};
+use crate::sock::{AF_INET, AF_INET6, Sk, v4};
 use crate::task;
 
 /// Watching never denies.
@@ -291,16 +291,4 @@ fn decides(level: i32, name: i32) -> bool {
         41 => matches!(name, 20 | 42 | 46),
         _ => false,
     }
-}
-
-/// An IPv4 address in network byte order, as the first four bytes of a record's address.
-#[inline(always)]
-pub fn v4(ip: u32) -> [u8; 16] {
-    let bytes = ip.to_ne_bytes();
-    let mut address = [0; 16];
-    address[0] = bytes[0];
-    address[1] = bytes[1];
-    address[2] = bytes[2];
-    address[3] = bytes[3];
-    address
 }

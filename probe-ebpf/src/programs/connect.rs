@@ -8,10 +8,10 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use bindwatch_probe::abi::record::door;
 
-use super::{attempt, cgroup::v4};
+use super::attempt;
 use crate::kernel::Addr;
 use crate::maps::{Attempt, CONNECT_OWNERS, Owner, call};
-use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, Sk};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, Sk, v4};
 use crate::task;
 
 const ALLOW: i32 = 1;
