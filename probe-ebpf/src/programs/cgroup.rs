@@ -268,7 +268,8 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         let option = SetOption {
             head: head(kind::OPTION, hook::SETSOCKOPT),
             cookie,
-            tgid: task::tgid(),
+            // Sockopt programs have no helper for it before 6.1.
+            tgid: task::tgid_of(task::current()),
             level,
             name,
             value,

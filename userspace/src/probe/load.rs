@@ -273,11 +273,18 @@ fn reason(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         log::debug!("the verifier's log:\n{verifier_log}");
         let log = verifier_log.to_string();
-        let said =
-            log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed ")).unwrap_or("");
+        let said = last_said(&log);
         return if said.is_empty() { io_error.to_string() } else { format!("{io_error}: {said}") };
     }
     chain(error)
+}
+
+/// The verifier's complaint: its last line that is not about its own work.
+fn last_said(log: &str) -> &str {
+    const ABOUT_ITSELF: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+    log.lines()
+        .rfind(|line| !line.is_empty() && !ABOUT_ITSELF.iter().any(|own| line.starts_with(own)))
+        .unwrap_or("")
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -312,5 +319,18 @@ pub fn release_memory() {
     // SAFETY: malloc_trim(3) may be called at any time; it only returns free pages to the kernel.
     unsafe {
         nix::libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_said;
+
+    #[test]
+    fn the_verifiers_complaint_is_found_in_its_log() {
+        let log = "94: (85) call bpf_get_current_pid_tgid#14\nunknown func bpf_get_current_pid_tgid#14\n\
+                   verification time 9097 usec\nstack depth 32\nprocessed 77 insns (limit 1000000)\n";
+        assert_eq!(last_said(log), "unknown func bpf_get_current_pid_tgid#14");
+        assert_eq!(last_said(""), "");
     }
 }
