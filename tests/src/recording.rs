@@ -85,6 +85,18 @@ impl Recording {
         &self.log
     }
 
+    /// A copy of the log as it is now: two reports of it are the same, which those of a log that grows need not be.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    #[track_caller]
+    pub fn so_far(&self) -> Log {
+        let copy = self.folder.file("so-far.jsonl");
+        std::fs::copy(self.log.path(), &copy).expect("a copy of the log");
+        Log::at(&copy)
+    }
+
     /// The folder of its log.
     #[must_use]
     pub fn folder(&self) -> &Folder {

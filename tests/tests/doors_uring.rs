@@ -26,7 +26,7 @@ fn servers_that_bind_through_io_uring_are_named_as_others_are() {
         );
         let listen = recording.wait_for(address, "listen", 2).remove(1);
         assert_eq!(listen["process"], bind["process"], "{how}");
-        let report = recording.log().report();
+        let report = recording.so_far().report();
         let finding = report.only(address, 8000);
         assert_eq!((finding.kind(), finding.text("receives")), ("co-bind", "split"), "{how}");
         assert_eq!(finding.pids(), [u64::from(one.pid()), u64::from(other.pid())], "{how}");
