@@ -56,6 +56,15 @@ impl Actor {
         Ok(answer)
     }
 
+    pub(crate) fn leak(&self, id: &str, program: &str, arguments: &[&str]) -> Result<String, Failure> {
+        self.inherit(&[id], true)?;
+        let mut command = Command::new(program);
+        let child = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = child.spawn()?;
+        self.inherit(&[id], false)?;
+        Ok(format!("pid={}", child.id()))
+    }
+
     pub(crate) fn exec(&mut self, ids: &[&str]) -> Result<String, Failure> {
         let numbers = self.inherit(ids, true)?;
         let error = Command::new(std::env::current_exe()?)

@@ -19,6 +19,7 @@
 //! | `take ID` | takes the connections or datagrams that wait, and says how many |
 //! | `fork` | a child without exec; answers its `child` number and `pid` |
 //! | `spawn [ID…]` | a child with exec that inherits these sockets, by the ids 1, 2, … |
+//! | `leak ID PROGRAM [ARG…]` | a program that inherits the socket, with no other link to the actor; answers its `pid` |
 //! | `tell CHILD COMMAND…` | a command to a child; answers what it answers |
 //! | `exec [ID…]` | becomes a new image of itself with these sockets, by the ids 1, 2, … |
 //! | `inbox NAME`, `post ID NAME`, `unpost` | hands a socket to another process (SCM_RIGHTS) |
@@ -176,6 +177,7 @@ impl Actor {
             ["take", id] => self.take(id.parse()?),
             ["fork"] => self.fork(),
             ["spawn", ids @ ..] => self.spawn(ids),
+            ["leak", id, program, arguments @ ..] => self.leak(id, program, arguments),
             ["tell", child, command @ ..] => self.relay(child.parse()?, command),
             ["exec", ids @ ..] => self.exec(ids),
             ["inbox", name] => self.open_inbox(name),

@@ -221,9 +221,18 @@ impl<L: Lookups> Enricher<L> {
         self.sockets.next_due()
     }
 
-    /// Looks up who holds the sockets whose known holders have ended.
+    /// Looks up who holds the sockets whose known holders have ended, and long enough ago.
     pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
-        let unheld = self.sockets.take_unheld(now);
+        self.look_for_holders(now, now, facts);
+    }
+
+    /// The same of all of them, also those whose holders have only just ended: a judgement is about to rest on it.
+    pub fn settle(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
+        self.look_for_holders(now, BootTime(u64::MAX), facts);
+    }
+
+    fn look_for_holders(&mut self, now: BootTime, due: BootTime, facts: &mut Vec<Fact>) {
+        let unheld = self.sockets.take_unheld(due);
         if unheld.is_empty() {
             return;
         }

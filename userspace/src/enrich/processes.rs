@@ -344,6 +344,13 @@ impl Processes {
                 cmdline_cut: entry.program.cmdline_cut,
             });
         }
+        // No record tells of setsid(2); a daemon calls it after its fork.
+        if !entry.ended
+            && entry.known != Known::Name
+            && let Some(session) = self.proc.as_mut().and_then(|proc| proc.session(key))
+        {
+            entry.session = session;
+        }
         let executed = entry.lineage == key && matches!(entry.known, Known::Exec | Known::Scan);
         if executed && entry.mark.is_none() {
             let in_environment = || self.proc.as_mut().map_or(Some(Mark::Unknown), |proc| proc.mark(key));

@@ -29,12 +29,14 @@ impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
         self.leave(bind.socket.cookie, now);
         self.enter(Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq), now);
+        self.ward(bind.socket.cookie, bind.process);
     }
 
     pub(super) fn listening(&mut self, listen: &Listen, now: Moment) {
         let facts = &listen.socket;
         let Some(known) = self.holdings.get(facts.cookie) else {
             self.enter(Socket::new(facts, State::Listen, Some(listen.process), Some(now.at), now.seq), now);
+            self.ward(facts.cookie, listen.process);
             return;
         };
         if facts.port != 0 && (known.port, known.place) != (PortKey::of(facts), Place::of(facts)) {
@@ -131,12 +133,14 @@ impl Ledger {
             self.records.follow(socket, &holders.processes, now);
         }
         self.changed_here(holders.cookie, now);
+        self.inherited(holders.cookie, now);
     }
 
     /// A process ended: it no longer counts among the holders of what others have as well. What it had alone keeps its
     /// name until its close, or a look-up, tells more.
     pub(super) fn ended(&mut self, process: ProcessKey, now: Moment) {
         self.kin.end(process, now.seq);
+        self.wards.ended(process, now);
         let held: Vec<Cookie> = self.holdings.held_by(process).collect();
         for cookie in held {
             let Some(socket) = self.holdings.get(cookie) else { continue };
@@ -155,6 +159,7 @@ impl Ledger {
                 self.records.follow(socket, &rest, now);
             }
             self.changed_here(cookie, now);
+            self.inherited(cookie, now);
         }
     }
 
@@ -163,6 +168,7 @@ impl Ledger {
         let held: Vec<Cookie> = self.holdings.held_by(process).collect();
         for cookie in held {
             self.changed_here(cookie, now);
+            self.inherited(cookie, now);
         }
     }
 

@@ -43,6 +43,7 @@ use changes::Round;
 use exhausted::Shortages;
 use holdings::Holdings;
 use kin::Kin;
+use orphan::Wards;
 use overlap::Overlaps;
 use past::{Linger, Releases};
 use record::{Moment, Record, Records};
@@ -58,6 +59,7 @@ pub struct Ledger {
     lingering: Linger,
     refusals: Refusals,
     shortages: Shortages,
+    wards: Wards,
     round: Round,
     /// The last loss.
     lost_at: Option<Seq>,
@@ -78,6 +80,7 @@ impl Ledger {
             lingering: Linger::default(),
             refusals: Refusals::default(),
             shortages: Shortages::default(),
+            wards: Wards::default(),
             round: Round::default(),
             lost_at: None,
             records: Records::default(),
@@ -92,6 +95,7 @@ impl Ledger {
     pub fn apply(&mut self, event: &Event, changed: &mut Vec<FindingId>) {
         self.stats.count(event);
         let now = Moment { seq: event.seq, at: event.at };
+        self.outlived(now);
         match &event.body {
             Body::Process(process) => {
                 if self.kin.learn(process, now.seq) {

@@ -1,58 +1,192 @@
-//! Sockets that outlive the job they belong to.
+//! Sockets that outlive what they belong to: a job, the process that bound them, the parent that started their server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{Cookie, Job, JobPhase, ProcessKey};
+use crate::event::{BootTime, Cookie, Job, JobPhase, Known, ProcessKey};
 
-use super::Ledger;
-use super::finding::Kind;
+use super::finding::{FindingId, Kind};
 use super::party::Party;
 use super::place::{Place, PortKey};
 use super::record::Moment;
 use super::settings::is_at_or_below;
-use super::socket::State;
+use super::socket::{Socket, State};
+use super::{Ledger, program};
+
+/// How long a server may outlive the parent that started it, ns: a parent that asks it to end does not always wait.
+const FAREWELL_NS: u64 = 1_000_000_000;
+/// Sockets of jobs that are watched for the end of a parent, sockets.
+const WARDS_MAX: usize = 65_536;
+/// Jobs at once; `run` has one.
+const JOBS_MAX: usize = 64;
+
+/// Sockets that were bound in a job, by the process whose end their servers should not outlive.
+#[derive(Default)]
+pub(super) struct Wards {
+    /// First processes of the jobs that go on.
+    jobs: BTreeSet<ProcessKey>,
+    by_starter: BTreeMap<ProcessKey, BTreeSet<Cookie>>,
+    count: usize,
+    /// Those whose starter has ended: when they are looked at, and its end.
+    due: BTreeMap<(BootTime, Cookie), (ProcessKey, Moment)>,
+}
+
+impl Wards {
+    /// A process ended.
+    pub(super) fn ended(&mut self, process: ProcessKey, now: Moment) {
+        let cookies = self.by_starter.remove(&process).unwrap_or_default();
+        self.count -= cookies.len();
+        let at = BootTime(now.at.0.saturating_add(FAREWELL_NS));
+        self.due.extend(cookies.into_iter().map(|cookie| ((at, cookie), (process, now))));
+    }
+
+    fn next_due(&self) -> Option<BootTime> {
+        self.due.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Forgets the sockets that are closed.
+    fn sweep(&mut self, is_open: impl Fn(Cookie) -> bool) {
+        self.by_starter.retain(|_, cookies| {
+            cookies.retain(|cookie| is_open(*cookie));
+            !cookies.is_empty()
+        });
+        self.count = self.by_starter.values().map(BTreeSet::len).sum();
+    }
+}
 
 impl Ledger {
     /// A job began or ended: at its end, what only its own processes still hold is orphaned.
     pub(super) fn job(&mut self, job: &Job, now: Moment) {
-        if job.phase != JobPhase::End {
+        if job.phase == JobPhase::Start {
+            if let Some(process) = job.process.filter(|_| self.wards.jobs.len() < JOBS_MAX) {
+                self.wards.jobs.insert(process);
+            }
             return;
+        }
+        if let Some(process) = job.process {
+            self.wards.jobs.remove(&process);
         }
         let left: BTreeSet<ProcessKey> = job.left.iter().copied().collect();
         let whole_machine = job.cgroup.trim_matches('/').is_empty();
+        // By its cgroup, or, where it left that, by descent.
         let belongs = |process: ProcessKey| {
             left.contains(&process)
+                || job.process.is_some_and(|first| first == process || self.kin.is_ancestor(first, process))
                 || (!whole_machine
                     && self
                         .kin
                         .facts(process)
                         .is_some_and(|facts| is_at_or_below(&facts.cgroup, &job.cgroup)))
         };
-        // One finding for each endpoint and set of processes.
-        let mut orphans: BTreeMap<(PortKey, Place, Vec<ProcessKey>), Vec<Cookie>> = BTreeMap::new();
-        for socket in self.holdings.in_order() {
-            let mut holders = socket.holders().to_vec();
-            holders.sort_unstable();
-            // Nobody's: in flight, or about to be closed with its last holder.
-            if socket.unheld
-                || socket.state == State::Connected
-                || !holders.iter().all(|holder| belongs(*holder))
-            {
-                continue;
-            }
-            if !holders.is_empty() {
-                orphans.entry((socket.port, socket.place, holders)).or_default().push(socket.cookie);
+        let orphans: Vec<Cookie> = self
+            .holdings
+            .in_order()
+            .filter(|socket| is_open(socket) && socket.holders().iter().all(|holder| belongs(*holder)))
+            .map(|socket| socket.cookie)
+            .collect();
+        self.orphan(orphans, None, now, now);
+    }
+
+    /// A process bound a socket: should that be in a job, the socket is not to outlive the process's starter.
+    pub(super) fn ward(&mut self, cookie: Cookie, process: ProcessKey) {
+        if self.wards.jobs.is_empty() || self.holdings.get(cookie).is_none_or(|socket| socket.port.port == 0)
+        {
+            return;
+        }
+        let of_a_job = |ancestor| self.wards.jobs.contains(&ancestor);
+        let Some(starter) = self.kin.parent(self.kin.lineage(process)) else { return };
+        // The end of the job's first process is the job's.
+        if of_a_job(starter) || !self.kin.ancestors(starter).any(of_a_job) {
+            return;
+        }
+        if self.wards.count >= WARDS_MAX {
+            let holdings = &self.holdings;
+            self.wards.sweep(|cookie| holdings.get(cookie).is_some());
+        }
+        if self.wards.count >= WARDS_MAX {
+            self.stats.reached("job-sockets", 1);
+            return;
+        }
+        let is_new = self.wards.by_starter.entry(starter).or_default().insert(cookie);
+        self.wards.count += usize::from(is_new);
+    }
+
+    /// Looks at the sockets whose server's starter ended [`FAREWELL_NS`] ago.
+    ///
+    /// A server that made a session of its own wants to go on by itself (daemon(7)), and is left alone.
+    pub(super) fn outlived(&mut self, now: Moment) {
+        while self.wards.next_due().is_some_and(|due| due <= now.at) {
+            let Some(((_, cookie), (starter, ended))) = self.wards.due.pop_first() else { return };
+            let session = self.kin.facts(starter).map_or(0, |facts| facts.session);
+            let stays_in_session = |holder: &ProcessKey| {
+                session != 0 && self.kin.facts(*holder).is_some_and(|facts| facts.session == session)
+            };
+            let outlives = |socket: &Socket| {
+                is_open(socket)
+                    && socket.holders().iter().all(|holder| {
+                        !self.kin.has_ended(*holder)
+                            && self.kin.is_ancestor(starter, *holder)
+                            && stays_in_session(holder)
+                    })
+            };
+            if self.holdings.get(cookie).is_some_and(outlives) {
+                self.orphan(vec![cookie], None, ended, now);
             }
         }
-        for ((port, place, _), mut cookies) in orphans {
+    }
+
+    /// A socket whose binder has ended and that descendants have, which run other programs: it was left open for them
+    /// by mistake. Descendants of the same program, and those that it was handed to, go on serving.
+    pub(super) fn inherited(&mut self, cookie: Cookie, now: Moment) {
+        let Some(socket) = self.holdings.get(cookie) else { return };
+        let Some(binder) = socket.binder.filter(|binder| self.kin.has_ended(*binder)) else { return };
+        let leaked = |holder: &ProcessKey| {
+            let facts = self.kin.facts(*holder).filter(|facts| facts.known != Known::Name);
+            let servers = self.kin.facts(binder);
+            facts.is_some()
+                && servers.is_some_and(|facts| facts.known != Known::Name)
+                && self.kin.lineage(*holder) != self.kin.lineage(binder)
+                && self.kin.is_ancestor(binder, *holder)
+                && !program::same(facts.map(AsRef::as_ref), servers.map(AsRef::as_ref))
+        };
+        // What was bound before the recording could have been handed over on purpose by a binder that is not known.
+        if socket.since.is_some() && is_open(socket) && socket.holders().iter().all(leaked) {
+            self.orphan(vec![cookie], Some(binder), now, now);
+        }
+    }
+
+    /// Makes findings of sockets that belong to nothing any more `since` then: one for each endpoint and set of
+    /// processes. Those that are known as orphans only get another piece of evidence.
+    fn orphan(&mut self, cookies: Vec<Cookie>, binder: Option<ProcessKey>, since: Moment, now: Moment) {
+        let mut groups: BTreeMap<(PortKey, Place, Vec<ProcessKey>), Vec<Cookie>> = BTreeMap::new();
+        for cookie in cookies {
+            let Some(socket) = self.holdings.get(cookie) else { continue };
+            let mut holders = socket.holders().to_vec();
+            holders.sort_unstable();
+            groups.entry((socket.port, socket.place, holders)).or_default().push(cookie);
+        }
+        for ((port, place, holders), mut cookies) in groups {
             cookies.sort_unstable_by_key(|cookie| {
                 (self.holdings.get(*cookie).map(|socket| socket.known), *cookie)
             });
-            let Some(record) = self.records.open(Kind::Orphan, port, place.address(), now) else {
+            let known = self.known_orphan(port, place, &holders);
+            let owner = binder.and_then(|binder| {
+                let socket = cookies.first().and_then(|cookie| self.holdings.get(*cookie))?;
+                Some(Party::holding(&self.kin, binder, socket).holder())
+            });
+            let record = match known {
+                Some(id) => self.records.touch(id),
+                None => self.records.open(Kind::Orphan, port, place.address(), now),
+            };
+            let Some(record) = record else {
                 self.stats.reached("findings", 1);
                 return;
             };
-            record.live = true;
+            if known.is_none() {
+                record.live = true;
+                record.first_seen = since.at;
+            }
+            record.last_owner = record.last_owner.take().or(owner);
+            record.evidence.add(since.seq);
             record.evidence.add(now.seq);
             for socket in cookies.iter().filter_map(|cookie| self.holdings.get(*cookie)) {
                 record.add_socket_evidence(socket);
@@ -65,4 +199,26 @@ impl Ledger {
             self.records.link(id, &mut self.holdings);
         }
     }
+
+    /// The live finding on orphans of these processes at this place.
+    fn known_orphan(&self, port: PortKey, place: Place, holders: &[ProcessKey]) -> Option<FindingId> {
+        let named = self.holdings.at(port, place).flat_map(|socket| socket.findings.iter().copied());
+        let mut candidates: Vec<FindingId> = named.collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.into_iter().find(|id| {
+            self.records.get(*id).is_some_and(|record| {
+                let live = record.parties.iter().filter(|party| party.released_at.is_none());
+                let mut processes: Vec<ProcessKey> = live.map(|party| party.process).collect();
+                processes.sort_unstable();
+                record.kind == Kind::Orphan && record.live && processes == holders
+            })
+        })
+    }
+}
+
+/// Whether somebody has it, and it is not one connection: in flight it is nobody's, and with its last holder just
+/// ended it is about to be closed.
+fn is_open(socket: &Socket) -> bool {
+    !socket.unheld && socket.state != State::Connected && !socket.holders().is_empty()
 }

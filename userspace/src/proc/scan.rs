@@ -69,6 +69,13 @@ impl Proc {
         is_it.then(|| self.link_text(&folder, c"exe")).filter(|exe| !exe.is_empty())
     }
 
+    /// The session that a process is in now; None when it is gone.
+    pub(crate) fn session(&mut self, process: ProcessKey) -> Option<u32> {
+        let folder = self.folder(process.tgid)?;
+        read_at(folder.as_fd(), c"stat", &mut self.text, FILE_MAX).ok()?;
+        Stat::parse(&self.text).filter(|stat| stat.start == process.start).map(|stat| stat.session)
+    }
+
     /// The mark in a process's environment; [`Mark::Unknown`] when it is gone or not to be looked into.
     ///
     /// `/proc/PID/environ` is what its exec was given (proc(5)): what a process removes for its own children, as

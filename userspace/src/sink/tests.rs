@@ -220,6 +220,15 @@ fn table() -> Vec<(Finding, &'static str)> {
             "node server.js (PID 4711) and node server.js (PID 4803) still held tcp 127.0.0.3:9926 for 7.0 s after what they belonged to had ended",
         ),
         (
+            Finding {
+                live: true,
+                holders: vec![holder(77, "sleep")],
+                last_owner: Some(holder(812, "nginx")),
+                ..finding(Kind::Orphan)
+            },
+            "sleep (PID 77) still holds tcp 127.0.0.3:9926, inherited from nginx (PID 812), which had ended",
+        ),
+        (
             exhausted,
             "python3 server.js (PID 900) found no free local port to connect to tcp 10.0.0.1:443 in 20 attempts: wrk (PID 5) uses up the range",
         ),

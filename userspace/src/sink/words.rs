@@ -310,6 +310,11 @@ fn orphan(finding: &Finding) -> String {
         (true, false) => "still holds",
         (true, true) => "still hold",
     };
+    if let Some(owner) = &finding.last_owner {
+        let its = place(finding);
+        let all = listed(finding.holders.iter());
+        return format!("{all} {verb} {its}, inherited from {}, which had ended", process(owner));
+    }
     let belonged = if several { "they belonged to" } else { "it belonged to" };
     let lasted = finding.last_seen.since(finding.first_seen);
     let how_long =

@@ -14,7 +14,9 @@ use super::system::{Survey, System};
 use crate::cgroup2;
 use crate::clock;
 use crate::enrich::{Enricher, Fact, Processes};
-use crate::event::{Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, Lost, ProcessKey, Seq};
+use crate::event::{
+    Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, JobPhase, Lost, ProcessKey, Seq,
+};
 use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring, release_memory};
 use crate::wire::{self, Record, Stamped};
 
@@ -175,6 +177,10 @@ impl Live {
     /// Appends a fact of bindwatch's own. The processes that it names are made known first.
     pub fn insert(&mut self, body: Body, names: &[ProcessKey], events: &mut Vec<Event>) {
         let at = clock::boot_now();
+        if matches!(&body, Body::Job(job) if job.phase == JobPhase::End) {
+            // What the job leaves behind is told by who holds it now.
+            self.enricher.settle(at, &mut self.facts);
+        }
         for process in names {
             self.enricher.name(*process, at, &mut self.facts);
         }

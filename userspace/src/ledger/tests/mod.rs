@@ -10,6 +10,7 @@
 mod cobind;
 mod model;
 mod naive;
+mod orphan;
 mod pools;
 mod refused;
 mod rest;

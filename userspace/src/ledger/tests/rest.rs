@@ -196,34 +196,6 @@ fn what_changes_after_a_loss_is_uncertain() {
 }
 
 #[test]
-fn what_outlives_its_job_is_orphaned() {
-    check(
-        "proc R cgroup=/ci
-         proc A parent=R cgroup=/ci/job
-         proc B parent=A cgroup=/ci/job/sub
-         proc C parent=A cgroup=/elsewhere
-         proc D parent=R cgroup=/ci/job-2
-         job start /ci/job
-         bind A a tcp 127.0.0.1:80
-         bind A a2 tcp 127.0.0.1:80 rp dev=4
-         bind B b tcp 127.0.0.1:81
-         bind C c tcp 127.0.0.1:82
-         bind D d tcp 127.0.0.1:83
-         bind B e tcp 127.0.0.1:84
-         holders e B,D
-         bind A f tcp 127.0.0.1:85
-         found g tcp 127.0.0.1:86 established B
-         bind B h tcp 127.0.0.1:87
-         holders h
-         exit A
-         job end /ci/job left=B,C
-         close b",
-        "orphan tcp 127.0.0.1:81 B[b closed]
-         orphan tcp 127.0.0.1:82 live C[c bound]",
-    );
-}
-
-#[test]
 fn ports_that_run_out() {
     check(
         "proc A
@@ -375,22 +347,6 @@ fn evidence_is_what_proves_it() {
     let evidence: Vec<Vec<u64>> =
         told.ledger.findings().map(|finding| finding.evidence.iter().map(|seq| seq.0).collect()).collect();
     assert_eq!(evidence, [vec![3, 4, 6, 7, 8], vec![6, 7, 9]]);
-}
-
-#[test]
-fn an_orphan_stays_one_while_anybody_has_it() {
-    check(
-        "proc A cgroup=/ci/job
-         fork B of=A
-         bind A a tcp 127.0.0.1:80
-         listen a
-         job end /ci/job left=A
-         unlisten a
-         holders a A,B
-         exit A
-         listen a",
-        "orphan tcp 127.0.0.1:80 live A[a closed] B<A[a listen]",
-    );
 }
 
 #[test]

@@ -14,7 +14,7 @@
 //! refuse C s tcp 127.0.0.1:80 rp                bind() that failed; listen-refuse: listen(); errno=EACCES
 //! row LABEL s tcp 127.0.0.1:80 time-wait A,B last=C     for the failure labelled by as=LABEL
 //! no-port C tcp 10.0.0.1:80 errno=EAGAIN        connect() that failed
-//! inventory begin|end unseen=x        lost bind=3        job start|end /ci/1 left=A,B
+//! inventory begin|end unseen=x        lost bind=3        job start|end /ci/1 first=A left=A,B
 //! ```
 //! A line that begins with `@120` happens 120 ms after boot; the others 1 ms after the line before them.
 
@@ -264,10 +264,11 @@ impl Story {
                 })
             }
             "job" => {
+                let process = words.value("first").map(|name| self.key(name));
                 let left = words.value("left").map_or(Vec::new(), |names| self.keys(names));
                 let phase = if words.take() == "start" { JobPhase::Start } else { JobPhase::End };
                 let (name, cgroup) = ("job".to_owned(), words.take().to_owned());
-                Body::Job(Job { phase, name, cgroup, process: None, status: None, left })
+                Body::Job(Job { phase, name, cgroup, process, status: None, left })
             }
             _ => panic!("unknown verb {verb}"),
         };
