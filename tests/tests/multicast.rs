@@ -108,6 +108,10 @@ threading.Event().wait()
     let zeroconf = net.start(&folder, &[&python.to_string_lossy(), "browse.py"]);
     net.joined(&recording, 5353, zeroconf.pid(), 1);
     recording.fence();
-    let found = net.found(&recording.stop().report());
+    let finished = recording.stop();
+    let found = net.found(&finished.report());
     assert!(found.is_empty(), "{found:#?}");
+    // Nor was anything told in between, and taken back.
+    let told = finished.log.lines("\"type\":\"finding\"");
+    assert!(told.iter().all(|line| line["netns"] != net.inum), "{told:#?}");
 }

@@ -1,14 +1,18 @@
 //! The one loop that events go through, live and from a log: log, then ledger, then whoever wants to know.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Anchors;
-use crate::event::{BootTime, Event};
-use crate::ledger::finding::FindingId;
+use crate::event::{BootTime, Event, Protocol};
+use crate::ledger::finding::{Finding, FindingId, Kind};
 use crate::ledger::{Ledger, Settings};
 use crate::log::{End, Progress, WriteError, Writer};
 use crate::sink::json;
 use crate::sink::notices::Unseen;
+
+/// How long a finding that may still turn out to be meant is not told, ns: a socket joins its multicast group after its
+/// bind, at once or when its program has looked at the interfaces.
+const MEANT_WITHIN_NS: u64 = 1_000_000_000;
 
 /// Writes events to a log and judges them.
 pub struct Recorder {
@@ -24,6 +28,8 @@ pub struct Recorder {
     stale: BTreeSet<FindingId>,
     /// Findings that have a line in the log.
     written: BTreeSet<FindingId>,
+    /// Findings that are told from then on, unless they are taken back before.
+    held: BTreeMap<FindingId, BootTime>,
     last: BootTime,
     unseen: Unseen,
     dirty: bool,
@@ -42,6 +48,7 @@ impl Recorder {
             changed: Vec::new(),
             stale: BTreeSet::new(),
             written: BTreeSet::new(),
+            held: BTreeMap::new(),
             last: BootTime(0),
             unseen: Unseen::default(),
             dirty: false,
@@ -65,12 +72,45 @@ impl Recorder {
             self.stale.extend(&self.changed);
             self.dirty = true;
         }
-        let new: Vec<FindingId> = self.stale.difference(&self.written).copied().collect();
-        if !new.is_empty() {
-            // A new finding is readable at once; its later changes can wait for the end.
-            new.into_iter().for_each(|id| self.write_finding(id));
-            self.flush();
+        let new = self.stale.difference(&self.written).filter(|id| !self.held.contains_key(id));
+        let mut ready = Vec::new();
+        for id in new.copied().collect::<Vec<_>>() {
+            match self.ledger.finding(id).filter(may_be_meant) {
+                Some(finding) => {
+                    self.held.insert(id, BootTime(finding.first_seen.0.saturating_add(MEANT_WITHIN_NS)));
+                }
+                None => ready.push(id),
+            }
         }
+        // A new finding is readable at once; its later changes can wait for the end.
+        self.tell(&ready);
+        self.tick(self.last);
+    }
+
+    /// When the next held finding is due to be told.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootTime> {
+        self.held.values().min().copied()
+    }
+
+    /// Tells the held findings that are due by now.
+    pub fn tick(&mut self, now: BootTime) {
+        if self.held.is_empty() {
+            return;
+        }
+        let due: Vec<FindingId> =
+            self.held.iter().filter(|(_, due)| **due <= now).map(|(id, _)| *id).collect();
+        self.held.retain(|_, due| *due > now);
+        self.tell(&due);
+    }
+
+    fn tell(&mut self, findings: &[FindingId]) {
+        if findings.is_empty() {
+            return;
+        }
+        findings.iter().for_each(|id| self.write_finding(*id));
+        self.dirty = true;
+        self.flush();
     }
 
     /// Makes the log readable up to here.
@@ -145,5 +185,126 @@ impl Recorder {
         if let Err(error) = writer.finding(&json::finding(&finding, self.clock)) {
             self.failure.get_or_insert(error);
         }
+    }
+}
+
+/// Whether later events can take the finding back: sockets that share may join a multicast group, which only a socket on
+/// a wildcard address receives from.
+fn may_be_meant(finding: &Finding) -> bool {
+    let overlaps = matches!(finding.kind, Kind::CoBind | Kind::Shadow | Kind::Handover);
+    overlaps
+        && finding.live
+        && finding.protocol != Protocol::Tcp
+        && finding.holders.iter().any(|holder| holder.address.to_canonical().is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+    use super::*;
+    use crate::event::{Bind, Body, Door, Hook, OptionSet, Options, Process, Seq, Setting, SocketFacts, Tid};
+    use crate::log::{create, samples};
+
+    /// A recording that two processes begin by binding one UDP port, each with a socket of its own.
+    struct Bench {
+        recorder: Recorder,
+        folder: tempfile::TempDir,
+        next: u64,
+    }
+
+    impl Bench {
+        fn new(address: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let writer = Writer::new(create(&folder.path().join("log")).unwrap(), &samples::header(), None);
+            let clock = Anchors::now();
+            let mut bench = Self {
+                recorder: Recorder::new(Some(writer.unwrap()), Settings::default(), clock),
+                folder,
+                next: 0,
+            };
+            for tgid in [1, 2] {
+                let process = Process { parent: None, mark: None, ..samples::process(tgid, "p") };
+                let process = Process { cmdline: vec![], cgroup: String::new(), ..process };
+                let key = process.process;
+                bench.event(0, Body::Process(process));
+                let options = Options { reuse_addr: true, ..Options::default() };
+                let socket = SocketFacts {
+                    protocol: Protocol::Udp,
+                    options,
+                    ..samples::socket(u64::from(tgid), address, 5353)
+                };
+                bench.event(
+                    0,
+                    Body::Bind(Bind {
+                        process: key,
+                        tid: Tid(1),
+                        comm: String::new(),
+                        socket,
+                        requested_port: 5353,
+                        door: Door::Syscall,
+                    }),
+                );
+            }
+            bench
+        }
+
+        fn event(&mut self, at_ms: u64, body: Body) {
+            self.next += 1;
+            let event =
+                Event { seq: Seq(self.next), at: BootTime(at_ms * 1_000_000), hook: Hook::Bindwatch, body };
+            self.recorder.take(&mut vec![event]);
+        }
+
+        fn join(&mut self, at_ms: u64, tgid: u64) {
+            let cookie = crate::event::Cookie(tgid);
+            self.event(at_ms, Body::Option(OptionSet { cookie, setting: Setting::Multicast }));
+        }
+
+        /// Findings in the log by now.
+        fn told(&self) -> usize {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+            log.lines().filter(|line| line.starts_with("{\"type\":\"finding\"")).count()
+        }
+
+        fn told_at_the_end(self) -> usize {
+            let Self { recorder, folder, .. } = self;
+            drop(recorder.end("test", BootTime(0)));
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+            log.lines().filter(|line| line.starts_with("{\"type\":\"finding\"")).count()
+        }
+    }
+
+    #[test]
+    fn what_turns_out_to_be_meant_is_never_told() {
+        let mut bench = Bench::new("0.0.0.0");
+        bench.join(900, 1);
+        bench.join(950, 2);
+        bench.recorder.tick(BootTime(60_000_000_000));
+        assert_eq!((bench.told(), bench.recorder.next_due()), (0, None));
+        assert_eq!(bench.told_at_the_end(), 0);
+    }
+
+    #[test]
+    fn what_is_not_taken_back_is_told_in_time() {
+        // With the next event, without one, and at the end.
+        let mut bench = Bench::new("::");
+        bench.join(999, 77);
+        assert_eq!(bench.told(), 0);
+        bench.join(1000, 77);
+        assert_eq!(bench.told(), 1);
+
+        let mut bench = Bench::new("0.0.0.0");
+        assert_eq!(bench.recorder.next_due(), Some(BootTime(MEANT_WITHIN_NS)));
+        bench.recorder.tick(BootTime(MEANT_WITHIN_NS));
+        assert_eq!(bench.told(), 1);
+
+        let bench = Bench::new("0.0.0.0");
+        assert_eq!((bench.told(), bench.told_at_the_end()), (0, 1));
+    }
+
+    #[test]
+    fn on_a_specific_address_nothing_is_waited_for() {
+        assert_eq!(Bench::new("127.0.0.1").told(), 1);
     }
 }

@@ -91,7 +91,15 @@ impl Recording {
     /// # Errors
     /// When the ring cannot be waited for or read.
     pub async fn turn(&mut self) -> anyhow::Result<()> {
-        self.live.ready().await?;
+        match self.recorder.next_due() {
+            None => self.live.ready().await?,
+            Some(due) => {
+                let wait = std::time::Duration::from_nanos(due.since(clock::boot_now()));
+                if let Ok(ready) = tokio::time::timeout(wait, self.live.ready()).await {
+                    ready?;
+                }
+            }
+        }
         self.drain()
     }
 
@@ -107,6 +115,7 @@ impl Recording {
             self.recorder.flush();
         }
         self.recorder.take(&mut self.events);
+        self.recorder.tick(clock::boot_now());
         if let Some(diagnostics) = &mut self.diagnostics {
             diagnostics.flush();
         }

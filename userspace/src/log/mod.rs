@@ -8,7 +8,7 @@ mod file;
 mod line;
 mod reader;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 mod writer;
