@@ -56,6 +56,8 @@ pub mod call {
     pub const LISTEN: u32 = 3;
     /// connect(2)
     pub const CONNECT: u32 = 4;
+    /// connect(2) to no address (AF_UNSPEC), which ends a connection.
+    pub const DISCONNECT: u32 = 5;
 }
 
 /// An io_uring request to bind or listen.
@@ -75,6 +77,8 @@ pub struct Attempt {
     /// Who made it. Not kept up for connect.
     pub task: Task,
     pub cookie: u64,
+    /// Where the socket is in the kernel, to look at it again when the call ends; its cookie is compared then.
+    pub sk: u64,
     pub netns_cookie: u64,
     pub address: [u8; 16],
     pub call: u32,
@@ -89,7 +93,11 @@ pub struct Attempt {
     pub door: u8,
     /// Attempts through io_uring on the same socket, told already, whose completion comes before this one's.
     pub earlier: u16,
-    pub pad: [u8; 4],
+    /// Of a connect: the local port before it.
+    pub local_port: u16,
+    /// Of a connect: the local address before it was a wildcard.
+    pub was_wild: u8,
+    pub pad: [u8; 1],
 }
 
 /// Who opened a connection.

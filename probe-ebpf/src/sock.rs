@@ -21,6 +21,11 @@ pub const IPPROTO_TCP: u16 = 6;
 /// IPPROTO_MPTCP
 pub const IPPROTO_MPTCP: u16 = 262;
 
+/// IPPROTO_UDP
+pub const IPPROTO_UDP: u16 = 17;
+/// IPPROTO_UDPLITE
+pub const IPPROTO_UDPLITE: u16 = 136;
+
 /// A `struct sock`.
 #[derive(Clone, Copy)]
 pub struct Sk(pub Addr);
@@ -120,6 +125,16 @@ impl Sk {
             return self.0.read_16(offset!(skc_v6_rcv_saddr));
         }
         v4(self.0.read(offset!(skc_rcv_saddr)))
+    }
+
+    /// Whether the local address is a wildcard.
+    #[inline(always)]
+    pub fn is_wild(self, family: u16) -> bool {
+        if family == AF_INET6 {
+            let at = offset!(skc_v6_rcv_saddr);
+            return self.0.read::<u64>(at) == 0 && self.0.read::<u64>(at + 8) == 0;
+        }
+        self.0.read::<u32>(offset!(skc_rcv_saddr)) == 0
     }
 
     /// Options that decide about sharing.

@@ -1,6 +1,7 @@
 //! Facts about the caller and about other tasks.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated};
+use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::record::Task;
 
 use crate::kernel::{Addr, bytes_16, offset};
@@ -46,6 +47,26 @@ pub fn session_of(task: Addr) -> u32 {
 /// `PF_IO_WORKER` (include/linux/sched.h, 5.12): a thread of io_uring, which works for the process it belongs to.
 const PF_IO_WORKER: u32 = 0x10;
 
+/// `TS_COMPAT` (arch/x86/include/asm/thread_info.h): the system call that is running is a 32-bit one.
+const TS_COMPAT: u32 = 0x2;
+
+/// Whether the running task is in a 32-bit system call. Known on x86 only.
+#[inline(always)]
+pub fn is_compat() -> bool {
+    offset!(task_status) != ABSENT && current().read::<u32>(offset!(task_status)) & TS_COMPAT != 0
+}
+
+/// The open file of this number of the running task; its address is 0 where there is none.
+#[inline(always)]
+pub fn file(fd: u32) -> Addr {
+    let table = current().follow(offset!(task_files)).follow(offset!(files_fdt));
+    if fd >= table.read::<u32>(offset!(fdtable_max)) {
+        return Addr(0);
+    }
+    let files = table.follow(offset!(fdtable_fd));
+    Addr(files.0 + 8 * u64::from(fd)).follow(0)
+}
+
 /// Whether the running task is one of io_uring's own threads (`iou-wrk-N`, `iou-sqp-N`).
 #[inline(always)]
 pub fn is_io_worker() -> bool {
@@ -55,7 +76,7 @@ pub fn is_io_worker() -> bool {
 /// Who is running, by the name of the process's first thread: io_uring's threads have names of their own.
 #[inline(always)]
 pub fn facts_of_process() -> Task {
-    Task { comm: current().follow(offset!(task_group_leader)).read(offset!(task_comm)), ..facts() }
+    Task { comm: current().follow(offset!(task_group_leader)).read_16(offset!(task_comm)), ..facts() }
 }
 
 /// Who is running.

@@ -44,6 +44,16 @@ pub struct Offsets {
     pub task_flags: u32,
     /// `task_struct.comm`
     pub task_comm: u32,
+    /// `task_struct.thread_info.status` (x86): whether the system call is a 32-bit one
+    pub task_status: u32,
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.fd`
+    pub fdtable_fd: u32,
+    /// `fdtable.max_fds`
+    pub fdtable_max: u32,
     /// `signal_struct.live.counter`: threads of the group that have not begun to exit
     pub signal_live: u32,
     /// `signal_struct.pids[PIDTYPE_SID]`
@@ -140,6 +150,11 @@ impl Offsets {
         task_signal: ABSENT,
         task_flags: ABSENT,
         task_comm: ABSENT,
+        task_status: ABSENT,
+        task_files: ABSENT,
+        files_fdt: ABSENT,
+        fdtable_fd: ABSENT,
+        fdtable_max: ABSENT,
         signal_live: ABSENT,
         signal_session: ABSENT,
         pid_nr: ABSENT,
@@ -184,4 +199,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 46 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 51 * 4 + 4 * 12);

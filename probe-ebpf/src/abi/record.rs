@@ -10,7 +10,8 @@ pub mod kind {
     pub const BIND: u32 = 1;
     /// [`super::Sock`]: a bind failed; address and port are the requested ones.
     pub const BIND_FAILED: u32 = 2;
-    /// [`super::Sock`]: a bind was entered and its end was never seen (32-bit compat, or a port that is to be chosen later).
+    /// [`super::Sock`]: a bind was entered and its end was never seen, or cannot be seen: by [`super::door::COMPAT`] this
+    /// comes when the bind begins, and nothing else but a BIND where it succeeds.
     pub const BIND_UNRESOLVED: u32 = 3;
     /// [`super::Sock`]: a TCP socket began to listen.
     pub const LISTEN: u32 = 4;
@@ -36,6 +37,8 @@ pub mod kind {
     pub const SIGNAL: u32 = 14;
     /// [`super::Cgroup`]: a cgroup was made: its id and path.
     pub const CGROUP: u32 = 15;
+    /// [`super::Sock`]: where a socket is now that has changed without a bind; port 0: nowhere any more.
+    pub const CHANGED: u32 = 16;
 }
 
 /// The doors a call can come through: the values of [`Sock::door`].
@@ -44,6 +47,8 @@ pub mod door {
     pub const SYSCALL: u8 = 0;
     /// io_uring.
     pub const IO_URING: u8 = 1;
+    /// A system call of the 32-bit ABI (`int 0x80`), whose end nothing tells.
+    pub const COMPAT: u8 = 2;
 }
 
 /// Which program made a record: the values of [`Head::hook`]. The names are those of the programs.

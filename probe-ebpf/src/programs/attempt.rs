@@ -6,11 +6,14 @@ use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Sock, Task};
 
 use crate::emit::{Urgency, count, emit, head};
+use crate::kernel::Addr;
 use crate::maps::{ATTEMPTS, Attempt, call};
+use crate::sock::Sk;
 
 const EMPTY: Attempt = Attempt {
     task: Task::NONE,
     cookie: 0,
+    sk: 0,
     netns_cookie: 0,
     address: [0; 16],
     call: call::NONE,
@@ -24,7 +27,9 @@ const EMPTY: Attempt = Attempt {
     state: 0,
     door: 0,
     earlier: 0,
-    pad: [0; 4],
+    local_port: 0,
+    was_wild: 0,
+    pad: [0; 1],
 };
 
 /// The attempt of a thread, if it has one.
@@ -44,6 +49,43 @@ pub fn entry(tid: u32) -> Option<*mut Attempt> {
         return None;
     }
     of(tid)
+}
+
+/// The socket of an attempt as it is now, where it is still the same.
+#[inline(always)]
+pub fn socket(attempt: &Attempt) -> Option<Sk> {
+    let sk = Sk(Addr(attempt.sk));
+    (attempt.sk != 0 && sk.raw_cookie() == attempt.cookie).then_some(sk)
+}
+
+/// Emits what the socket of an attempt is now.
+#[inline(always)]
+pub fn report_now(attempt: &Attempt, sk: Sk, task: Task, kind: u32, hook: u32) {
+    let family = attempt.family;
+    emit::<Sock>(counter::BIND, Urgency::Routine, |record| {
+        let port = sk.port();
+        let sock = Sock {
+            head: head(kind, hook),
+            task,
+            cookie: attempt.cookie,
+            netns_cookie: attempt.netns_cookie,
+            address: sk.address(family),
+            netns: attempt.netns,
+            uid: attempt.uid,
+            device: sk.device(),
+            errno: 0,
+            port,
+            requested_port: 0,
+            options: sk.options(family),
+            family,
+            protocol: attempt.protocol,
+            state: sk.state(),
+            door: attempt.door,
+            pad: [0; 4],
+        };
+        // SAFETY: the pointer is to a reserved record of this size.
+        unsafe { record.write(sock) };
+    });
 }
 
 /// Emits the attempt as a record of `kind`, by `task`.

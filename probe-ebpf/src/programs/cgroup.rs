@@ -80,10 +80,11 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     let pointer = attempt::entry(tid)?;
     // SAFETY: the entry is this thread's own: no other thread writes it, and it lives as long as the thread.
     let entry = unsafe { &mut *pointer };
-    if entry.call == call::BIND && entry.door != door::IO_URING {
+    if entry.call == call::BIND && entry.door == door::SYSCALL {
         attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }
     let sk = Sk(sk);
+    entry.sk = sk.0.0;
     (entry.door, entry.task) = caller(tid);
     entry.call = call::BIND;
     // SAFETY: ctx is the program's context; both helpers exist for this program type on every kernel from 5.8.
@@ -106,6 +107,8 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
 pub fn caller(tid: u32) -> (u8, Task) {
     if uring::is_carrying_out(tid) {
         (door::IO_URING, task::facts_of_process())
+    } else if task::is_compat() {
+        (door::COMPAT, task::facts())
     } else {
         (door::SYSCALL, task::facts())
     }
@@ -116,6 +119,9 @@ pub fn caller(tid: u32) -> (u8, Task) {
 fn begun(entry: &Attempt, hook: u32) {
     if entry.door == door::IO_URING {
         uring::begun(entry, hook);
+    } else if entry.door == door::COMPAT {
+        // Nothing will tell how it ends; user space waits for the port it gets, or does not get.
+        attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }
 }
 
@@ -243,7 +249,8 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 /// An option is being set.
 ///
 /// Proves: that a bound socket is asked to change an option that decides about sharing, by whatever door but a
-/// 32-bit system call. Misses: whether the call succeeds; user space reads the option again where it matters.
+/// 32-bit system call. SO_REUSEADDR and SO_REUSEPORT cannot fail on these sockets but for a value that is too short,
+/// or a program of another tool that denies it. Whether a device is bound, and which, user space reads from the socket.
 /// Kernel: `__cgroup_bpf_run_filter_setsockopt`.
 #[cgroup_sockopt(setsockopt)]
 pub fn setsockopt(ctx: SockoptContext) -> i32 {
@@ -256,10 +263,17 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     let (sk, value) = unsafe {
         let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
         let end = (*ctx.sockopt).__bindgen_anon_3.optval_end as *const i32;
-        let value = if value.wrapping_add(1) <= end { *value } else { 0 };
-        ((*ctx.sockopt).__bindgen_anon_1.sk, value)
+        if value.wrapping_add(1) <= end {
+            ((*ctx.sockopt).__bindgen_anon_1.sk, *value)
+        } else if level == SOL_SOCKET && name != SO_BINDTODEVICE {
+            // Too short a value: EINVAL.
+            return ALLOW;
+        } else {
+            ((*ctx.sockopt).__bindgen_anon_1.sk, 0)
+        }
     };
-    let sk = Sk(Addr::of_pointer(sk));
+    // MPTCP sets its subflow's too.
+    let sk = Sk(Addr::of_pointer(sk)).of_port();
     let cookie = sk.raw_cookie();
     if cookie == 0 || sk.port() == 0 {
         return ALLOW;
@@ -279,6 +293,11 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     });
     ALLOW
 }
+
+/// SOL_SOCKET
+const SOL_SOCKET: i32 = 1;
+/// SO_BINDTODEVICE
+const SO_BINDTODEVICE: i32 = 25;
 
 /// The options that decide about sharing a port (socket(7), ip(7), ipv6(7)).
 #[inline(always)]

@@ -77,6 +77,10 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16) -> Option<*mut Attempt> {
     let entry = unsafe { &mut *pointer };
     entry.call = call::CONNECT;
     entry.cookie = cookie;
+    entry.sk = sk.0.0;
+    entry.local_port = sk.port();
+    // Only a socket that has a port can lose its wildcard.
+    entry.was_wild = u8::from(entry.local_port != 0 && sk.is_wild(family));
     // SAFETY: as for the cookie.
     entry.netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     entry.netns = sk.netns();

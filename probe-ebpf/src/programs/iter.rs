@@ -51,7 +51,8 @@ unsafe extern "C" fn task_file(ctx: *const TaskFile) -> i32 {
     if inode.read::<u16>(offset!(inode_mode)) & S_IFMT != S_IFSOCK {
         return 0;
     }
-    let sk = Sk(file.follow(offset!(file_private_data)).follow(offset!(socket_sk)));
+    // Of MPTCP the subflow: it has the port and the cookie that events name.
+    let sk = Sk(file.follow(offset!(file_private_data)).follow(offset!(socket_sk))).of_port();
     let family = sk.family();
     if family != AF_INET && family != AF_INET6 {
         return 0;

@@ -122,7 +122,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     if let Some(entry) = attempt::of(tid) {
         // SAFETY: the entry is this thread's own, and this is the thread's end.
         let entry = unsafe { &*entry };
-        if entry.call == call::BIND && entry.door != door::IO_URING {
+        if entry.call == call::BIND && entry.door == door::SYSCALL {
             attempt::report(
                 entry,
                 entry.task,

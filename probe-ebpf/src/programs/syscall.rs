@@ -4,15 +4,18 @@
 //! call event slows every system call of the machine by some nanoseconds; `--errno off` does without.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{Small, door, hook, kind};
+use bindwatch_probe::abi::record::{Small, door, hook, kind, option};
 
 use super::{attempt, uring};
 use crate::emit::{Urgency, emit, head};
+use crate::kernel::offset;
 use crate::maps::{Attempt, call};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 use crate::task;
 
 /// EAGAIN: UDP's automatic bind found no port.
@@ -22,6 +25,16 @@ const EADDRINUSE: u32 = 98;
 /// EADDRNOTAVAIL
 const EADDRNOTAVAIL: u32 = 99;
 
+/// AF_UNSPEC
+const AF_UNSPEC: u16 = 0;
+/// The options that let a port be shared.
+const SHARING: u16 = option::REUSEADDR | option::REUSEPORT;
+/// S_IFMT and S_IFSOCK (inode(7)).
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// `unsigned long args[]` of `struct trace_event_raw_sys_enter`, in 8-byte words.
+const ARGS_WORD: usize = 2;
 /// `long ret` of `struct trace_event_raw_sys_exit` (include/trace/events/syscalls.h), in 8-byte words.
 const RET_WORD: usize = 2;
 
@@ -105,6 +118,11 @@ pub fn bind_ended(entry: &Attempt, got_its_port: bool, errno: u32, hook: u32) {
 pub fn listen_ended(entry: &Attempt, errno: u32, hook: u32) {
     if errno != 0 {
         attempt::report(entry, entry.task, kind::LISTEN_FAILED, hook, errno, Urgency::Now);
+    } else if entry.port == 0
+        && let Some(sk) = attempt::socket(entry)
+    {
+        // It had no port when it began to listen.
+        attempt::report_now(entry, sk, entry.task, kind::LISTEN, hook);
     }
 }
 
@@ -122,7 +140,49 @@ pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// connect(2) ended. Only the want of a local port is told.
+/// connect(2) to no address begins: it ends the connection of a UDP socket, and lets go of a port that was not asked for.
+///
+/// Misses: io_uring and 32-bit system calls. Kernel: `__sys_connect`, net/socket.c.
+#[tracepoint(category = "syscalls", name = "sys_enter_connect")]
+pub fn sys_enter_connect(ctx: TracePointContext) -> u32 {
+    // SAFETY: the record of a system call's entry is a head of 8 bytes, the number, and the arguments, 8 bytes each.
+    let (fd, address) = unsafe {
+        let words = ctx.as_ptr().cast::<u64>();
+        (*words.add(ARGS_WORD), *words.add(ARGS_WORD + 1))
+    };
+    // SAFETY: the helper checks the address.
+    let family = unsafe { bpf_probe_read_user(address as *const u16) };
+    if family != Ok(AF_UNSPEC) {
+        return 0;
+    }
+    let file = task::file(fd as u32);
+    let inode = file.follow(offset!(file_inode));
+    if file.0 == 0 || inode.read::<u16>(offset!(inode_mode)) & S_IFMT != S_IFSOCK {
+        return 0;
+    }
+    let sk = Sk(file.follow(offset!(file_private_data)).follow(offset!(socket_sk)));
+    let family = sk.family();
+    let protocol = sk.protocol();
+    let is_udp = protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE;
+    if !is_udp || (family != AF_INET && family != AF_INET6) || sk.port() == 0 {
+        return 0;
+    }
+    let Some(pointer) = attempt::entry(task::tid()) else { return 0 };
+    // SAFETY: the entry is this thread's own.
+    let entry = unsafe { &mut *pointer };
+    entry.call = call::DISCONNECT;
+    entry.cookie = sk.raw_cookie();
+    entry.sk = sk.0.0;
+    entry.netns_cookie = sk.netns_cookie();
+    entry.netns = sk.netns();
+    entry.uid = sk.uid();
+    entry.family = family;
+    entry.protocol = protocol;
+    entry.door = door::SYSCALL;
+    0
+}
+
+/// connect(2) ended. Told are the want of a local port, and what it made of the socket's own address.
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
 pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
     if let Some(entry) = ending(call::CONNECT) {
@@ -131,7 +191,31 @@ pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
         if errno == EADDRNOTAVAIL || errno == EAGAIN {
             let task = task::facts();
             attempt::report(entry, task, kind::CONNECT_FAILED, hook::SYS_EXIT_CONNECT, errno, Urgency::Now);
+        } else {
+            connected(entry);
+        }
+    } else if let Some(entry) = ending(call::DISCONNECT) {
+        entry.call = call::NONE;
+        if let Some(sk) = attempt::socket(entry) {
+            attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
         }
     }
     0
+}
+
+/// A connect took the address of its route for a socket that was bound to none; or a UDP socket that shares got a port.
+///
+/// Ports of outgoing connections that do not share are not told: they are as many as connections, and keep others out
+/// only, which the tables are asked about when it happens.
+#[inline(always)]
+fn connected(entry: &Attempt) {
+    let moved = entry.was_wild != 0;
+    let shares = entry.local_port == 0 && entry.protocol != IPPROTO_TCP && entry.options & SHARING != 0;
+    if !moved && !shares {
+        return;
+    }
+    let Some(sk) = attempt::socket(entry) else { return };
+    if sk.port() != 0 && !sk.is_wild(entry.family) {
+        attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
+    }
 }

@@ -49,6 +49,7 @@ fn listening(sk: Sk) {
     let entry = unsafe { &mut *pointer };
     entry.call = call::LISTEN;
     entry.cookie = sk.raw_cookie();
+    entry.sk = sk.0.0;
     entry.netns_cookie = sk.netns_cookie();
     entry.address = sk.address(family);
     entry.netns = sk.netns();

@@ -21,3 +21,13 @@ pub(crate) fn to_ifindex(socket: &OwnedFd, index: libc::c_int) -> Result<(), Fai
     };
     if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
+
+/// SO_REUSEPORT with a value of one byte, which the kernel refuses.
+pub(crate) fn set_short(socket: &OwnedFd) -> Result<(), Failure> {
+    let on = 1_u8;
+    // SAFETY: the kernel reads at most the one byte that is there.
+    let status = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw const on).cast(), 1)
+    };
+    if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}

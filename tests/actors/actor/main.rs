@@ -3,7 +3,15 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, listen, `dev=NAME` (SO_BINDTODEVICE), `uid=N` (the socket's owner) |
+//! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, no-port (IP_BIND_ADDRESS_NO_PORT), listen, `dev=NAME` (SO_BINDTODEVICE), `uid=N` (the socket's owner) |
+//! | `compat HOW ADDRESS [FLAG…]` | as `bind tcp`, options and bind by 32-bit system calls. HOW: bind, socketcall |
+//! | `reconnect ID ADDRESS`, `disconnect ID`, `send ID ADDRESS` | connects a socket that is there; ends its connection (AF_UNSPEC); sends a datagram. Answer the local `port` |
+//! | `port ID` | its local `port` |
+//! | `rebind ID ADDRESS` | binds a socket that is there |
+//! | `short-opt ID reuseport` | sets it with a value that is too short |
+//! | `link NAME` | a network device of the own namespace, up |
+//! | `device ID NAME` | SO_BINDTODEVICE; `-` for none |
+//! | `enter-net PID` | into that process's network namespace |
 //! | `uring HOW PROTO ADDRESS [FLAG…]` | as `bind`, all of it through io_uring. HOW: inline, async, sqpoll, linked (bind and listen submitted as a chain) |
 //! | `uring-listen HOW ID` | listen through io_uring |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
@@ -32,6 +40,8 @@
 //! Arguments of the program are commands that come first. It ends when its input does.
 
 mod bare;
+#[cfg(target_arch = "x86_64")]
+mod compat;
 mod family;
 mod sockets;
 mod traffic;
@@ -155,6 +165,17 @@ impl Actor {
     fn act(&mut self, words: &[&str]) -> Result<String, Failure> {
         match words {
             ["bind", protocol, address, flags @ ..] => self.bind(protocol, address, flags),
+            #[cfg(target_arch = "x86_64")]
+            ["compat", how, address, flags @ ..] => self.compat(how, address, flags),
+            ["reconnect", id, address] => self.reconnect(id.parse()?, address),
+            ["disconnect", id] => self.disconnect(id.parse()?),
+            ["send", id, address] => self.send(id.parse()?, address),
+            ["port", id] => self.port(id.parse()?),
+            ["rebind", id, address] => self.rebind(id.parse()?, address),
+            ["short-opt", id, "reuseport"] => self.short_option(id.parse()?),
+            ["link", name] => link(name),
+            ["device", id, name] => self.device(id.parse()?, name),
+            ["enter-net", pid] => enter_net(pid.parse()?),
             ["uring", how, protocol, address, flags @ ..] => self.uring(how, protocol, address, flags),
             ["uring-listen", how, id] => self.uring_listen(how, id.parse()?),
             ["threads", count, protocol, address, flags @ ..] => {
@@ -263,6 +284,21 @@ fn unshare_net() -> Result<String, Failure> {
 fn ip(arguments: &[&str]) -> Result<String, Failure> {
     let up = std::process::Command::new("ip").args(arguments).status()?;
     if up.success() { Ok(String::new()) } else { Err(Failure::Errno(Errno::IO)) }
+}
+
+/// A network device that leads nowhere.
+fn link(name: &str) -> Result<String, Failure> {
+    let ip = |arguments: &[&str]| std::process::Command::new("ip").args(arguments).status();
+    let made = ip(&["link", "add", name, "type", "veth", "peer", "name", &format!("{name}p")])?;
+    let up = ip(&["link", "set", name, "up"])?;
+    if made.success() && up.success() { Ok(String::new()) } else { Err(Failure::Errno(Errno::IO)) }
+}
+
+/// Into the network namespace of another process.
+fn enter_net(pid: u32) -> Result<String, Failure> {
+    let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+    nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+    Ok(String::new())
 }
 
 fn name(errno: Errno) -> String {

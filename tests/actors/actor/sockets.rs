@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::BindToDevice;
+use nix::sys::socket::sockopt::{BindToDevice, IpBindAddressNoPort};
 use nix::unistd::Uid;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, getsockname, ipproto, listen, recvmsg, sendmsg_addr, shutdown, socket_with,
-    sockopt,
+    accept_with, bind, connect, connect_unspec, getsockname, ipproto, listen, recvmsg, sendmsg_addr, sendto,
+    shutdown, socket_with, sockopt,
 };
 
 use crate::bare::to_ifindex;
@@ -112,6 +112,45 @@ impl Actor {
         Ok(format!("id={} port={port}", self.keep(socket)))
     }
 
+    pub(crate) fn reconnect(&mut self, id: u64, address: &str) -> Result<String, Failure> {
+        let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+        connect(self.get(id)?, &address)?;
+        Ok(format!("port={}", port_of(self.get(id)?)?))
+    }
+
+    pub(crate) fn disconnect(&mut self, id: u64) -> Result<String, Failure> {
+        connect_unspec(self.get(id)?)?;
+        Ok(format!("port={}", port_of(self.get(id)?)?))
+    }
+
+    pub(crate) fn send(&mut self, id: u64, address: &str) -> Result<String, Failure> {
+        let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+        sendto(self.get(id)?, b"datagram", SendFlags::empty(), &address)?;
+        Ok(format!("port={}", port_of(self.get(id)?)?))
+    }
+
+    pub(crate) fn port(&self, id: u64) -> Result<String, Failure> {
+        Ok(format!("port={}", port_of(self.get(id)?)?))
+    }
+
+    pub(crate) fn rebind(&mut self, id: u64, address: &str) -> Result<String, Failure> {
+        let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+        bind(self.get(id)?, &address)?;
+        Ok(String::new())
+    }
+
+    /// SO_REUSEPORT with a value of one byte.
+    pub(crate) fn short_option(&mut self, id: u64) -> Result<String, Failure> {
+        crate::bare::set_short(self.get(id)?)?;
+        Ok(String::new())
+    }
+
+    pub(crate) fn device(&mut self, id: u64, name: &str) -> Result<String, Failure> {
+        let name = if name == "-" { std::ffi::OsString::new() } else { name.into() };
+        setsockopt(self.get(id)?, BindToDevice, &name)?;
+        Ok(String::new())
+    }
+
     pub(crate) fn open_inbox(&mut self, name: &str) -> Result<String, Failure> {
         let inbox = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         bind(&inbox, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -167,6 +206,7 @@ fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failu
             "reuseaddr" => sockopt::set_socket_reuseaddr(&socket, true)?,
             "reuseport" => sockopt::set_socket_reuseport(&socket, true)?,
             "v6only" => sockopt::set_ipv6_v6only(&socket, true)?,
+            "no-port" => setsockopt(&socket, IpBindAddressNoPort, &true)?,
             "listen" => {}
             _ => return Err(Failure::Usage),
         }

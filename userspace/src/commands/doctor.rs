@@ -49,6 +49,27 @@ struct HookState {
     costs: Option<&'static str>,
 }
 
+/// What no kernel shows.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Blind {
+    what: &'static str,
+    /// What is told instead.
+    instead: &'static str,
+}
+
+/// docs/kernels.md says more about each.
+const BLIND: [Blind; 6] = [
+    Blind { what: "the errno of a 32-bit bind()", instead: "\"unknown\", and the finding is uncertain" },
+    Blind { what: "options set late by 32-bit programs", instead: "as they were, until the next inventory" },
+    Blind { what: "ports that connect() and sendto() choose", instead: "looked up when they refuse a bind" },
+    Blind { what: "a UDP disconnect by io_uring or 32 bits", instead: "its port, until the next inventory" },
+    Blind {
+        what: "which process accepts on a shared socket",
+        instead: "the socket's count for each of them",
+    },
+    Blind { what: "connections of listeners from before", instead: "\"accepted\": null" },
+];
+
 #[derive(Debug, Serialize)]
 struct Doctor {
     schema: &'static str,
@@ -58,6 +79,7 @@ struct Doctor {
     ready: bool,
     checks: Vec<Check>,
     hooks: Vec<HookState>,
+    blind: [Blind; BLIND.len()],
 }
 
 /// Runs the verb.
@@ -87,7 +109,15 @@ fn examine() -> Doctor {
     checks.push(probe);
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
-    Doctor { schema: "bindwatch.doctor/1", version: env!("CARGO_PKG_VERSION"), kernel, ready, checks, hooks }
+    Doctor {
+        schema: "bindwatch.doctor/1",
+        version: env!("CARGO_PKG_VERSION"),
+        kernel,
+        ready,
+        checks,
+        hooks,
+        blind: BLIND,
+    }
 }
 
 fn kernel_version(release: &str) -> Check {
@@ -237,6 +267,10 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
         if let Some(costs) = hook.costs {
             writeln!(out, "  {:<9} {:<20} without it: {}", "", "", costs)?;
         }
+    }
+    writeln!(out, "\nNot shown by any kernel")?;
+    for Blind { what, instead } in &doctor.blind {
+        writeln!(out, "  {what:<42} {instead}")?;
     }
     writeln!(out)?;
     if doctor.ready {

@@ -3,6 +3,7 @@
 //! Everything the ledger will ever know goes through here and comes out as an event, so that a replay needs neither
 //! `/proc` nor the kernel. Look-ups are made through [`Lookups`]; tests give their own.
 
+mod later;
 mod names;
 mod processes;
 mod sockets;
@@ -16,11 +17,12 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Errno, Exit, Gone, Holders, Hook,
-    Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting, Signal,
-    SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
+    Bind, BindFailed, Body, BootTime, Changed, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone,
+    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting,
+    Signal, SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
 };
 use crate::wire::{Call, Record, SetOption, Stamped};
+use later::{Begun, Later};
 use sockets::Sockets;
 
 /// A fact that has no place in the order yet.
@@ -53,6 +55,8 @@ pub trait Lookups {
     fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow>;
     /// Who has these sockets open now. A socket that nobody has is left out.
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)>;
+    /// What these sockets are now. One that nobody has open is left out.
+    fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)>;
     /// Who opened the connection that had this cookie.
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
 }
@@ -75,6 +79,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub struct Enricher<L> {
     processes: Processes,
     sockets: Sockets,
+    later: Later,
     cgroups: cgroup2::Paths,
     lookups: L,
     budget: Budget,
@@ -92,7 +97,14 @@ impl<L: Lookups> Enricher<L> {
     /// With the processes that exist, from a scan, and the cgroup2 hierarchy.
     #[must_use]
     pub fn new(processes: Processes, cgroups: cgroup2::Paths, lookups: L) -> Self {
-        Self { processes, sockets: Sockets::default(), cgroups, lookups, budget: Budget::default() }
+        Self {
+            processes,
+            sockets: Sockets::default(),
+            later: Later::default(),
+            cgroups,
+            lookups,
+            budget: Budget::default(),
+        }
     }
 
     /// The look-ups, for what is asked outside of records.
@@ -109,14 +121,19 @@ impl<L: Lookups> Enricher<L> {
             Record::Bind(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
                 self.sockets.held(&call.socket, call.task.process);
+                self.later.bound(call.task.tid);
                 facts.push(Fact { at, hook, body: Body::Bind(bind(call)) });
             }
             Record::BindFailed(call) => self.failed(call, at, hook, next, begin, facts),
             Record::Unresolved(call) => {
-                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
-                let body = Body::Unresolved(Unresolved { process: call.task.process, socket: call.socket });
-                facts.push(Fact { at, hook, body });
+                if call.door == Door::Compat {
+                    let before = self.later.begin(call, at, hook);
+                    before.into_iter().for_each(|before| self.unresolved(before, facts));
+                } else {
+                    self.unresolved(Begun { call, at, hook }, facts);
+                }
             }
+            Record::Changed(call, state) => self.changed(call, state, at, hook, facts),
             Record::Listen(call) => self.listening(call, at, hook, facts),
             Record::ListenFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
@@ -157,7 +174,17 @@ impl<L: Lookups> Enricher<L> {
                 push(Body::Gone(Gone { cookie: small.cookie }));
             }
             Record::Option(option) if self.sockets.knows(option.cookie) => {
-                if let Some(setting) = setting(&option) {
+                let setting = setting(&option);
+                if setting.is_none_or(|setting| matches!(setting, Setting::Device(_))) {
+                    // It may not succeed, and only the socket knows the index of a name. This record came just before
+                    // the option took effect: most often it has by now, but that is looked at again.
+                    if self.later.may_look(at) {
+                        self.look(&BTreeSet::from([option.cookie]), at, facts);
+                    }
+                    self.later.look(option.cookie, at);
+                }
+                if let Some(setting) = setting {
+                    let mut push = |body| facts.push(Fact { at, hook, body });
                     push(Body::Option(OptionSet { cookie: option.cookie, setting }));
                 }
             }
@@ -218,15 +245,24 @@ impl<L: Lookups> Enricher<L> {
     /// When something is due that no record will bring: the earliest instant at which [`Enricher::due`] has work.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        self.sockets.next_due()
+        [self.sockets.next_due(), self.later.next_due()].into_iter().flatten().min()
     }
 
-    /// Looks up who holds the sockets whose known holders have ended, and long enough ago.
+    /// Looks up what no record tells: who holds the sockets whose known holders have ended, and long enough ago, and what
+    /// sockets have become.
     pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
+        for begun in self.later.take_failed(now) {
+            self.unresolved(begun, facts);
+        }
+        let mut wanted = self.later.take_look(now);
+        wanted.retain(|cookie| self.sockets.knows(*cookie));
+        if !wanted.is_empty() {
+            self.look(&wanted, now, facts);
+        }
         self.look_for_holders(now, now, facts);
     }
 
-    /// The same of all of them, also those whose holders have only just ended: a judgement is about to rest on it.
+    /// Looks up who holds all of them, also those whose holders have only just ended: a judgement is about to rest on it.
     pub fn settle(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
         self.look_for_holders(now, BootTime(u64::MAX), facts);
     }
@@ -281,11 +317,49 @@ impl<L: Lookups> Enricher<L> {
         }
     }
 
+    /// Tells what sockets are now.
+    fn look(&mut self, sockets: &BTreeSet<Cookie>, now: BootTime, facts: &mut Vec<Fact>) {
+        for (socket, state) in self.lookups.now(sockets) {
+            let body = Body::Changed(Changed { process: None, socket, state });
+            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
+        }
+    }
+
+    /// Nobody can tell how this bind ended, or it is known to have failed without its errno.
+    fn unresolved(&mut self, begun: Begun, facts: &mut Vec<Fact>) {
+        let Begun { call, at, hook } = begun;
+        let process = call.task.process;
+        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
+        let body = Unresolved { process, socket: call.socket, comm: call.task.comm, door: call.door };
+        facts.push(Fact { at, hook, body: Body::Unresolved(body) });
+    }
+
+    fn changed(&mut self, call: Call, state: TcpState, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
+        let process = call.task.process;
+        let (cookie, port) = (call.socket.cookie, call.socket.port);
+        if port == 0 {
+            if !self.sockets.closed(cookie, TcpState::Close) {
+                return;
+            }
+        } else if !self.sockets.knows(cookie) {
+            self.sockets.held(&call.socket, process);
+        }
+        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
+        let body = Changed { process: Some(process), socket: call.socket, state };
+        facts.push(Fact { at, hook, body: Body::Changed(body) });
+    }
+
     fn listening(&mut self, call: Call, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
         let process = call.task.process;
         self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
         if !self.sockets.knows(call.socket.cookie) {
             self.sockets.held(&call.socket, process);
+        }
+        if call.socket.port == 0 {
+            // The kernel is about to choose it; where no later record tells, the socket does.
+            self.later.look(call.socket.cookie, at);
+        } else {
+            self.later.seen(call.socket.cookie);
         }
         facts.push(Fact { at, hook, body: Body::Listen(Listen { process, socket: call.socket }) });
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+mod later;
 mod processes;
 mod refused;
 mod sockets;
@@ -28,6 +29,7 @@ struct Fake {
     rows: Vec<PortRow>,
     holders: BTreeMap<Cookie, Vec<ProcessKey>>,
     openers: BTreeMap<Cookie, ProcessKey>,
+    now: Vec<(SocketFacts, TcpState)>,
     asked_ports: Vec<(Inum, Protocol, u16)>,
     asked_holders: Vec<BTreeSet<Cookie>>,
 }
@@ -45,6 +47,10 @@ impl Lookups for Fake {
             .filter(|(cookie, _)| cookies.contains(cookie))
             .map(|(c, p)| (*c, p.clone()))
             .collect()
+    }
+
+    fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)> {
+        self.now.iter().filter(|(socket, _)| cookies.contains(&socket.cookie)).cloned().collect()
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {

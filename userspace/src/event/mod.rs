@@ -11,8 +11,9 @@ mod system;
 pub use ids::{BootTime, Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Seq, Tid, Uid};
 pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
-    Bind, BindFailed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders, Listen, ListenFailed,
-    OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
+    Bind, BindFailed, Changed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders, Listen,
+    ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten,
+    Unresolved,
 };
 pub use system::{Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost, Note};
 
@@ -57,6 +58,8 @@ pub enum Body {
     ListenFailed(ListenFailed),
     /// An option that decides about sharing was set on a bound socket.
     Option(OptionSet),
+    /// A socket's port, address or options are not what they were.
+    Changed(Changed),
     /// The last reference to a socket went away.
     Close(Close),
     /// The kernel destroyed a TCP socket.
@@ -94,6 +97,7 @@ impl Body {
             Self::Unlisten(_) => "unlisten",
             Self::ListenFailed(_) => "listen-failed",
             Self::Option(_) => "option",
+            Self::Changed(_) => "changed",
             Self::Close(_) => "close",
             Self::Gone(_) => "gone",
             Self::ConnectFailed(_) => "connect-failed",

@@ -95,6 +95,8 @@ const fn is_no_device(device: &Ifindex) -> bool {
 pub struct Errno(pub u32);
 
 impl Errno {
+    /// The call failed, and no hook tells with what.
+    pub const UNKNOWN: Self = Self(0);
     /// Permission denied by a rule (a denial by a cgroup program).
     pub const EPERM: Self = Self(1);
     /// No resources: UDP's automatic bind found no port.
@@ -108,7 +110,8 @@ impl Errno {
     /// Address not on this machine; for connect, no free local port.
     pub const EADDRNOTAVAIL: Self = Self(99);
 
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
+        (Self::UNKNOWN, "unknown"),
         (Self::EPERM, "EPERM"),
         (Self::EAGAIN, "EAGAIN"),
         (Self::EACCES, "EACCES"),
@@ -160,6 +163,8 @@ pub enum Door {
     Syscall,
     /// io_uring.
     IoUring,
+    /// A system call of the 32-bit ABI.
+    Compat,
 }
 
 /// A socket and its local address.
@@ -241,6 +246,25 @@ pub struct Unresolved {
     pub process: ProcessKey,
     /// What was requested.
     pub socket: SocketFacts,
+    /// Its name then.
+    #[serde(default)]
+    pub comm: String,
+    /// How.
+    #[serde(default)]
+    pub door: Door,
+}
+
+/// A socket is not what it was, without a bind of its own: listen(), connect() or sendto() chose its port, connecting
+/// gave it an address, disconnecting took both away, or its options were read anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Who did it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessKey>,
+    /// What it is now. Port 0: it holds none.
+    pub socket: SocketFacts,
+    /// Its state now.
+    pub state: TcpState,
 }
 
 /// A TCP socket began to listen. Carries the whole socket: one that listens without a bind is seen here first.

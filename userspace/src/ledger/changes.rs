@@ -2,8 +2,8 @@
 //! again.
 
 use crate::event::{
-    Bind, BootTime, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen, OptionSet, ProcessKey,
-    Protocol, Seq, Setting, TcpState, Unlisten,
+    Bind, BootTime, Changed, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen, OptionSet,
+    ProcessKey, Protocol, Seq, Setting, TcpState, Unlisten,
 };
 
 use super::Ledger;
@@ -52,6 +52,44 @@ impl Ledger {
             socket.state = State::Listen;
             socket.stopped = false;
             (socket.listened, socket.listened_at) = (now.seq, now.at);
+            socket.options = facts.options;
+            socket.shares_port |= facts.options.reuse_port;
+            socket.shares_addr |= facts.options.reuse_addr;
+        }
+        self.changed_here(facts.cookie, now);
+    }
+
+    /// A socket is not where or what it was, or it has got a port without a bind.
+    pub(super) fn socket_changed(&mut self, changed: &Changed, now: Moment) {
+        let facts = &changed.socket;
+        if facts.port == 0 {
+            self.leave(facts.cookie, now);
+            return;
+        }
+        let state = State::of(facts.protocol, changed.state);
+        let Some(known) = self.holdings.get(facts.cookie) else {
+            if let Some(process) = changed.process {
+                self.enter(Socket::new(facts, state, Some(process), Some(now.at), now.seq), now);
+            }
+            return;
+        };
+        if (known.port, known.place) != (PortKey::of(facts), Place::of(facts)) {
+            let mut socket = Socket::new(facts, state, known.binder, known.since, known.known);
+            socket.shared.clone_from(&known.shared);
+            socket.listened = known.listened;
+            socket.shares_port |= known.shares_port;
+            socket.shares_addr |= known.shares_addr;
+            socket.multicast |= known.multicast;
+            socket.unheld = known.unheld;
+            self.move_out(facts.cookie, now);
+            self.enter(socket, now);
+            return;
+        }
+        if known.state == state && known.options == facts.options {
+            return;
+        }
+        if let Some(socket) = self.holdings.get_mut(facts.cookie) {
+            socket.state = state;
             socket.options = facts.options;
             socket.shares_port |= facts.options.reuse_port;
             socket.shares_addr |= facts.options.reuse_addr;
@@ -299,17 +337,23 @@ impl Ledger {
 
     /// A socket leaves its place for good.
     fn leave(&mut self, cookie: Cookie, now: Moment) {
-        let Some(socket) = self.holdings.remove(cookie) else { return };
+        let Some(socket) = self.move_out(cookie, now) else { return };
+        let is_release = socket.port.port != 0 && socket.state != State::Connected;
+        if is_release && self.releases.add(&socket, now.seq, now.at) {
+            self.stats.reached("released-ports", 1);
+        }
+    }
+
+    /// A socket is no longer at its place.
+    fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Socket> {
+        let socket = self.holdings.remove(cookie)?;
         self.records.follow(&socket, &[], now);
         for id in &socket.findings {
             self.settle_orphan(*id, now);
             self.settle_handover(*id, now);
         }
-        let is_release = socket.port.port != 0 && socket.state != State::Connected;
-        if is_release && self.releases.add(&socket, now.seq, now.at) {
-            self.stats.reached("released-ports", 1);
-        }
         self.review(socket.port, socket.place, None, now);
+        Some(socket)
     }
 
     /// An orphan whose last socket was released is over.

@@ -37,7 +37,7 @@ pub use settings::{AllowRule, PoolRule, RelatedBy, Settings};
 pub use stats::Stats;
 pub use view::{SocketView, View};
 
-use crate::event::{Body, BootTime, Errno, Event, Seq, SocketFacts};
+use crate::event::{Body, BootTime, Door, Errno, Event, Seq, SocketFacts, Unresolved};
 
 use changes::Round;
 use exhausted::Shortages;
@@ -136,6 +136,7 @@ impl Ledger {
                 );
             }
             Body::Option(option) => self.option_set(option, now),
+            Body::Changed(changed) => self.socket_changed(changed, now),
             Body::Close(close) => self.closed(close, now),
             Body::Gone(gone) => self.gone(gone.cookie, now),
             Body::ConnectFailed(failed) => self.connect_failed(failed, now),
@@ -146,9 +147,20 @@ impl Ledger {
                 self.records.doubt_live();
             }
             Body::Job(job) => self.job(job, now),
-            Body::Unresolved(_) | Body::Limit(_) | Body::Note(_) => {}
+            Body::Unresolved(unresolved) => self.unresolved(unresolved, now),
+            Body::Limit(_) | Body::Note(_) => {}
         }
         self.report(changed);
+    }
+
+    /// A bind of a 32-bit system call that got no port: that it failed is known, with what is not.
+    fn unresolved(&mut self, unresolved: &Unresolved, now: Moment) {
+        let facts = &unresolved.socket;
+        if unresolved.door != Door::Compat || facts.port == 0 || self.blockers(facts).is_empty() {
+            return;
+        }
+        let (process, comm) = (unresolved.process, unresolved.comm.as_str());
+        self.refuse(Call { process, comm, facts, errno: Errno::UNKNOWN, name: "bind" }, now);
     }
 
     fn call_failed(&mut self, now: Moment, call: Call<'_>) {

@@ -137,6 +137,7 @@ impl Ledger {
             record.last_seen = now.at;
         }
         record.victim = Some(shown);
+        record.uncertain |= call.errno == Errno::UNKNOWN;
         if base.is_some() && (unheld || holders.is_empty()) {
             // Only a row that somebody holds knows better.
             record.rank = record.rank.max(rank(Cause::HalfClosed));
@@ -179,7 +180,7 @@ impl Ledger {
     }
 
     /// Live sockets that keep these facts out, in the order in which they came.
-    fn blockers(&self, wanted: &SocketFacts) -> Vec<&Socket> {
+    pub(super) fn blockers(&self, wanted: &SocketFacts) -> Vec<&Socket> {
         let port = PortKey::of(wanted);
         let newcomer = (wanted.options, wanted.uid);
         let places = self.holdings.places_meeting(port, Place::of(wanted));

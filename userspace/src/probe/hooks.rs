@@ -40,7 +40,7 @@ const NO_URING: &str = "binds through io_uring fail unseen";
 
 /// The programs in the order in which they attach: those that end something before those that begin it, so that
 /// nothing is seen to begin whose end is then missed.
-pub const HOOKS: [Hook; 21] = [
+pub const HOOKS: [Hook; 22] = [
     hook("sched_process_exit", Attach::RawTracepoint, Need::Core, "processes that end"),
     hook("sched_process_fork", Attach::RawTracepoint, Need::Core, "lineage"),
     hook("sched_process_exec", Attach::RawTracepoint, Need::Core, "programs and their arguments"),
@@ -97,6 +97,12 @@ pub const HOOKS: [Hook; 21] = [
         Attach::Tracepoint("syscalls"),
         Need::Errno("exhausted ports are not noticed"),
         "connects without a port",
+    ),
+    hook(
+        "sys_enter_connect",
+        Attach::Tracepoint("syscalls"),
+        Need::Errno("ports that a UDP socket gives up by disconnecting seem held"),
+        "UDP sockets that give up a port",
     ),
     hook("post_bind4", Attach::Cgroup, Need::Core, "IPv4 binds"),
     hook("post_bind6", Attach::Cgroup, Need::Core, "IPv6 binds"),

@@ -13,7 +13,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 21] = [
+const STRUCTS: [&str; 23] = [
     "task_struct",
     "signal_struct",
     "pid",
@@ -35,6 +35,8 @@ const STRUCTS: [&str; 21] = [
     "possible_net_t",
     "mptcp_sock",
     "io_kiocb",
+    "files_struct",
+    "fdtable",
 ];
 
 /// Reads the offsets from the kernel's BTF. Those of io_uring's tracepoints are left out: see [`add_uring`].
@@ -92,6 +94,11 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         task_signal: task("signal"),
         task_flags: task("flags"),
         task_comm: task("comm"),
+        task_status: task("thread_info.status"),
+        task_files: task("files"),
+        files_fdt: btf.offset("files_struct", "fdt"),
+        fdtable_fd: btf.offset("fdtable", "fd"),
+        fdtable_max: btf.offset("fdtable", "max_fds"),
         signal_live: btf.offset("signal_struct", "live"),
         signal_session: if pids == ABSENT { ABSENT } else { pids + 8 * PIDTYPE_SID },
         pid_nr: btf.offset("pid", "numbers.nr"),

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::sockets::{Holdings, InventorySocket, States, Tables};
 use crate::enrich::{Lookups, PortRow};
-use crate::event::{Cookie, Found, Inum, ProcessKey, Protocol, TcpState};
+use crate::event::{Cookie, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
 use crate::probe::{FileRow, Owners, Probe};
+use crate::wire;
 
 /// The running system.
 pub(super) struct System {
@@ -114,6 +115,22 @@ impl Lookups for System {
             processes.dedup();
         }
         found.into_iter().collect()
+    }
+
+    fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)> {
+        let mut found: BTreeMap<Cookie, (SocketFacts, TcpState)> = BTreeMap::new();
+        for row in self.probe.task_files().unwrap_or_default() {
+            let Some(cookie) = row.cookie.filter(|cookie| cookies.contains(cookie)) else { continue };
+            let (Some(protocol), Ok(state)) = (wire::protocol(row.protocol), wire::tcp_state(row.state))
+            else {
+                continue;
+            };
+            let FileRow { netns, netns_cookie, family, address, port, options, uid, .. } = row;
+            let facts =
+                SocketFacts { cookie, netns, netns_cookie, family, protocol, address, port, options, uid };
+            found.insert(cookie, (facts, state));
+        }
+        found.into_values().collect()
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {

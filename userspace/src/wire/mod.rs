@@ -64,6 +64,8 @@ pub enum Record {
     Unresolved(Call),
     /// A socket listens.
     Listen(Call),
+    /// A socket is somewhere else now, in this state.
+    Changed(Call, TcpState),
     /// `listen()` failed.
     ListenFailed(Call),
     /// `connect()` found no local port.
@@ -222,6 +224,13 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
         kind::BIND => call(bytes)?.map_or(Record::Foreign, Record::Bind),
         kind::BIND_FAILED => call(bytes)?.map_or(Record::Foreign, Record::BindFailed),
         kind::BIND_UNRESOLVED => call(bytes)?.map_or(Record::Foreign, Record::Unresolved),
+        kind::CHANGED => {
+            let state = tcp_state(field!(bytes, abi::Sock, state: u8));
+            match call(bytes)? {
+                Some(call) => Record::Changed(call, state?),
+                None => Record::Foreign,
+            }
+        }
         kind::LISTEN => call(bytes)?.map_or(Record::Foreign, Record::Listen),
         kind::LISTEN_FAILED => call(bytes)?.map_or(Record::Foreign, Record::ListenFailed),
         kind::CONNECT_FAILED => call(bytes)?.map_or(Record::Foreign, Record::ConnectFailed),
@@ -315,6 +324,7 @@ fn call(bytes: &[u8]) -> Result<Option<Call>, DecodeError> {
         door: match field!(bytes, abi::Sock, door: u8) {
             door::SYSCALL => Door::Syscall,
             door::IO_URING => Door::IoUring,
+            door::COMPAT => Door::Compat,
             unknown => return Err(DecodeError::Door(unknown)),
         },
     }))

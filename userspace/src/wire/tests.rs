@@ -7,13 +7,14 @@ use proptest::prelude::*;
 use super::*;
 
 /// The kinds that describe a call on a socket.
-const CALLS: [u32; 6] = [
+const CALLS: [u32; 7] = [
     kind::BIND,
     kind::BIND_FAILED,
     kind::BIND_UNRESOLVED,
     kind::LISTEN,
     kind::LISTEN_FAILED,
     kind::CONNECT_FAILED,
+    kind::CHANGED,
 ];
 
 /// Writes integers where a layout has them.
@@ -225,6 +226,7 @@ fn calls() {
         Record::Listen(call()),
         Record::ListenFailed(call()),
         Record::ConnectFailed(call()),
+        Record::Changed(call(), TcpState::Close),
     ];
     for (kind, expected) in CALLS.into_iter().zip(expected) {
         assert_eq!(record(&call_of(kind)), expected);
@@ -291,7 +293,7 @@ fn every_length_is_told_or_read() {
 
 #[test]
 fn unknown_numbers() {
-    for unknown in [0, kind::CGROUP + 1, u32::MAX] {
+    for unknown in [0, kind::CHANGED + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Sock>(unknown, hook::BIND4)), Err(DecodeError::Kind(unknown)));
     }
     for unknown in [0, hook::CGROUP_MKDIR + 1, u32::MAX] {
@@ -305,7 +307,7 @@ fn unknown_numbers() {
             });
             assert_eq!(decode(&bytes), Err(DecodeError::Family(unknown)));
         }
-        for unknown in [2, u8::MAX] {
+        for unknown in [3, u8::MAX] {
             let mut bytes = call_of(kind);
             put!(bytes, abi::Sock, {
                 door = unknown;

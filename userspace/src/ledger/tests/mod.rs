@@ -9,6 +9,7 @@
 
 mod cobind;
 mod model;
+mod moved;
 mod naive;
 mod orphan;
 mod pools;

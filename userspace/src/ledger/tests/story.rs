@@ -13,6 +13,8 @@
 //! holders s A,B       exit A                    signal A
 //! refuse C s tcp 127.0.0.1:80 rp                bind() that failed; listen-refuse: listen(); errno=EACCES
 //! row LABEL s tcp 127.0.0.1:80 time-wait A,B last=C     for the failure labelled by as=LABEL
+//! now s tcp 127.0.0.1:0 by=A state=listen           what a socket is now, without a bind
+//! unended C s tcp 127.0.0.1:80                     a 32-bit bind that got no port
 //! no-port C tcp 10.0.0.1:80 errno=EAGAIN        connect() that failed
 //! inventory begin|end unseen=x        lost bind=3        job start|end /ci/1 first=A left=A,B
 //! ```
@@ -24,10 +26,10 @@ use std::net::SocketAddr;
 use super::super::finding::{Finding, FindingId, Holder, HolderState, Kind, Receives};
 use super::super::{Ledger, Settings};
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Door, Errno, Event, Exit, Family, Found,
-    Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase, Known, Listen,
-    ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, Process, ProcessKey, Protocol, Seq, Setting,
-    Signal, SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten,
+    Bind, BindFailed, Body, BootTime, Changed, Close, ConnectFailed, Cookie, Door, Errno, Event, Exit,
+    Family, Found, Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase, Known,
+    Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, Process, ProcessKey, Protocol, Seq,
+    Setting, Signal, SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten, Unresolved,
 };
 
 const MS: u64 = 1_000_000;
@@ -191,6 +193,16 @@ impl Story {
                 let state = words.value("state").map_or(TcpState::Close, state);
                 let backlog = words.number("backlog").unwrap_or(0);
                 Body::Close(Close { cookie: self.cookie(words), state, backlog })
+            }
+            "now" => {
+                let process = words.value("by").map(|name| self.key(name));
+                let state = words.value("state").map_or(TcpState::Close, state);
+                Body::Changed(Changed { process, socket: self.facts(words), state })
+            }
+            "unended" => {
+                let process = self.key(words.take());
+                let (socket, comm) = (self.facts(words), "victim".to_owned());
+                Body::Unresolved(Unresolved { process, socket, comm, door: Door::Compat })
             }
             "gone" => Body::Gone(Gone { cookie: self.cookie(words) }),
             "set" => {

@@ -1,0 +1,85 @@
+//! What is known a moment later only: how a bind ended that nothing tells the end of, and what a socket has become after
+//! a call that the probe saw begin.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::event::{BootTime, Cookie, Hook, Tid};
+use crate::wire::Call;
+
+/// How long a bind without an end may take, ns: its thread does nothing else meanwhile.
+const END_NS: u64 = 20_000_000;
+/// How long after a call began its socket is looked at, ns.
+const LOOK_NS: u64 = 2_000_000;
+/// Least time between two such looks, ns: each goes through every descriptor of the machine.
+const LOOK_EVERY_NS: u64 = 50_000_000;
+
+/// A bind of a 32-bit system call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub(super) call: Call,
+    pub(super) at: BootTime,
+    pub(super) hook: Hook,
+}
+
+/// What is waited for.
+#[derive(Default)]
+pub(super) struct Later {
+    begun: BTreeMap<Tid, Begun>,
+    look: BTreeMap<Cookie, BootTime>,
+    looked: BootTime,
+}
+
+impl Later {
+    /// A bind begins whose failure nothing tells. Gives the one before it of that thread, which has failed.
+    pub(super) fn begin(&mut self, call: Call, at: BootTime, hook: Hook) -> Option<Begun> {
+        self.begun.insert(call.task.tid, Begun { call, at, hook })
+    }
+
+    /// A thread got its port.
+    pub(super) fn bound(&mut self, tid: Tid) {
+        self.begun.remove(&tid);
+    }
+
+    /// Binds that have not got their port by now.
+    pub(super) fn take_failed(&mut self, now: BootTime) -> Vec<Begun> {
+        let over = |begun: &Begun| now.since(begun.at) >= END_NS;
+        let failed = self.begun.values().filter(|begun| over(begun)).cloned().collect();
+        self.begun.retain(|_, begun| !over(begun));
+        failed
+    }
+
+    /// Whether a socket may be looked at out of turn.
+    pub(super) fn may_look(&mut self, at: BootTime) -> bool {
+        let may = at.since(self.looked) >= LOOK_EVERY_NS;
+        if may {
+            self.looked = at;
+        }
+        may
+    }
+
+    /// A socket is to be looked at.
+    pub(super) fn look(&mut self, cookie: Cookie, at: BootTime) {
+        let due = (at.0 + LOOK_NS).max(self.looked.0 + LOOK_EVERY_NS);
+        self.look.insert(cookie, BootTime(due));
+    }
+
+    /// It is known after all.
+    pub(super) fn seen(&mut self, cookie: Cookie) {
+        self.look.remove(&cookie);
+    }
+
+    /// Sockets to be looked at now, all at once.
+    pub(super) fn take_look(&mut self, now: BootTime) -> BTreeSet<Cookie> {
+        if !self.look.values().any(|due| *due <= now) {
+            return BTreeSet::new();
+        }
+        self.looked = now;
+        std::mem::take(&mut self.look).into_keys().collect()
+    }
+
+    /// When there is something to do.
+    pub(super) fn next_due(&self) -> Option<BootTime> {
+        let ends = self.begun.values().map(|begun| BootTime(begun.at.0 + END_NS));
+        ends.chain(self.look.values().copied()).min()
+    }
+}

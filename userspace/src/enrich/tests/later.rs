@@ -1,0 +1,87 @@
+//! What is known a moment after the record that told of it.
+
+use super::*;
+
+fn compat(number: u32, cookie: u64) -> Call {
+    Call { door: Door::Compat, ..call(number, cookie) }
+}
+
+#[test]
+fn a_32_bit_bind_that_gets_no_port_has_failed() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    assert_eq!(bench.feed(Record::Unresolved(compat(2, 71))), [], "it has only begun");
+    assert_eq!(bench.wait(1_000_000), []);
+    let (process, socket, comm) = (process(2), socket(71), "comm-2".to_owned());
+    let failed = Body::Unresolved(Unresolved { process, socket, comm, door: Door::Compat });
+    assert_eq!(bench.wait(20_000_000), [failed]);
+    assert_eq!(bench.wait(20_000_000), [], "once");
+}
+
+#[test]
+fn a_32_bit_bind_that_gets_its_port_has_not() {
+    let mut bench = Bench::new();
+    bench.feed(Record::Unresolved(compat(2, 71)));
+    let facts = bench.feed(Record::Bind(compat(2, 71)));
+    assert_eq!(types(&facts), ["process", "bind"]);
+    assert_eq!(bench.wait(50_000_000), []);
+}
+
+#[test]
+fn the_next_bind_of_a_thread_ends_the_one_before() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    bench.feed(Record::Unresolved(compat(2, 71)));
+    assert_eq!(types(&bench.feed(Record::Unresolved(compat(2, 72)))), ["bind-unresolved"]);
+    assert_eq!(types(&bench.wait(50_000_000)), ["bind-unresolved"]);
+}
+
+#[test]
+fn a_bind_whose_end_was_not_seen_is_told_as_such_at_once() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    assert_eq!(types(&bench.feed(Record::Unresolved(call(2, 71)))), ["bind-unresolved"]);
+}
+
+/// The device is a name in the call; the socket has its index.
+#[test]
+fn a_device_is_read_from_the_socket_at_once_and_again() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    let mut on_device = socket(70);
+    on_device.options.device = Ifindex(3);
+    bench.enricher.lookups.now = vec![(on_device.clone(), TcpState::Close)];
+    let to_device = SetOption { cookie: Cookie(70), level: 1, name: 25, value: 0x3068_7465 };
+    let expected = Body::Changed(Changed { process: None, socket: on_device, state: TcpState::Close });
+    assert_eq!(bench.feed(Record::Option(to_device.clone())), std::slice::from_ref(&expected));
+    // Right after a look the next one waits: each goes through every descriptor of the machine.
+    assert_eq!(bench.feed(Record::Option(to_device)), []);
+    assert_eq!(bench.wait(1_000_000), []);
+    assert_eq!(bench.wait(50_000_000), [expected]);
+    assert_eq!(bench.wait(50_000_000), []);
+}
+
+#[test]
+fn a_listener_without_a_port_is_looked_at_unless_it_is_told() {
+    let mut bench = Bench::new();
+    let mut unbound = call(2, 70);
+    unbound.socket.port = 0;
+    bench.enricher.lookups.now = vec![(socket(70), TcpState::Listen)];
+    assert_eq!(types(&bench.feed(Record::Listen(unbound.clone()))), ["process", "listen"]);
+    assert_eq!(types(&bench.wait(50_000_000)), ["changed"]);
+    unbound.socket.cookie = Cookie(71);
+    bench.feed(Record::Listen(unbound));
+    bench.feed(Record::Listen(call(2, 71)));
+    assert_eq!(bench.wait(50_000_000), []);
+}
+
+#[test]
+fn a_port_that_was_given_up_is_no_longer_waited_for() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    let mut nowhere = call(2, 70);
+    nowhere.socket.port = 0;
+    assert_eq!(types(&bench.feed(Record::Changed(nowhere.clone(), TcpState::Close))), ["changed"]);
+    assert_eq!(bench.feed(Record::Changed(nowhere, TcpState::Close)), [], "it held none");
+    assert_eq!(bench.feed(Record::Close(small(70, TcpState::Close))), []);
+}
