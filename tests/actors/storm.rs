@@ -1,13 +1,16 @@
 //! Many processes that live for a moment and bind: `storm PROCESSES BINDS ADDRESS`.
 //!
-//! Each process is a program of its own (fork and exec) that binds BINDS times, UDP and TCP by turns, to a port the
+//! or one server that looks whether its port is free before it takes it: `storm check ADDRESS PORT`.
+//!
+//! Each process of a storm is a program of its own (fork and exec) that binds BINDS times, UDP and TCP by turns, to a port the
 //! kernel chooses, and closes again. Prints how many binds succeeded in all: the truth that a recording is compared with.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 /// Processes that live at one instant.
 const AT_ONCE: usize = 8;
@@ -17,8 +20,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["one", binds, address] => one(binds, address),
+        ["check", address, port] => check(address, port),
         [processes, binds, address] => all(processes, binds, address),
-        _ => Err(anyhow::anyhow!("usage: storm PROCESSES BINDS ADDRESS")),
+        _ => Err(anyhow::anyhow!("usage: storm PROCESSES BINDS ADDRESS | storm check ADDRESS PORT")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +42,25 @@ fn one(binds: &str, address: &str) -> anyhow::Result<()> {
             TcpListener::bind((address, 0)).context("bind")?;
         }
     }
+    Ok(())
+}
+
+/// Two steps, each when a line comes in: sees by a connect that nobody is there; then listens with SO_REUSEPORT. Ends
+/// with its input.
+fn check(address: &str, port: &str) -> anyhow::Result<()> {
+    let address = SocketAddr::new(address.parse().context("ADDRESS")?, port.parse().context("PORT")?);
+    let mut lines = std::io::stdin().lines();
+    let mut next = || lines.next().transpose().context("input");
+    next()?;
+    ensure!(TcpStream::connect(address).is_err(), "somebody listens already");
+    println!("checked");
+    next()?;
+    let server = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseport(&server, true)?;
+    bind(&server, &address).context("bind")?;
+    listen(&server, 8)?;
+    println!("bound");
+    while next()?.is_some() {}
     Ok(())
 }
 

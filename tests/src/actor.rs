@@ -76,6 +76,31 @@ impl Actor {
         Self { child, process, stdin, stdout, unread: Vec::new() }
     }
 
+    /// Starts one in the network namespace of another.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn beside(other: &Self) -> Self {
+        let target = format!("--target={}", other.pid());
+        // `nsenter` becomes the actor: no process between them.
+        Self::start(Command::new("nsenter").args([&target, "--net", "--"]).arg(Self::program()))
+    }
+
+    /// The inode number of the network namespace it is in.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    #[track_caller]
+    pub fn netns(&self) -> u64 {
+        let link = std::fs::read_link(format!("/proc/{}/ns/net", self.pid())).expect("an actor that lives");
+        let link = link.to_string_lossy();
+        let number = link.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']')).expect("net:[…]");
+        number.parse().expect("a number")
+    }
+
     /// Its process id. Where it was started by another program, that program's.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -41,6 +41,13 @@ impl Report {
         self.findings().into_iter().filter(|finding| finding.text("address") == address).collect()
     }
 
+    /// The findings in a network namespace.
+    #[must_use]
+    #[track_caller]
+    pub fn in_netns(&self, netns: u64) -> Vec<Finding> {
+        self.findings().into_iter().filter(|finding| finding.number("netns") == netns).collect()
+    }
+
     /// The findings about an endpoint.
     #[must_use]
     #[track_caller]
@@ -158,6 +165,12 @@ impl Finding {
     #[track_caller]
     pub fn pids(&self) -> Vec<u64> {
         self.holders().iter().map(|holder| holder.number("pid")).collect()
+    }
+
+    /// The process id of who had it last, where that is known.
+    #[must_use]
+    pub fn last_owner(&self) -> Option<u64> {
+        self.0["last_owner"]["pid"].as_u64()
     }
 
     /// The process whose call failed.

@@ -35,8 +35,11 @@ impl Actor {
                 self.unread.clear();
                 while let Some(command) = self.next_line() {
                     if !self.obey(&command) {
-                        break;
+                        std::process::exit(0);
                     }
+                }
+                if self.stays {
+                    let _interrupted = rustix::event::poll(&mut [], None);
                 }
                 std::process::exit(0);
             }

@@ -21,10 +21,14 @@
 //! | `opt ID ifindex N` | SO_BINDTOIFINDEX |
 //! | `join ID GROUP` | joins a multicast group |
 //! | `accept ID` | a connection that waits; answers its `id` |
+//! | `accept-now ID` | the same; EAGAIN where none waits |
 //! | `connect PROTO ADDRESS` | a connection; answers `id port` |
 //! | `knock PROTO ADDRESS N` | N connections, or a datagram from each of N sockets; answers `refused` |
 //! | `unreached` | how many of the datagrams came back since; `hang-up` closes what knocked |
 //! | `take ID` | takes the connections or datagrams that wait, and says how many |
+//! | `connect-from ID ADDRESS` | connects a socket that is bound |
+//! | `serve ID first\|last` | from now on accepts in a thread, and closes each connection before or after the client |
+//! | `churn N ADDRESS first\|last` | N connections one after the other, each closed before or after the server; answers how many were `made`, and how the next `failed` |
 //! | `fork` | a child without exec; answers its `child` number and `pid` |
 //! | `spawn [ID…]` | a child with exec that inherits these sockets, by the ids 1, 2, … |
 //! | `leak ID PROGRAM [ARG…]` | a program that inherits the socket, with no other link to the actor; answers its `pid` |
@@ -32,7 +36,7 @@
 //! | `exec [ID…]` | becomes a new image of itself with these sockets, by the ids 1, 2, … |
 //! | `inbox NAME`, `post ID NAME`, `unpost` | hands a socket to another process (SCM_RIGHTS) |
 //! | `setuid N`, `setsid`, `unshare-net`, `pid` | as named |
-//! | `sysctl NAME VALUE`, `ip ARGUMENT…` | sets one up in its network namespace |
+//! | `sysctl NAME VALUE…`, `ip ARGUMENT…` | sets one up in its network namespace |
 //! | `slow-term MS` | from now on SIGTERM ends it only after that time |
 //! | `stay` | from now on the end of input does not end it, only a signal does |
 //! | `exit` | ends it |
@@ -40,6 +44,7 @@
 //! Arguments of the program are commands that come first. It ends when its input does.
 
 mod bare;
+mod churn;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 mod family;
@@ -188,6 +193,7 @@ impl Actor {
             ["opt", id, option, value] => self.option(id.parse()?, option, value),
             ["join", id, group] => self.join(id.parse()?, group),
             ["accept", id] => self.accept(id.parse()?),
+            ["accept-now", id] => self.accept_now(id.parse()?),
             ["connect", protocol, address] => self.connect(protocol, address),
             ["knock", protocol, address, count] => self.knock(protocol, address, count.parse()?),
             ["unreached"] => self.unreached(),
@@ -196,6 +202,9 @@ impl Actor {
                 Ok(String::new())
             }
             ["take", id] => self.take(id.parse()?),
+            ["connect-from", id, address] => self.connect_from(id.parse()?, address),
+            ["serve", id, who] => self.serve(id.parse()?, who),
+            ["churn", count, address, who] => churn::churn(count.parse()?, address, who),
             ["fork"] => self.fork(),
             ["spawn", ids @ ..] => self.spawn(ids),
             ["leak", id, program, arguments @ ..] => self.leak(id, program, arguments),
@@ -210,8 +219,8 @@ impl Actor {
             }
             ["setsid"] => Ok(format!("session={}", rustix::process::setsid()?.as_raw_nonzero())),
             ["unshare-net"] => unshare_net(),
-            ["sysctl", name, value] => {
-                std::fs::write(std::path::Path::new("/proc/sys").join(name), value)?;
+            ["sysctl", name, value @ ..] => {
+                std::fs::write(format!("/proc/sys/{name}"), value.join(" "))?;
                 Ok(String::new())
             }
             ["ip", arguments @ ..] => ip(arguments),
@@ -301,7 +310,7 @@ fn enter_net(pid: u32) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-fn name(errno: Errno) -> String {
+pub(crate) fn name(errno: Errno) -> String {
     let known = match errno {
         Errno::ACCESS => "EACCES",
         Errno::ADDRINUSE => "EADDRINUSE",

@@ -104,6 +104,19 @@ impl Actor {
         Ok(format!("id={}", self.keep(connection)))
     }
 
+    pub(crate) fn accept_now(&mut self, id: u64) -> Result<String, Failure> {
+        rustix::io::ioctl_fionbio(self.get(id)?, true)?;
+        let accepted = self.accept(id);
+        rustix::io::ioctl_fionbio(self.get(id)?, false)?;
+        accepted
+    }
+
+    pub(crate) fn connect_from(&self, id: u64, address: &str) -> Result<String, Failure> {
+        let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+        connect(self.get(id)?, &address)?;
+        Ok(String::new())
+    }
+
     pub(crate) fn connect(&mut self, protocol: &str, address: &str) -> Result<String, Failure> {
         let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
         let socket = new(protocol, family_of(&address))?;

@@ -4,7 +4,9 @@
 //! `/proc` nor the kernel. Look-ups are made through [`Lookups`]; tests give their own.
 
 mod later;
+mod listeners;
 mod names;
+mod ports;
 mod processes;
 mod sockets;
 #[cfg(test)]
@@ -13,16 +15,20 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use names::Names;
+pub use ports::{SURVEY_AGAIN_NS, SURVEYED_MIN, SURVEYED_PER_SECOND, USERS_MAX};
 pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
     Bind, BindFailed, Body, BootTime, Changed, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone,
-    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, ProcessKey, Protocol, Seq, Setting,
-    Signal, SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
+    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol,
+    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
 };
-use crate::wire::{Call, Record, SetOption, Stamped};
+use crate::ledger::conflict;
+use crate::wire::{Call, Record, SetOption, Small, Stamped};
 use later::{Begun, Later};
+use listeners::Listeners;
+use ports::{Ports, Want};
 use sockets::Sockets;
 
 /// A fact that has no place in the order yet.
@@ -59,6 +65,10 @@ pub trait Lookups {
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)>;
     /// Who opened the connection that had this cookie.
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
+    /// Every row of the kernel's tables of a protocol in a network namespace; None when it cannot be had.
+    fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>>;
+    /// The ports that the kernel chooses from in a network namespace; None when it is gone.
+    fn range(&mut self, netns: Inum) -> Option<PortRange>;
 }
 
 /// Refused binds whose port is looked up, a second. More are told without; `table-lookups` says so.
@@ -73,6 +83,9 @@ pub const UNHELD_NS: u64 = 20_000_000;
 /// its end is told before its memory is freed, and its descriptors are closed after that.
 pub const UNHELD_MAX_NS: u64 = 1_000_000_000;
 
+/// Rows of connections kept until their close comes, rows.
+const SEEN_OVER_MAX: usize = 4096;
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Makes events of records.
@@ -81,6 +94,10 @@ pub struct Enricher<L> {
     sockets: Sockets,
     later: Later,
     cgroups: cgroup2::Paths,
+    listeners: Listeners,
+    ports: Ports,
+    /// Rows of connections that nobody had any more when they were looked at, by the cookie and the failed call: their close may be still to come.
+    seen_over: BTreeMap<(Cookie, Seq), TableRow>,
     lookups: L,
     budget: Budget,
 }
@@ -102,6 +119,9 @@ impl<L: Lookups> Enricher<L> {
             sockets: Sockets::default(),
             later: Later::default(),
             cgroups,
+            listeners: Listeners::default(),
+            ports: Ports::default(),
+            seen_over: BTreeMap::new(),
             lookups,
             budget: Budget::default(),
         }
@@ -138,7 +158,8 @@ impl<L: Lookups> Enricher<L> {
             Record::ListenFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
                 let asked_by = after(next, begin, facts);
-                let endpoint = in_use(&call);
+                let wanted = in_use(&call);
+                let want = no_port(&call).then(|| Want::of_bind(&call));
                 let body = ListenFailed {
                     process: call.task.process,
                     comm: call.task.comm,
@@ -146,12 +167,17 @@ impl<L: Lookups> Enricher<L> {
                     errno: call.errno,
                 };
                 facts.push(Fact { at, hook, body: Body::ListenFailed(body) });
-                if let Some(endpoint) = endpoint {
-                    self.look_up(endpoint, asked_by, at, facts);
+                if let Some(wanted) = wanted {
+                    self.look_up(&wanted, asked_by, at, facts);
+                }
+                if let Some(want) = want {
+                    self.survey(&want, asked_by, at, facts);
                 }
             }
             Record::ConnectFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                let asked_by = after(next, begin, facts);
+                let want = found_no_port(&call).then(|| Want::of_connect(&call));
                 let body = ConnectFailed {
                     process: call.task.process,
                     comm: call.task.comm,
@@ -163,12 +189,20 @@ impl<L: Lookups> Enricher<L> {
                     errno: call.errno,
                 };
                 facts.push(Fact { at, hook, body: Body::ConnectFailed(body) });
+                if let Some(want) = want {
+                    self.survey(&want, asked_by, at, facts);
+                }
             }
             Record::Unlisten(small) if self.sockets.knows(small.cookie) => {
                 push(Body::Unlisten(Unlisten { cookie: small.cookie, backlog: small.backlog }));
             }
-            Record::Close(small) if self.sockets.closed(small.cookie, small.state) => {
-                push(Body::Close(Close { cookie: small.cookie, state: small.state, backlog: small.backlog }));
+            Record::Close(small) => {
+                self.open_then(&small, at, hook, facts);
+                if self.sockets.closed(small.cookie, small.state) {
+                    self.listeners.closed(small.cookie, at);
+                    let body = Close { cookie: small.cookie, state: small.state, backlog: small.backlog };
+                    facts.push(Fact { at, hook, body: Body::Close(body) });
+                }
             }
             Record::Destroy(small) if self.sockets.destroyed(small.cookie) => {
                 push(Body::Gone(Gone { cookie: small.cookie }));
@@ -209,11 +243,7 @@ impl<L: Lookups> Enricher<L> {
                 }
             }
             Record::Cgroup { id, path } => self.cgroups.learn(id, &path),
-            Record::Unlisten(_)
-            | Record::Close(_)
-            | Record::Destroy(_)
-            | Record::Option(_)
-            | Record::Foreign => {}
+            Record::Unlisten(_) | Record::Destroy(_) | Record::Option(_) | Record::Foreign => {}
         }
     }
 
@@ -223,6 +253,13 @@ impl<L: Lookups> Enricher<L> {
             self.processes.publish(*holder, None, &mut self.cgroups, at, facts);
         }
         self.sockets.found(&found);
+        if found.state == TcpState::Listen {
+            let only = match found.holders.as_slice() {
+                [one] => self.processes.children_of(*one).map(|made| (*one, made)),
+                _ => None,
+            };
+            self.listeners.listens(&found.socket, only);
+        }
         facts.push(Fact { at, hook, body: Body::Socket(found) });
     }
 
@@ -302,7 +339,8 @@ impl<L: Lookups> Enricher<L> {
     ) {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
         let asked_by = after(next, begin, facts);
-        let endpoint = in_use(&call);
+        let wanted = in_use(&call);
+        let want = no_port(&call).then(|| Want::of_bind(&call));
         let body = BindFailed {
             process: call.task.process,
             tid: call.task.tid,
@@ -312,8 +350,11 @@ impl<L: Lookups> Enricher<L> {
             door: call.door,
         };
         facts.push(Fact { at, hook, body: Body::BindFailed(body) });
-        if let Some(endpoint) = endpoint {
-            self.look_up(endpoint, asked_by, at, facts);
+        if let Some(wanted) = wanted {
+            self.look_up(&wanted, asked_by, at, facts);
+        }
+        if let Some(want) = want {
+            self.survey(&want, asked_by, at, facts);
         }
     }
 
@@ -344,6 +385,9 @@ impl<L: Lookups> Enricher<L> {
         } else if !self.sockets.knows(cookie) {
             self.sockets.held(&call.socket, process);
         }
+        if state == TcpState::Listen {
+            self.remember_listener(&call.socket);
+        }
         self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
         let body = Changed { process: Some(process), socket: call.socket, state };
         facts.push(Fact { at, hook, body: Body::Changed(body) });
@@ -361,30 +405,50 @@ impl<L: Lookups> Enricher<L> {
         } else {
             self.later.seen(call.socket.cookie);
         }
+        self.remember_listener(&call.socket);
         facts.push(Fact { at, hook, body: Body::Listen(Listen { process, socket: call.socket }) });
     }
 
-    /// Asks the kernel's tables what is on a port that was refused: TIME_WAIT and closing connections have no event.
-    fn look_up(
-        &mut self,
-        endpoint: (Inum, Protocol, u16),
-        asked_by: Seq,
-        at: BootTime,
-        facts: &mut Vec<Fact>,
-    ) {
+    fn remember_listener(&mut self, socket: &SocketFacts) {
+        let only = self
+            .sockets
+            .sole_holder(socket.cookie)
+            .and_then(|holder| self.processes.children_of(holder).map(|made| (holder, made)));
+        self.listeners.listens(socket, only);
+    }
+
+    /// Asks the kernel's tables what is in the way on a port that was refused: TIME_WAIT and closing connections have no
+    /// event.
+    fn look_up(&mut self, wanted: &SocketFacts, asked_by: Seq, at: BootTime, facts: &mut Vec<Fact>) {
         if !self.budget.allows(at, facts) {
             return;
         }
-        let (netns, protocol, port) = endpoint;
-        let mut rows = self.lookups.on_port(netns, protocol, port);
+        let netns = wanted.netns;
+        let mut rows = self.lookups.on_port(netns, wanted.protocol, wanted.port);
+        // Of loopback alone there are 16 million addresses.
+        rows.retain(|row| row.socket.cookie != wanted.cookie && conflict(wanted, &row.socket));
         rows.sort_by_key(silence);
         if rows.len() > TABLE_ROWS_MAX {
             rows.truncate(TABLE_ROWS_MAX);
             facts.push(limit("table-rows", TABLE_ROWS_MAX as u64, "rows for one refused bind", at));
         }
-        for row in rows {
-            let last_owner =
-                if row.holders.is_empty() { self.lookups.opener(row.socket.cookie) } else { None };
+        let is_connection = |row: &PortRow| !matches!(row.state, TcpState::Listen | TcpState::Close);
+        let openers: Vec<Option<ProcessKey>> = rows
+            .iter()
+            .map(|row| self.lookups.opener(row.socket.cookie).filter(|_| is_connection(row)))
+            .collect();
+        if openers.iter().any(Option::is_some) {
+            self.range(netns, at, facts);
+        }
+        for (row, opener) in rows.into_iter().zip(openers) {
+            let last_owner = match opener {
+                _ if !row.holders.is_empty() => None,
+                None if is_over(row.state) => {
+                    let children = |process| self.processes.children_of(process);
+                    self.listeners.owner_of(&row.socket, children)
+                }
+                opener => opener,
+            };
             for process in row.holders.iter().chain(&last_owner) {
                 self.processes.publish(*process, None, &mut self.cgroups, at, facts);
             }
@@ -395,16 +459,58 @@ impl<L: Lookups> Enricher<L> {
                 peer: row.peer,
                 holders: row.holders,
                 last_owner,
+                outgoing: opener.is_some(),
             };
+            if opener.is_some() && body.holders.is_empty() {
+                self.seen_over.insert((body.socket.cookie, asked_by), body.clone());
+                if self.seen_over.len() > SEEN_OVER_MAX {
+                    // Cookies grow: the oldest goes.
+                    self.seen_over.pop_first();
+                }
+            }
             facts.push(Fact { at, hook: Hook::SockDiag, body: Body::Table(body) });
+        }
+    }
+
+    /// A connection is closed that a look-up for an earlier failure had found in nobody's hands: it was in somebody's when
+    /// the call failed. Tells the row again as it was then.
+    fn open_then(&mut self, small: &Small, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
+        let of_it = (small.cookie, Seq(0))..=(small.cookie, Seq(u64::MAX));
+        while let Some(key) = self.seen_over.range(of_it.clone()).next().map(|(key, _)| *key) {
+            let Some(row) = self.seen_over.remove(&key) else { return };
+            let holders: Vec<ProcessKey> =
+                row.last_owner.into_iter().filter(|opener| opener.tgid == small.tgid).collect();
+            let body = TableRow { state: small.state, holders, last_owner: None, ..row };
+            facts.push(Fact { at, hook, body: Body::Table(body) });
         }
     }
 }
 
 /// The port that a refused call found in use.
-fn in_use(call: &Call) -> Option<(Inum, Protocol, u16)> {
+fn in_use(call: &Call) -> Option<SocketFacts> {
     let is_in_use = call.errno == Errno::EADDRINUSE && call.socket.port != 0;
-    is_in_use.then_some((call.socket.netns, call.socket.protocol, call.socket.port))
+    is_in_use.then(|| call.socket.clone())
+}
+
+/// The call let the kernel choose a port, and there was none.
+fn no_port(call: &Call) -> bool {
+    call.errno == Errno::EADDRINUSE && call.socket.port == 0
+}
+
+/// `connect()` may have found no port; EADDRNOTAVAIL can mean that there is no address to connect from as well.
+fn found_no_port(call: &Call) -> bool {
+    match call.socket.protocol {
+        Protocol::Tcp => call.errno == Errno::EADDRNOTAVAIL,
+        Protocol::Udp | Protocol::Udplite => call.errno == Errno::EAGAIN,
+    }
+}
+
+/// A connection that its process has closed.
+const fn is_over(state: TcpState) -> bool {
+    matches!(
+        state,
+        TcpState::TimeWait | TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck
+    )
 }
 
 /// How little a row says about why a bind is refused: what is held comes before what lingers, and that before

@@ -48,6 +48,8 @@ struct Entry {
     mark: Option<Option<Mark>>,
     /// Children that are in the table: they need this entry's name.
     children: u32,
+    /// Forks of it that were seen.
+    forks: u64,
     /// It ended.
     ended: bool,
     /// It ended, and so did [`ENDED_MAX`] others since.
@@ -110,8 +112,8 @@ impl Processes {
             return;
         }
         // The parent at fork, where the fork was seen; in `/proc` is the parent of today.
-        let (fork_parent, children, ended) =
-            known.map_or((None, 0, false), |entry| (entry.parent, entry.children, entry.ended));
+        let (fork_parent, children, forks, ended) = known
+            .map_or((None, 0, 0, false), |entry| (entry.parent, entry.children, entry.forks, entry.ended));
         if fork_parent.is_none() {
             self.child_of(process.parent);
         }
@@ -133,6 +135,7 @@ impl Processes {
             container: process.container,
             mark: process.mark.map(Some),
             children,
+            forks,
             ended,
             forgettable: false,
             told: false,
@@ -143,6 +146,9 @@ impl Processes {
 
     /// A process was made.
     pub fn forked(&mut self, fork: &Fork) {
+        if let Some(parent) = self.entries.get_mut(&fork.parent) {
+            parent.forks += 1;
+        }
         if self.entries.contains_key(&fork.child) {
             // The scan met it after its fork and before this record; it may have executed since, which comes next.
             return;
@@ -161,6 +167,7 @@ impl Processes {
                 container: parent.container.clone(),
                 mark: None,
                 children: 0,
+                forks: 0,
                 ended: false,
                 forgettable: false,
                 told: false,
@@ -225,6 +232,12 @@ impl Processes {
     #[must_use]
     pub fn has_ended(&self, key: ProcessKey) -> bool {
         self.entries.get(&key).is_some_and(|entry| entry.ended)
+    }
+
+    /// How many children a process was seen to make; None when it is not known, or no longer.
+    #[must_use]
+    pub fn children_of(&self, key: ProcessKey) -> Option<u64> {
+        self.entries.get(&key).map(|entry| entry.forks)
     }
 
     /// Forgets a process now, or when its last child is forgotten, or when too many wait for that.
@@ -394,6 +407,7 @@ impl Entry {
             container: None,
             mark: None,
             children: 0,
+            forks: 0,
             ended: false,
             forgettable: false,
             told: false,

@@ -54,6 +54,12 @@ impl Sockets {
         self.by_cookie.contains_key(&cookie)
     }
 
+    /// The one process that has it, as far as is known.
+    pub(super) fn sole_holder(&self, cookie: Cookie) -> Option<ProcessKey> {
+        let holders = self.holders.get(&cookie).filter(|holders| holders.len() == 1)?;
+        holders.first().copied()
+    }
+
     /// The last reference went away. Whether the socket was known.
     pub(super) fn closed(&mut self, cookie: Cookie, state: TcpState) -> bool {
         let Some(protocol) = self.by_cookie.remove(&cookie) else { return false };

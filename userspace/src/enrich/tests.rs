@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 mod later;
+mod ports;
 mod processes;
 mod refused;
 mod sockets;
@@ -12,14 +13,14 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::cli::Cmdline;
-use crate::event::{Door, Family, NetnsCookie, Options, Process, Tid, Uid};
+use crate::event::{Door, Family, NetnsCookie, Options, PortUse, Process, Rest, Tid, Uid};
 use crate::wire::{Exec, Fork, Small, Task};
 
 /// Above every PID that the kernel gives (`PID_MAX_LIMIT`, 4 194 304): never in `/proc`.
 const NOWHERE: u32 = 5_000_000;
 
 /// A process that does not exist.
-fn process(number: u32) -> ProcessKey {
+pub(super) fn process(number: u32) -> ProcessKey {
     ProcessKey { tgid: NOWHERE + number, start: 700 }
 }
 
@@ -32,6 +33,8 @@ struct Fake {
     now: Vec<(SocketFacts, TcpState)>,
     asked_ports: Vec<(Inum, Protocol, u16)>,
     asked_holders: Vec<BTreeSet<Cookie>>,
+    asked_tables: Vec<(Inum, Protocol)>,
+    range: Option<(u16, u16)>,
 }
 
 impl Lookups for Fake {
@@ -55,6 +58,15 @@ impl Lookups for Fake {
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {
         self.openers.get(&cookie).copied()
+    }
+
+    fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>> {
+        self.asked_tables.push((netns, protocol));
+        Some(self.rows.clone())
+    }
+
+    fn range(&mut self, netns: Inum) -> Option<PortRange> {
+        self.range.map(|(low, high)| PortRange { netns, low, high, reserved: Vec::new() })
     }
 }
 
@@ -140,7 +152,7 @@ fn task(number: u32) -> Task {
     }
 }
 
-fn socket(cookie: u64) -> SocketFacts {
+pub(super) fn socket(cookie: u64) -> SocketFacts {
     SocketFacts {
         cookie: Cookie(cookie),
         netns: Inum(4),
@@ -165,7 +177,7 @@ fn call(number: u32, cookie: u64) -> Call {
 }
 
 fn small(cookie: u64, state: TcpState) -> Small {
-    Small { cookie: Cookie(cookie), state, backlog: 0 }
+    Small { cookie: Cookie(cookie), state, backlog: 0, tgid: 0 }
 }
 
 /// The processes among some facts.

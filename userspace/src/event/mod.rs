@@ -4,11 +4,13 @@
 //! Nothing here reads a clock, a file or the kernel; the types know serde and nothing else.
 
 mod ids;
+mod ports;
 mod process;
 mod socket;
 mod system;
 
 pub use ids::{BootTime, Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Seq, Tid, Uid};
+pub use ports::{PortRange, PortUse, PortUser, Rest};
 pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
     Bind, BindFailed, Changed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders, Listen,
@@ -70,6 +72,10 @@ pub enum Body {
     Holders(Holders),
     /// What the kernel's tables had on a port when it was looked up for a failed bind.
     Table(TableRow),
+    /// The ports that the kernel chooses from in a network namespace.
+    PortRange(PortRange),
+    /// Who used those ports when a call found none.
+    PortUse(PortUse),
     /// Events were lost.
     Lost(Lost),
     /// A bound of bindwatch was reached.
@@ -103,6 +109,8 @@ impl Body {
             Self::ConnectFailed(_) => "connect-failed",
             Self::Holders(_) => "holders",
             Self::Table(_) => "table",
+            Self::PortRange(_) => "port-range",
+            Self::PortUse(_) => "port-use",
             Self::Lost(_) => "lost",
             Self::Limit(_) => "limit",
             Self::Job(_) => "job",

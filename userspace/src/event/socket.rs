@@ -386,7 +386,11 @@ pub struct TableRow {
     /// Processes that have it open.
     #[serde(default)]
     pub holders: Vec<ProcessKey>,
-    /// The process that opened it, where it is remembered though nobody has it open.
+    /// The process that had it last, where it is remembered though nobody has it open: who connected it, or the one
+    /// process that listened on its port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_owner: Option<ProcessKey>,
+    /// It was seen to be connected from here: its port is one that the kernel chose, unless it was bound.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outgoing: bool,
 }

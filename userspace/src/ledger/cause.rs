@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::event::{BootTime, Options, ProcessKey, Protocol, Seq, SocketFacts, Uid};
+use crate::event::{BootTime, Cookie, Options, ProcessKey, Protocol, Seq, SocketFacts, Uid};
 
 use super::Ledger;
-use super::finding::Cause;
+use super::finding::{Cause, Kind};
 use super::place::PortKey;
 use super::socket::Socket;
 
@@ -27,6 +27,7 @@ pub(super) struct Keeper {
     pub(super) came: Came,
     /// Its socket was shut down already.
     pub(super) stopped: bool,
+    pub(super) cookie: Cookie,
     pub(super) options: Options,
     pub(super) uid: Uid,
 }
@@ -37,6 +38,7 @@ impl Keeper {
             process: *process,
             came: if socket.since.is_some() { Came::At(socket.known) } else { Came::Before },
             stopped: socket.stopped,
+            cookie: socket.cookie,
             options: socket.options,
             uid: socket.uid,
         })
@@ -65,6 +67,9 @@ impl Ledger {
         if let Some(evidence) = self.lost_race(caller, PortKey::of(wanted), keepers, at) {
             return Reason { cause: Cause::LostRace, evidence };
         }
+        if let Some(evidence) = self.left_over(keepers) {
+            return Reason { cause: Cause::Orphan, evidence };
+        }
         let options = wanted.options;
         let shared_port = |keeper: &Keeper| options.reuse_port && keeper.options.reuse_port;
         let udp = wanted.protocol != Protocol::Tcp;
@@ -79,6 +84,27 @@ impl Ledger {
             base
         };
         Reason { cause, evidence: Vec::new() }
+    }
+
+    /// A keeper that should be gone: it was left over by a job, or has the socket of a process that ended, of which it
+    /// is a worker or to whose program it does not belong. A successor of the same program took the socket over.
+    fn left_over(&self, keepers: &[Keeper]) -> Option<Vec<Seq>> {
+        keepers.iter().find_map(|keeper| {
+            let socket = self.holdings.get(keeper.cookie)?;
+            let orphaned = socket.findings.iter().filter_map(|id| self.records.get(*id)).find(|record| {
+                record.kind == Kind::Orphan
+                    && record.live
+                    && record.parties.iter().any(|party| party.process == keeper.process)
+            });
+            if let Some(record) = orphaned {
+                return Some(record.evidence.as_slice().first().copied().into_iter().collect());
+            }
+            let binder = socket.binder.filter(|binder| *binder != keeper.process)?;
+            let ended = self.kin.ended_at(binder)?;
+            let worker = self.kin.lineage(binder) == self.kin.lineage(keeper.process);
+            let stranger = !self.kin.same_program(binder, keeper.process);
+            (worker || stranger).then(|| vec![ended])
+        })
     }
 
     /// A keeper that runs the caller's program and is on its way out.

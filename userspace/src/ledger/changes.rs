@@ -27,6 +27,7 @@ const LISTEN_FAILS_NS: u64 = 1_000_000;
 
 impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
+        self.acquit(bind.socket.cookie, now);
         self.leave(bind.socket.cookie, now);
         self.enter(Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq), now);
         self.ward(bind.socket.cookie, bind.process);

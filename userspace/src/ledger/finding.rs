@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Ancestor, BootTime, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, Uid};
+use crate::event::{
+    Ancestor, BootTime, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Rest, Seq, TcpState, Uid,
+};
 
 /// Number of a finding in its log, from 1, in the order in which the findings were first made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,9 +94,9 @@ pub enum Cause {
     Bound,
     /// Only TIME_WAIT entries of ended connections.
     TimeWait,
-    /// A connection that is not wholly closed (CLOSE_WAIT, FIN_WAIT…).
+    /// A connection that is not wholly closed (CLOSE_WAIT, FIN_WAIT…), with or without a process.
     HalfClosed,
-    /// A socket without any process.
+    /// A process that outlived what it belonged to: its job, or the process that made the socket.
     Orphan,
     /// A previous instance of the same program on its way out.
     Restart,
@@ -153,6 +155,10 @@ pub struct Holder {
     pub address: IpAddr,
     /// Local port.
     pub port: u16,
+    /// The other side, where the first is known to be a connection.
+    pub peer: Option<SocketAddr>,
+    /// The process connected it itself: its port was chosen by the kernel, unless it was bound.
+    pub outgoing: bool,
     /// Options of the first, as last seen.
     pub options: Options,
     /// What the first does, as last seen.
@@ -176,6 +182,36 @@ pub struct Victim {
     pub errno: Errno,
     /// The call: `bind`, `listen` or `connect`.
     pub call: &'static str,
+}
+
+/// The ports that the kernel chooses from, for the findings in which they matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PortRange {
+    /// The lowest.
+    pub low: u16,
+    /// The highest.
+    pub high: u16,
+    /// How many there are, without those that are reserved.
+    pub ports: u32,
+    /// How many of them the failed call could not have; None where that was not counted.
+    pub used: Option<u32>,
+}
+
+/// A process that uses up ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortUser {
+    /// Its identity.
+    pub process: ProcessKey,
+    /// Name.
+    pub comm: String,
+    /// Executable; empty unknown.
+    pub exe: String,
+    /// It had ended when the ports were counted.
+    pub ended: bool,
+    /// Sockets it had open.
+    pub sockets: u32,
+    /// What was left of its connections (TIME_WAIT, and closing ones).
+    pub time_wait: u32,
 }
 
 /// Who gets new connections or datagrams.
@@ -212,6 +248,8 @@ pub struct Finding {
     pub live: bool,
     /// Why, for `refused`.
     pub cause: Option<Cause>,
+    /// The state of the connection that the cause rests on.
+    pub tcp_state: Option<TcpState>,
     /// Where a failed `connect()` wanted to go.
     pub destination: Option<SocketAddr>,
     /// Who holds or held, in the order in which they came.
@@ -220,6 +258,12 @@ pub struct Finding {
     pub victim: Option<Victim>,
     /// Who had it when nobody holds it now.
     pub last_owner: Option<Holder>,
+    /// The ports that the kernel chooses from: of `exhausted`, and of a `refused` whose port it gave to a connection.
+    pub range: Option<PortRange>,
+    /// Who used them up, most first; of `exhausted`.
+    pub users: Vec<PortUser>,
+    /// What others used of them, together.
+    pub others: Rest,
     /// How often.
     pub count: u64,
     /// Lost events could have changed it.

@@ -99,6 +99,11 @@ impl Kin {
         known.told_to_end.or(known.ended)
     }
 
+    /// When it ended.
+    pub(super) fn ended_at(&self, process: ProcessKey) -> Option<Seq> {
+        self.processes.get(&process)?.ended
+    }
+
     pub(super) fn has_ended(&self, process: ProcessKey) -> bool {
         self.processes.get(&process).is_some_and(|known| known.ended.is_some())
     }

@@ -37,7 +37,9 @@ pub use settings::{AllowRule, PoolRule, RelatedBy, Settings};
 pub use stats::Stats;
 pub use view::{SocketView, View};
 
-use crate::event::{Body, BootTime, Door, Errno, Event, Seq, SocketFacts, Unresolved};
+use std::collections::BTreeMap;
+
+use crate::event::{Body, BootTime, Door, Errno, Event, Inum, PortRange, Seq, SocketFacts, Unresolved};
 
 use changes::Round;
 use exhausted::Shortages;
@@ -60,6 +62,8 @@ pub struct Ledger {
     refusals: Refusals,
     shortages: Shortages,
     wards: Wards,
+    /// The ports that the kernel chooses from.
+    ranges: BTreeMap<Inum, PortRange>,
     round: Round,
     /// The last loss.
     lost_at: Option<Seq>,
@@ -81,6 +85,7 @@ impl Ledger {
             refusals: Refusals::default(),
             shortages: Shortages::default(),
             wards: Wards::default(),
+            ranges: BTreeMap::new(),
             round: Round::default(),
             lost_at: None,
             records: Records::default(),
@@ -142,6 +147,10 @@ impl Ledger {
             Body::ConnectFailed(failed) => self.connect_failed(failed, now),
             Body::Holders(holders) => self.holders_seen(holders, now),
             Body::Table(row) => self.table_row(row, now),
+            Body::PortRange(range) => {
+                self.ranges.insert(range.netns, range.clone());
+            }
+            Body::PortUse(ports) => self.ports_counted(ports, now),
             Body::Lost(_) => {
                 self.lost_at = Some(now.seq);
                 self.records.doubt_live();

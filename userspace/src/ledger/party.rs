@@ -1,6 +1,6 @@
 //! A process in a finding, with what it was when it came in, and its stakes in the endpoint.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::event::{Ancestor, BootTime, Cookie, Options, Process, ProcessKey, SocketFacts, Uid};
@@ -51,6 +51,8 @@ pub(super) struct Party {
     /// Connections that were lost in its queues.
     pub(super) backlog: u64,
     inherited_from: Option<ProcessKey>,
+    /// The other side, and whether the process connected to it.
+    pub(super) connection: Option<(SocketAddr, bool)>,
 }
 
 impl Party {
@@ -104,6 +106,7 @@ impl Party {
             stopped_at: None,
             backlog: 0,
             inherited_from: None,
+            connection: None,
         }
     }
 
@@ -152,6 +155,8 @@ impl Party {
             sockets: self.stakes.iter().map(|stake| stake.cookie).collect(),
             address: self.address,
             port: self.port,
+            peer: self.connection.map(|(peer, _)| peer),
+            outgoing: self.connection.is_some_and(|(_, outgoing)| outgoing),
             options: self.options,
             state: self.state,
             bound_at: self.bound_at,

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::event::{BootTime, Cookie, ProcessKey, Seq};
+use crate::event::{BootTime, Cookie, ProcessKey, Rest, Seq, TcpState};
 
 use super::evidence::Evidence;
-use super::finding::{Cause, Finding, FindingId, Holder, HolderState, Kind, Receives, Victim};
+use super::finding::{
+    Cause, Finding, FindingId, Holder, HolderState, Kind, PortRange, PortUser, Receives, Victim,
+};
 use super::holdings::Holdings;
 use super::kin::Kin;
 use super::party::{Party, STAKES_MAX};
@@ -37,6 +39,8 @@ pub(super) struct Record {
     pub(super) last_seen: BootTime,
     pub(super) live: bool,
     pub(super) cause: Option<Cause>,
+    /// State of the connection that the cause rests on.
+    pub(super) tcp_state: Option<TcpState>,
     /// How much the best table row said that the cause rests on; see `refused`.
     pub(super) rank: u8,
     pub(super) destination: Option<SocketAddr>,
@@ -44,6 +48,9 @@ pub(super) struct Record {
     index: BTreeMap<ProcessKey, usize>,
     pub(super) victim: Option<Victim>,
     pub(super) last_owner: Option<Holder>,
+    pub(super) range: Option<PortRange>,
+    pub(super) users: Vec<PortUser>,
+    pub(super) others: Rest,
     pub(super) count: u64,
     pub(super) uncertain: bool,
     pub(super) receives: Option<Receives>,
@@ -90,19 +97,24 @@ impl Record {
         self.index.clear();
     }
 
-    /// Takes a socket out whose sharing turned out to be meant.
-    pub(super) fn withdraw(&mut self, cookie: Cookie) {
+    /// Takes a socket out, and the processes that have no other.
+    pub(super) fn remove_socket(&mut self, cookie: Cookie) {
         for party in &mut self.parties {
             party.stakes.retain(|stake| stake.cookie != cookie);
         }
         self.parties.retain(|party| !party.stakes.is_empty());
+        self.index = self.parties.iter().enumerate().map(|(at, party)| (party.process, at)).collect();
+    }
+
+    /// Takes a socket out whose sharing turned out to be meant.
+    pub(super) fn withdraw(&mut self, cookie: Cookie) {
+        self.remove_socket(cookie);
         for party in self.parties.iter_mut().filter(|party| party.released_at.is_none()) {
             party.released_at = party.last_closed();
             if party.released_at.is_some() {
                 party.state = HolderState::Closed;
             }
         }
-        self.index = self.parties.iter().enumerate().map(|(at, party)| (party.process, at)).collect();
         self.meant = true;
     }
 
@@ -234,10 +246,14 @@ impl Record {
             overlap: self.overlaps().then(|| last_seen.since(self.first_seen)),
             live: self.live,
             cause: self.cause,
+            tcp_state: self.tcp_state,
             destination: self.destination,
             holders: self.parties.iter().map(Party::holder).collect(),
             victim: self.victim.clone(),
             last_owner: self.last_owner.clone(),
+            range: self.range,
+            users: self.users.clone(),
+            others: self.others,
             count: self.count,
             uncertain: self.uncertain,
             receives: self.receives,
@@ -285,12 +301,16 @@ impl Records {
             last_seen: now.at,
             live: false,
             cause: None,
+            tcp_state: None,
             rank: 0,
             destination: None,
             parties: Vec::new(),
             index: BTreeMap::new(),
             victim: None,
             last_owner: None,
+            range: None,
+            users: Vec::new(),
+            others: Rest::default(),
             count: 1,
             uncertain: self.lossy,
             receives: None,

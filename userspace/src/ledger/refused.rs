@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::event::{Errno, Process, ProcessKey, Protocol, Seq, SocketFacts, TableRow, TcpState};
+use crate::event::{Cookie, Errno, Process, ProcessKey, Protocol, Seq, SocketFacts, TableRow, TcpState};
 
 use super::Ledger;
 use super::cause::{Came, Keeper};
+use super::exhausted::shown_range;
 use super::finding::{Cause, FindingId, Holder, HolderState, Kind, Victim};
 use super::party::Party;
 use super::place::{Place, PortKey};
@@ -84,6 +85,8 @@ struct Pending {
 pub(super) struct Refusals {
     incidents: BTreeMap<(PortKey, IpAddr), Vec<Incident>>,
     pending: BTreeMap<Seq, Pending>,
+    /// Sockets that only a row told of, and the finding that blames them.
+    blamed: BTreeMap<Cookie, FindingId>,
 }
 
 impl Ledger {
@@ -140,7 +143,7 @@ impl Ledger {
         record.uncertain |= call.errno == Errno::UNKNOWN;
         if base.is_some() && (unheld || holders.is_empty()) {
             // Only a row that somebody holds knows better.
-            record.rank = record.rank.max(rank(Cause::HalfClosed));
+            record.rank = record.rank.max(HELD);
         }
         for party in parties {
             record.join(party);
@@ -150,10 +153,10 @@ impl Ledger {
             evidence.into_iter().for_each(|seq| record.evidence.add(seq));
         }
         if let Some((owner, seq)) = lingering
-            && record.rank <= rank(Cause::Orphan)
+            && record.rank <= NOBODYS
         {
-            record.cause = Some(Cause::Orphan);
-            record.rank = rank(Cause::Orphan);
+            record.cause = Some(Cause::HalfClosed);
+            record.rank = NOBODYS;
             record.last_owner = owner.or(record.last_owner.take());
             record.evidence.add(seq);
         }
@@ -231,7 +234,7 @@ impl Ledger {
             && (row.state == TcpState::TimeWait
                 || blocks(socket.protocol, newcomer, (socket.options, socket.uid), state));
         let base = row_cause(row);
-        let (id, rank) = (pending.id, rank(base));
+        let (id, rank) = (pending.id, rank(row, base));
         let best = self.records.get(id).map_or(0, |record| record.rank);
         if !in_the_way || rank < best {
             return;
@@ -243,16 +246,22 @@ impl Ledger {
             None => Came::Unseen,
         };
         let (options, uid) = (socket.options, socket.uid);
-        let keeper = |process: &ProcessKey| Keeper { process: *process, came, stopped: false, options, uid };
+        let cookie = socket.cookie;
+        let keeper =
+            |process: &ProcessKey| Keeper { process: *process, came, stopped: false, cookie, options, uid };
         let keepers: Vec<Keeper> = row.holders.iter().map(keeper).collect();
         let reason = self.reason(pending.process, wanted, &keepers, base, now.at);
         let (shown, past) = match row.state {
             TcpState::TimeWait => (HolderState::TimeWait, HolderState::TimeWait),
             _ => (state.shown(), HolderState::Closed),
         };
-        let party = |process: &ProcessKey| match known {
-            Some(known) => Party::holding(&self.kin, *process, known),
-            None => Party::named(&self.kin, *process, "", socket, shown),
+        let party = |process: &ProcessKey| {
+            let mut party = match known {
+                Some(known) => Party::holding(&self.kin, *process, known),
+                None => Party::named(&self.kin, *process, "", socket, shown),
+            };
+            party.connection = row.peer.map(|peer| (peer, row.outgoing));
+            party
         };
         let parties: Vec<Party> = row.holders.iter().map(party).collect();
         let owner =
@@ -260,8 +269,18 @@ impl Ledger {
         let owner = owner.filter(|_| row.holders.is_empty());
         let owner = owner.map(|owner| Party::named(&self.kin, owner, "", socket, past).holder());
 
+        // The kernel gave a port to a connection that somebody else wanted as a fixed one.
+        let range = self.ranges.get(&socket.netns).filter(|range| row.outgoing && range.gives(socket.port));
+        let range = range.map(shown_range);
+
         let Some(record) = self.records.touch(id) else { return };
-        if rank > record.rank {
+        if rank >= record.rank {
+            record.tcp_state = (state == State::Connected).then_some(row.state);
+            record.range = range;
+        }
+        // The same row, now that it is known who had it, says more.
+        let nobody = record.parties.is_empty() && record.rank == rank && !row.holders.is_empty();
+        if rank > record.rank || nobody {
             record.clear_parties();
             record.last_owner = None;
             record.rank = rank;
@@ -277,6 +296,25 @@ impl Ledger {
         reason.evidence.into_iter().chain([now.seq]).for_each(|seq| record.evidence.add(seq));
         self.stats.note_cut(record);
         self.records.link(id, &mut self.holdings);
+        if came == Came::Unseen && matches!(row.state, TcpState::Listen | TcpState::Close) {
+            self.refusals.blamed.insert(cookie, id);
+            if self.refusals.blamed.len() > PENDING_MAX {
+                self.refusals.blamed.pop_first();
+            }
+        }
+    }
+
+    /// A socket was bound. One that a row had told of before came to the port between the failure and the look: it is
+    /// not why the call failed, and what was there then is gone.
+    pub(super) fn acquit(&mut self, cookie: Cookie, now: Moment) {
+        let Some(id) = self.refusals.blamed.remove(&cookie) else { return };
+        let Some(record) = self.records.touch(id) else { return };
+        record.remove_socket(cookie);
+        record.evidence.add(now.seq);
+        if record.parties.is_empty() {
+            record.cause = None;
+            record.rank = 0;
+        }
     }
 }
 
@@ -294,22 +332,28 @@ fn row_cause(row: &TableRow) -> Cause {
         _ if row.socket.protocol != Protocol::Tcp => Cause::Bound,
         TcpState::Listen => Cause::Listener,
         TcpState::TimeWait => Cause::TimeWait,
-        TcpState::CloseWait => Cause::HalfClosed,
-        TcpState::FinWait1 | TcpState::FinWait2 | TcpState::Closing | TcpState::LastAck => {
-            if row.holders.is_empty() { Cause::Orphan } else { Cause::HalfClosed }
-        }
+        TcpState::CloseWait
+        | TcpState::FinWait1
+        | TcpState::FinWait2
+        | TcpState::Closing
+        | TcpState::LastAck => Cause::HalfClosed,
         TcpState::Close | TcpState::Established | TcpState::SynSent | TcpState::SynRecv => Cause::Bound,
     }
 }
 
+/// Rank of a connection that a process has open.
+const HELD: u8 = 3;
+/// Rank of a connection that no process has open, and that is not in TIME_WAIT.
+const NOBODYS: u8 = 2;
+
 /// Which of several rows is the reason: the firmest hold.
-const fn rank(base: Cause) -> u8 {
+fn rank(row: &TableRow, base: Cause) -> u8 {
     match base {
         Cause::Listener => 5,
         Cause::Bound => 4,
-        Cause::HalfClosed => 3,
-        Cause::Orphan => 2,
+        Cause::HalfClosed if row.holders.is_empty() && row.state != TcpState::CloseWait => NOBODYS,
+        Cause::HalfClosed => HELD,
         Cause::TimeWait => 1,
-        Cause::Restart | Cause::LostRace | Cause::Exclusive | Cause::OtherUser => 0,
+        Cause::Orphan | Cause::Restart | Cause::LostRace | Cause::Exclusive | Cause::OtherUser => 0,
     }
 }

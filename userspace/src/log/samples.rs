@@ -92,6 +92,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
         peer: Some("[::1]:9".parse().unwrap()),
         holders: vec![],
         last_owner: Some(key(9)),
+        outgoing: true,
     };
     let settings = [
         Setting::ReuseAddr(true),
@@ -152,8 +153,47 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
             errno: Errno::EADDRNOTAVAIL,
         }),
         Body::Holders(Holders { cookie: Cookie(1), processes: vec![key(1)] }),
-        Body::Table(TableRow { peer: None, last_owner: None, holders: vec![key(3)], ..row.clone() }),
+        Body::Table(TableRow {
+            peer: None,
+            last_owner: None,
+            holders: vec![key(3)],
+            outgoing: false,
+            ..row.clone()
+        }),
         Body::Table(row),
+        Body::PortRange(PortRange {
+            netns: Inum(1),
+            low: 32_768,
+            high: 60_999,
+            reserved: vec![(8080, 8090)],
+        }),
+        Body::PortRange(PortRange { netns: Inum(1), low: 1, high: 1, reserved: vec![] }),
+        Body::PortUse(PortUse {
+            asked_by: Seq(3),
+            netns: Inum(1),
+            protocol: Protocol::Tcp,
+            ports: 10,
+            used: 10,
+            users: vec![PortUser {
+                process: key(9),
+                ended: true,
+                sockets: 2,
+                time_wait: 7,
+                cookie: Cookie(1),
+                address: "127.0.0.1".parse().unwrap(),
+                port: 40_000,
+            }],
+            rest: Rest { sockets: 0, time_wait: 1 },
+        }),
+        Body::PortUse(PortUse {
+            asked_by: Seq(3),
+            netns: Inum(1),
+            protocol: Protocol::Udp,
+            ports: 10,
+            used: 0,
+            users: vec![],
+            rest: Rest::default(),
+        }),
         Body::Lost(Lost { counts: BTreeMap::from([(comm.clone(), 3), ("close".to_owned(), u64::MAX)]) }),
         Body::Limit(Limit { bound: comm.clone(), value: 5, unit: "bytes".to_owned() }),
         Body::Job(Job {

@@ -9,8 +9,8 @@ use super::escape::SafeJson;
 use super::listing::{Answer, Listed, Listing, Person};
 use super::{Report, Stats, words};
 use crate::clock::Anchors;
-use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Seq, TcpState};
-use crate::ledger::finding::{Cause, Finding, HolderState, Kind, Receives, Severity};
+use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Rest, Seq, TcpState};
+use crate::ledger::finding::{Cause, Finding, HolderState, Kind, PortRange, Receives, Severity};
 use crate::ledger::finding::{Holder as Held, Victim as Failed};
 use crate::log::Host;
 
@@ -54,16 +54,32 @@ pub struct Shape<'a> {
     overlap_ms: Option<u64>,
     live: bool,
     cause: Option<Cause>,
+    tcp_state: Option<TcpState>,
     destination: Option<String>,
     summary: String,
     hint: String,
     holders: Vec<Holder<'a>>,
     victim: Option<Victim<'a>>,
     last_owner: Option<Holder<'a>>,
+    port_range: Option<PortRange>,
+    users: Vec<PortUser<'a>>,
+    other_users: Rest,
     count: u64,
     uncertain: bool,
     receives: Option<String>,
     evidence: &'a [Seq],
+}
+
+/// A process that uses up ports.
+#[derive(Serialize)]
+struct PortUser<'a> {
+    pid: u32,
+    id: ProcessKey,
+    comm: &'a str,
+    exe: &'a str,
+    ended: bool,
+    sockets: u32,
+    time_wait: u32,
 }
 
 /// A holder as JSON has it. Without a process, what tells of one is null.
@@ -85,6 +101,8 @@ pub struct Holder<'a> {
     socket_cookies: &'a [Cookie],
     address: String,
     port: u16,
+    peer: Option<String>,
+    outgoing: bool,
     options: Vec<&'static str>,
     device: Option<u32>,
     state: HolderState,
@@ -104,7 +122,6 @@ struct Socket<'a> {
     user: Option<&'a str>,
     mptcp: bool,
     tcp_state: TcpState,
-    peer: Option<String>,
     queued: u32,
     expires_ms: Option<u32>,
     options_known: bool,
@@ -134,12 +151,28 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
         overlap_ms: finding.overlap.map(|ns| ns / 1_000_000),
         live: finding.live,
         cause: finding.cause,
+        tcp_state: finding.tcp_state,
         destination: finding.destination.map(|to| to.to_string()),
         summary: words::summary(finding, anchors),
         hint: words::hint(finding),
         holders: finding.holders.iter().map(|held| holder(held, anchors)).collect(),
         victim: finding.victim.as_ref().map(|failed| victim(failed, anchors)),
         last_owner: finding.last_owner.as_ref().map(|owner| holder(owner, anchors)),
+        port_range: finding.range,
+        users: finding
+            .users
+            .iter()
+            .map(|user| PortUser {
+                pid: user.process.tgid,
+                id: user.process,
+                comm: &user.comm,
+                exe: &user.exe,
+                ended: user.ended,
+                sockets: user.sockets,
+                time_wait: user.time_wait,
+            })
+            .collect(),
+        other_users: finding.others,
         count: finding.count,
         uncertain: finding.uncertain,
         receives: finding.receives.map(|receives| match receives {
@@ -171,6 +204,8 @@ pub fn holder(held: &Held, anchors: Anchors) -> Holder<'_> {
         socket_cookies: &held.sockets,
         address: held.address.to_string(),
         port: held.port,
+        peer: held.peer.map(|peer| peer.to_string()),
+        outgoing: held.outgoing,
         options: option_names(held.options),
         device: (held.options.device.0 != 0).then_some(held.options.device.0),
         state: held.state,
@@ -223,6 +258,8 @@ fn socket<'a>(
             socket_cookies: std::slice::from_ref(cookie),
             address: listed.socket.address.to_string(),
             port: listed.socket.port,
+            peer: listed.peer.map(|peer| peer.to_string()),
+            outgoing: false,
             options: option_names(listed.socket.options),
             device: (listed.socket.options.device.0 != 0).then_some(listed.socket.options.device.0),
             state: listed.doing(),
@@ -234,7 +271,6 @@ fn socket<'a>(
         user: listing.users.get(&uid).map(String::as_str),
         mptcp: listed.mptcp,
         tcp_state: listed.state,
-        peer: listed.peer.map(|peer| peer.to_string()),
         queued: listed.queued,
         expires_ms: listed.expires_ms,
         options_known: listed.options_known,

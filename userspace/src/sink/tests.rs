@@ -7,9 +7,11 @@ use proptest::prelude::*;
 
 use super::notices::Unseen;
 use super::*;
-use crate::event::{Ancestor, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Seq, Uid};
+use crate::event::{Ancestor, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Rest, Seq, TcpState, Uid};
 use crate::event::{Body, Event, Hook, Inventory, InventoryPhase};
-use crate::ledger::finding::{Cause, FindingId, Holder, HolderState, Kind, Receives, Victim};
+use crate::ledger::finding::{
+    Cause, FindingId, Holder, HolderState, Kind, PortRange, PortUser, Receives, Victim,
+};
 use crate::log::{End, Ending, Torn};
 
 /// Boot was at 12:30:00, and the log began ten seconds later.
@@ -36,6 +38,8 @@ fn holder(pid: u32, comm: &str) -> Holder {
         sockets: vec![Cookie(4097)],
         address: "127.0.0.3".parse().unwrap(),
         port: 9926,
+        peer: None,
+        outgoing: false,
         options: Options { reuse_port: true, ..Options::default() },
         state: HolderState::Listen,
         bound_at: Some(s(20)),
@@ -58,10 +62,14 @@ fn finding(kind: Kind) -> Finding {
         overlap: None,
         live: false,
         cause: None,
+        tcp_state: None,
         destination: None,
         holders: vec![holder(4711, "node"), holder(4803, "node")],
         victim: None,
         last_owner: None,
+        range: None,
+        users: vec![],
+        others: Rest::default(),
         count: 1,
         uncertain: false,
         receives: None,
@@ -93,6 +101,34 @@ fn refused(cause: Cause) -> Finding {
     }
 }
 
+fn connected(cause: Cause, outgoing: bool) -> Finding {
+    let mut finding = refused(cause);
+    finding.holders[0].peer = Some("10.0.0.1:443".parse().unwrap());
+    finding.holders[0].outgoing = outgoing;
+    finding
+}
+
+/// Exhausted, with users as PID, open sockets, TIME_WAIT entries, ended.
+fn counted(users: &[(u32, u32, u32, bool)], others: u32) -> Finding {
+    let user = |(pid, sockets, time_wait, ended): &(u32, u32, u32, bool)| PortUser {
+        process: ProcessKey { tgid: *pid, start: 1500 },
+        comm: "curl".to_owned(),
+        exe: "/usr/bin/curl".to_owned(),
+        ended: *ended,
+        sockets: *sockets,
+        time_wait: *time_wait,
+    };
+    Finding {
+        victim: refused(Cause::Bound).victim,
+        destination: Some("10.0.0.1:443".parse().unwrap()),
+        holders: vec![],
+        range: Some(PortRange { low: 40_000, high: 40_019, ports: 20, used: Some(17) }),
+        users: users.iter().map(user).collect(),
+        others: Rest { sockets: 0, time_wait: others },
+        ..finding(Kind::Exhausted)
+    }
+}
+
 /// One finding for each sentence there is, and the sentence.
 fn table() -> Vec<(Finding, &'static str)> {
     let nobody = |cause| Finding { holders: vec![], last_owner: Some(holder(700, "ruby")), ..refused(cause) };
@@ -102,6 +138,11 @@ fn table() -> Vec<(Finding, &'static str)> {
         Finding { holders: (1..=4).map(|pid| holder(pid, "w")).collect(), receives: None, ..co_bind() };
     let lineage = holder(4803, "node").lineage;
     let to_one = Finding { receives: Some(Receives::One(lineage)), protocol: Protocol::Udp, ..co_bind() };
+    let left_over = {
+        let mut finding = refused(Cause::Orphan);
+        finding.holders[0].inherited_from = Some(holder(700, "nginx").process);
+        finding
+    };
     let elsewhere = {
         let mut finding = refused(Cause::Listener);
         finding.holders[0].address = "0.0.0.0".parse().unwrap();
@@ -185,11 +226,35 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             nobody(Cause::HalfClosed),
-            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby server.js (PID 700) there is not wholly closed",
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby server.js (PID 700) there that no process has open is not wholly closed",
         ),
         (
-            nobody(Cause::Orphan),
-            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a socket of ruby server.js (PID 700) is still there, though no process has it open",
+            Finding { tcp_state: Some(TcpState::CloseWait), ..refused(Cause::HalfClosed) },
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds a connection there that is not wholly closed, in CLOSE_WAIT: the other side has closed it, this one has not",
+        ),
+        (
+            Finding { tcp_state: Some(TcpState::FinWait2), ..nobody(Cause::HalfClosed) },
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: a connection of ruby server.js (PID 700) there that no process has open is not wholly closed, in FIN_WAIT2: this side has closed it, the other has not",
+        ),
+        (
+            connected(Cause::Bound, true),
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds it as the source of an outgoing connection to 10.0.0.1:443",
+        ),
+        (
+            connected(Cause::Bound, false),
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) holds a connection with 10.0.0.1:443 there",
+        ),
+        (
+            connected(Cause::LostRace, true),
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: it had this port and released it, and nginx (PID 812) was given it as the source of an outgoing connection to 10.0.0.1:443, in between",
+        ),
+        (
+            refused(Cause::Orphan),
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) still holds it since 12:37:40, though the job it belonged to has ended",
+        ),
+        (
+            left_over,
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) still holds it since 12:37:40, though PID 700, which made the socket, has ended",
         ),
         (
             refused(Cause::Restart),
@@ -234,7 +299,15 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             Finding { holders: vec![], ..finding(Kind::Exhausted) },
-            "a process found no free tcp port on 127.0.0.3: ended connections in TIME_WAIT use up the range",
+            "a process found no free tcp port on 127.0.0.3; who has them is not known",
+        ),
+        (
+            counted(&[(5, 0, 9, true), (6, 3, 0, false), (7, 1, 1, false), (8, 1, 0, false)], 2),
+            "python3 server.js (PID 900) found no free local port to connect to tcp 10.0.0.1:443: 17 of the 20 ports from 40000 to 40019 were in use, by curl (PID 5, ended: 9 in TIME_WAIT), curl (PID 6: 3 open), curl (PID 7: 1 open and 1 in TIME_WAIT) and 3 sockets of others",
+        ),
+        (
+            counted(&[], 17),
+            "python3 server.js (PID 900) found no free local port to connect to tcp 10.0.0.1:443: 17 of the 20 ports from 40000 to 40019 were in use, by 17 sockets that nobody is known to own",
         ),
         (
             Finding { victim: refused(Cause::Bound).victim, ..finding(Kind::Denied) },

@@ -8,7 +8,7 @@ use super::{Report, escape};
 use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::event::BootTime;
-use crate::ledger::finding::{Finding, Holder, HolderState, Severity};
+use crate::ledger::finding::{Finding, Holder, HolderState, PortRange, Severity};
 
 /// Longest list of arguments that is shown, characters.
 const ARGUMENTS_CHARS: usize = 240;
@@ -137,6 +137,16 @@ fn one(finding: &Finding, clock: Anchors, style: Style, out: &mut impl Write) ->
     if let Some(owner) = &finding.last_owner {
         holder("owner ", owner, clock, style, out)?;
     }
+    if let Some(PortRange { low, high, ports, used: Some(used) }) = finding.range {
+        writeln!(out, "  ports   {used} of {ports} in use, {low} to {high}")?;
+        for user in &finding.users {
+            writeln!(out, "          {}", words::port_user(user))?;
+        }
+        if !finding.others.is_empty() {
+            let (open, left) = (finding.others.sockets, finding.others.time_wait);
+            writeln!(out, "          others: {open} open, {left} in TIME_WAIT")?;
+        }
+    }
     if let Some(victim) = &finding.victim {
         holder("victim", &victim.holder, clock, style, out)?;
         let times = if finding.count > 1 {
@@ -204,6 +214,9 @@ fn state(held: &Holder) -> String {
         HolderState::Closed => "held",
     };
     let mut text = format!("{verb} {}", endpoint(held.address, held.port));
+    if let Some(peer) = held.peer {
+        text.push_str(&format!(" to {peer}"));
+    }
     if held.sockets.len() > 1 {
         text.push_str(&format!(" with {} sockets", held.sockets.len()));
     }

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::cli::duration_text;
 use crate::clock::Anchors;
-use crate::event::{BootTime, Protocol};
-use crate::ledger::finding::{Cause, Finding, Holder, Kind, Receives, Severity, Victim};
+use crate::event::{BootTime, Protocol, TcpState};
+use crate::ledger::finding::{Cause, Finding, Holder, Kind, PortRange, PortUser, Receives, Severity, Victim};
 use crate::sink::escape;
 
 /// Processes that a sentence names; the rest are counted.
@@ -103,7 +103,7 @@ pub const fn cause_meaning(cause: Cause) -> &'static str {
         Cause::Bound => "somebody is bound there, without listening",
         Cause::TimeWait => "only TIME_WAIT entries of ended connections are there",
         Cause::HalfClosed => "a connection there is not closed by both sides yet",
-        Cause::Orphan => "a socket is there that no process has open any more",
+        Cause::Orphan => "a process still has it that outlived what it belonged to",
         Cause::Restart => "the previous instance of the same program was still on its way out",
         Cause::LostRace => "the port was found free, released, and taken by somebody else in between",
         Cause::Exclusive => "the holder did not set the option by which the newcomer wanted to share",
@@ -270,15 +270,31 @@ fn refusal(finding: &Finding, anchors: Anchors) -> String {
     let owner = last_owner(finding);
     match finding.cause {
         Some(Cause::Listener) => format!("{holders} {listen} {at}{since}"),
-        Some(Cause::Bound) => format!("{holders} {hold} {it}{since}, without listening"),
+        Some(Cause::Bound) => match first.and_then(|holder| Some((holder.peer?, holder.outgoing))) {
+            Some((peer, true)) => {
+                format!("{holders} {hold} {it} as the source of an outgoing connection to {peer}")
+            }
+            Some((peer, false)) => format!("{holders} {hold} a connection with {peer} there"),
+            None if first.is_none() => "a socket is there, in whose hands is not known".to_owned(),
+            None => format!("{holders} {hold} {it}{since}, without listening"),
+        },
         Some(Cause::TimeWait) => {
             format!("no process holds it, but ended connections{owner} are still in TIME_WAIT there")
         }
         Some(Cause::HalfClosed) if first.is_some() => {
-            format!("{holders} {hold} a connection there that is not wholly closed")
+            format!("{holders} {hold} a connection there that is not wholly closed{}", which_side(finding))
         }
-        Some(Cause::HalfClosed) => format!("a connection{owner} there is not wholly closed"),
-        Some(Cause::Orphan) => format!("a socket{owner} is still there, though no process has it open"),
+        Some(Cause::HalfClosed) => {
+            let side = which_side(finding);
+            format!("a connection{owner} there that no process has open is not wholly closed{side}")
+        }
+        Some(Cause::Orphan) => match first.and_then(|holder| holder.inherited_from) {
+            Some(maker) => format!(
+                "{holders} still {hold} {it}{since}, though PID {}, which made the socket, has ended",
+                maker.tgid
+            ),
+            None => format!("{holders} still {hold} {it}{since}, though the job it belonged to has ended"),
+        },
         Some(Cause::Restart) if first.is_some() => {
             format!("the previous instance, {holders}, had not let go of {it} yet")
         }
@@ -286,7 +302,14 @@ fn refusal(finding: &Finding, anchors: Anchors) -> String {
         Some(Cause::LostRace) => {
             let when = first.and_then(|holder| holder.bound_at);
             let when = when.map_or_else(String::new, |time| format!(" at {}", clock(anchors, time)));
-            format!("it had this port and released it, and {holders} took {it}{when}, in between")
+            match first.and_then(|holder| holder.peer.filter(|_| holder.outgoing)) {
+                Some(peer) => format!(
+                    "it had this port and released it, and {holders} was given it as the source of an outgoing connection to {peer}, in between"
+                ),
+                None => {
+                    format!("it had this port and released it, and {holders} took {it}{when}, in between")
+                }
+            }
         }
         Some(Cause::Exclusive) => format!("{holders} {hold} {it}{since} and did not agree to share"),
         Some(Cause::OtherUser) => {
@@ -301,6 +324,20 @@ fn refusal(finding: &Finding, anchors: Anchors) -> String {
         None if !owner.is_empty() => format!("a socket{owner} is still there"),
         None => "it is in use, and by whom is not known".to_owned(),
     }
+}
+
+/// `, in CLOSE_WAIT: the other side has closed it, this one has not`
+fn which_side(finding: &Finding) -> String {
+    let Some(state) = finding.tcp_state else { return String::new() };
+    let (name, side) = match state {
+        TcpState::CloseWait => ("CLOSE_WAIT", "the other side has closed it, this one has not"),
+        TcpState::FinWait1 => ("FIN_WAIT1", "this side has closed it, the other has not answered"),
+        TcpState::FinWait2 => ("FIN_WAIT2", "this side has closed it, the other has not"),
+        TcpState::LastAck => ("LAST_ACK", "both sides have closed it, the last answer is outstanding"),
+        TcpState::Closing => ("CLOSING", "both sides have closed it, an answer is outstanding"),
+        _ => return String::new(),
+    };
+    format!(", in {name}: {side}")
 }
 
 fn orphan(finding: &Finding) -> String {
@@ -333,15 +370,45 @@ fn exhausted(finding: &Finding) -> String {
         None => format!("{who} found no free {} port on {}", finding.protocol, finding.address),
     };
     text.push_str(&attempts(finding));
+    if let Some(PortRange { low, high, ports, used: Some(used) }) = finding.range {
+        text.push_str(&format!(": {used} of the {ports} ports from {low} to {high} were in use"));
+        let users: Vec<String> = finding.users.iter().take(NAMED_MAX).map(port_user).collect();
+        let named = finding.users.iter().take(NAMED_MAX).map(|user| u64::from(user.sockets + user.time_wait));
+        let all = finding.users.iter().map(|user| u64::from(user.sockets + user.time_wait)).sum::<u64>();
+        let others = u64::from(finding.others.sockets) + u64::from(finding.others.time_wait) + all
+            - named.sum::<u64>();
+        if !users.is_empty() {
+            text.push_str(&format!(", by {}", users.join(", ")));
+        }
+        match (others, users.is_empty()) {
+            (0, _) => {}
+            (others, true) => {
+                text.push_str(&format!(", by {} that nobody is known to own", plural(others, "socket")));
+            }
+            (others, false) => text.push_str(&format!(" and {} of others", plural(others, "socket"))),
+        }
+        return text;
+    }
     // Writing to a String cannot fail.
     let _: Result<(), std::fmt::Error> = if finding.holders.is_empty() {
-        let owner = last_owner(finding);
-        write!(text, ": ended connections{owner} in TIME_WAIT use up the range")
+        write!(text, "; who has them is not known")
     } else {
         let verb = if finding.holders.len() > 1 { "use" } else { "uses" };
         write!(text, ": {} {verb} up the range", listed(finding.holders.iter()))
     };
     text
+}
+
+/// `curl (PID 4711, ended): 3 open and 1490 in TIME_WAIT`
+#[must_use]
+pub fn port_user(user: &PortUser) -> String {
+    let ended = if user.ended { ", ended" } else { "" };
+    let share = match (user.sockets, user.time_wait) {
+        (open, 0) => format!("{open} open"),
+        (0, left) => format!("{left} in TIME_WAIT"),
+        (open, left) => format!("{open} open and {left} in TIME_WAIT"),
+    };
+    format!("{} (PID {}{ended}: {share})", name(&user.comm), user.process.tgid)
 }
 
 fn denied(finding: &Finding) -> String {
@@ -384,10 +451,23 @@ pub fn hint(finding: &Finding) -> String {
                          not inherit sockets (SOCK_CLOEXEC)"
                 .to_owned()
         }
-        Kind::Exhausted => "reuse connections instead of opening one for each request; more ports: sysctl \
-                            net.ipv4.ip_local_port_range"
-            .to_owned(),
+        Kind::Exhausted => exhausted_hint(finding).to_owned(),
         Kind::Denied => "give it another port; sharing that is meant is allowed with --allow".to_owned(),
+    }
+}
+
+fn exhausted_hint(finding: &Finding) -> &'static str {
+    let (open, left) = finding.users.iter().fold((0, 0), |(open, left), user| {
+        (open + u64::from(user.sockets), left + u64::from(user.time_wait))
+    });
+    if left > open {
+        "reuse connections instead of opening one for each request: the side that closes first keeps the port for a \
+         minute (TIME_WAIT); more ports: sysctl net.ipv4.ip_local_port_range"
+    } else if open > 0 {
+        "close what is not needed, and reuse connections instead of opening one for each request; more ports: sysctl \
+         net.ipv4.ip_local_port_range"
+    } else {
+        "reuse connections instead of opening one for each request; more ports: sysctl net.ipv4.ip_local_port_range"
     }
 }
 
@@ -401,11 +481,23 @@ fn refused_hint(finding: &Finding) -> String {
     let target = endpoint(finding.address, finding.port);
     let wait = format!("bindwatch check {}/{target} --wait 30s", finding.protocol);
     let holder = finding.holders.first().map_or_else(|| "the holder".to_owned(), process);
+    if let Some(PortRange { low, high, .. }) = finding.range {
+        let port = finding.port;
+        return format!(
+            "the kernel gives ports {low} to {high} to outgoing connections: listen on one outside, or reserve it: sysctl -w net.ipv4.ip_local_reserved_ports={port} (with those that are set already)"
+        );
+    }
     match finding.cause {
+        Some(Cause::HalfClosed) if finding.tcp_state == Some(TcpState::CloseWait) => format!(
+            "let {holder} close connections that the other side has closed (a read gives 0 bytes), or end it"
+        ),
+        Some(Cause::Orphan) => format!(
+            "end {holder}; let what starts it wait for its end, and let children not inherit sockets (SOCK_CLOEXEC)"
+        ),
         Some(Cause::Listener | Cause::Bound) | None => {
             format!("stop {holder}, or use another port; port 0 lets the kernel choose a free one")
         }
-        Some(Cause::TimeWait | Cause::HalfClosed | Cause::Orphan) => format!(
+        Some(Cause::TimeWait | Cause::HalfClosed) => format!(
             "set SO_REUSEADDR before bind(), in the server that had the port too, or wait until it is free: {wait}"
         ),
         Some(Cause::Restart) => format!("start the next instance when the previous one is gone: {wait}"),

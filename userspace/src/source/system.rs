@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::sockets::{Holdings, InventorySocket, States, Tables};
+use super::sockets::{Holdings, InventorySocket, Row, States, Tables};
 use crate::enrich::{Lookups, PortRow};
-use crate::event::{Cookie, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::event::{Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
 use crate::probe::{FileRow, Owners, Probe};
 use crate::wire;
 
@@ -85,22 +85,7 @@ fn join(socket: &InventorySocket, descriptors: &[&FileRow]) -> Found {
 
 impl Lookups for System {
     fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
-        let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return Vec::new() };
-        let mut inodes: Vec<u32> = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0).collect();
-        inodes.sort_unstable();
-        let holdings = if inodes.is_empty() {
-            Holdings::default()
-        } else {
-            Holdings::scan(Some(&inodes)).unwrap_or_default()
-        };
-        rows.into_iter()
-            .map(|row| PortRow {
-                holders: if row.inode == 0 { Vec::new() } else { holdings.processes(row.inode) },
-                socket: row.socket,
-                state: row.state,
-                peer: row.peer,
-            })
-            .collect()
+        self.tables.on_port(netns, protocol, port).map(with_holders).unwrap_or_default()
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
@@ -136,4 +121,31 @@ impl Lookups for System {
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {
         self.owners.of(cookie)
     }
+
+    fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>> {
+        self.tables.of(netns, protocol).ok().map(with_holders)
+    }
+
+    fn range(&mut self, netns: Inum) -> Option<PortRange> {
+        self.tables.port_range(netns).ok()
+    }
+}
+
+/// Rows with the processes that have them open, from one look through all descriptors.
+fn with_holders(rows: Vec<Row>) -> Vec<PortRow> {
+    let mut inodes: Vec<u32> = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0).collect();
+    inodes.sort_unstable();
+    let holdings = if inodes.is_empty() {
+        Holdings::default()
+    } else {
+        Holdings::scan(Some(&inodes)).unwrap_or_default()
+    };
+    rows.into_iter()
+        .map(|row| PortRow {
+            holders: if row.inode == 0 { Vec::new() } else { holdings.processes(row.inode) },
+            socket: row.socket,
+            state: row.state,
+            peer: row.peer,
+        })
+        .collect()
 }

@@ -143,6 +143,8 @@ pub struct Small {
     pub state: TcpState,
     /// Connections waiting to be accepted.
     pub backlog: u32,
+    /// Thread group that caused it, 0 the kernel.
+    pub tgid: u32,
 }
 
 /// An option that was set.
@@ -336,6 +338,7 @@ fn small(bytes: &[u8]) -> Result<Small, DecodeError> {
         cookie: Cookie(field!(bytes, abi::Small, cookie: u64)),
         state: tcp_state(field!(bytes, abi::Small, state: u8))?,
         backlog: field!(bytes, abi::Small, backlog: u32),
+        tgid: field!(bytes, abi::Small, tgid: u32),
     })
 }
 

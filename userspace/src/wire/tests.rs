@@ -235,7 +235,7 @@ fn calls() {
 
 #[test]
 fn changes_of_sockets() {
-    let small = || Small { cookie: Cookie(9001), state: TcpState::Listen, backlog: 13 };
+    let small = || Small { cookie: Cookie(9001), state: TcpState::Listen, backlog: 13, tgid: 11 };
     assert_eq!(record(&small_of(kind::UNLISTEN)), Record::Unlisten(small()));
     assert_eq!(record(&small_of(kind::CLOSE)), Record::Close(small()));
     assert_eq!(record(&small_of(kind::DESTROY)), Record::Destroy(small()));

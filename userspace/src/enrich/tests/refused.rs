@@ -91,6 +91,10 @@ fn many_rows_are_cut_and_that_is_told() {
     let waiting = (1..=TABLE_ROWS_MAX as u64).map(|cookie| row(cookie, TcpState::TimeWait, &[]));
     bench.enricher.lookups().rows = waiting.collect();
     assert_eq!(rows(&bench.feed(in_use(2))).len(), TABLE_ROWS_MAX);
+    // Not in the way, so not among those that are cut.
+    let mut elsewhere = row(98, TcpState::Listen, &[]);
+    elsewhere.socket.address = [127, 0, 0, 9].into();
+    bench.enricher.lookups().rows.push(elsewhere);
     bench.enricher.lookups().rows.push(row(99, TcpState::Listen, &[]));
     let facts = bench.feed(in_use(2));
     assert_eq!(types(&facts)[..3], ["bind-failed", "limit", "table"]);

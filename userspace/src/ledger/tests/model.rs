@@ -326,6 +326,7 @@ impl Run {
                     peer: None,
                     holders,
                     last_owner: None,
+                    outgoing: holder % 4 == 0,
                 }));
             }
             Step::NoPort { process } => self.apply(Body::ConnectFailed(ConnectFailed {

@@ -239,8 +239,8 @@ fn tables_explain_what_no_event_showed() {
     for (rows, expected) in [
         ("row f x tcp 127.0.0.1:80 time-wait", "time-wait"),
         ("row f x tcp 127.0.0.1:80 time-wait last=O", "time-wait last=O[x time-wait]"),
-        ("row f x tcp 127.0.0.1:80 fin-wait2", "orphan"),
-        ("row f x tcp 127.0.0.1:80 last-ack last=O", "orphan last=O[x closed]"),
+        ("row f x tcp 127.0.0.1:80 fin-wait2", "half-closed"),
+        ("row f x tcp 127.0.0.1:80 last-ack last=O", "half-closed last=O[x closed]"),
         ("row f x tcp 127.0.0.1:80 close-wait", "half-closed"),
     ] {
         let story = format!("proc O\nproc V\nrefuse V v tcp 127.0.0.1:80 as=f\n{rows}");
@@ -300,6 +300,22 @@ fn a_race_lost_to_an_automatic_bind() {
 }
 
 #[test]
+fn a_row_that_is_told_again_with_its_holder_counts() {
+    for first in ["established last=T", "time-wait last=T"] {
+        let story = format!(
+            "proc V
+             proc T
+             bind V p tcp 127.0.0.1:40000
+             close p
+             refuse V v tcp 127.0.0.1:40000 as=f
+             row f x tcp 127.0.0.1:40000 {first}
+             row f x tcp 127.0.0.1:40000 established T"
+        );
+        check(&story, "refused tcp 127.0.0.1:40000 T[x connected] victim=V lost-race");
+    }
+}
+
+#[test]
 fn closed_sockets_with_connections_keep_the_port() {
     check(
         "proc A
@@ -310,7 +326,7 @@ fn closed_sockets_with_connections_keep_the_port() {
          row f a tcp 127.0.0.1:80 time-wait
          gone a
          refuse V w tcp 127.0.0.2:80",
-        "refused tcp 127.0.0.1:80 victim=V orphan last=A[a closed]
+        "refused tcp 127.0.0.1:80 victim=V half-closed last=A[a closed]
          refused tcp 127.0.0.2:80 victim=V",
     );
     // Destroyed before: only TIME_WAIT is left, whose cookie tells the owner.
@@ -417,9 +433,9 @@ fn an_inventory_settles_what_lingers() {
     check(&story("# nothing"), "refused tcp 127.0.0.1:80 victim=V");
     check(
         &story("found a tcp 127.0.0.1:80 fin-wait2"),
-        "refused tcp 127.0.0.1:80 victim=V orphan last=A[a closed]",
+        "refused tcp 127.0.0.1:80 victim=V half-closed last=A[a closed]",
     );
-    check(&story("found b tcp 127.0.0.1:80 last-ack"), "refused tcp 127.0.0.1:80 victim=V orphan");
+    check(&story("found b tcp 127.0.0.1:80 last-ack"), "refused tcp 127.0.0.1:80 victim=V half-closed");
 }
 
 #[test]
@@ -466,7 +482,7 @@ fn tables_know_who_inherited() {
     check(&story("row f x tcp 127.0.0.1:80 time-wait"), before);
     check(
         &story("row f a tcp 127.0.0.1:80 listen K"),
-        "refused tcp 127.0.0.1:80 K<A[a listen] victim=V listener",
+        "refused tcp 127.0.0.1:80 K<A[a listen] victim=V orphan",
     );
 }
 
@@ -492,5 +508,88 @@ fn what_was_there_before_the_recording_won_no_race() {
          refuse V v tcp 127.0.0.1:80 as=f
          row f t tcp 127.0.0.1:80 listen T",
         "refused tcp 127.0.0.1:80 T[t listen] victim=V listener",
+    );
+}
+
+#[test]
+fn a_connection_that_was_given_the_port() {
+    let story = |range: &str, row: &str| {
+        format!(
+            "proc C
+             proc V
+             range {range}
+             refuse V v tcp 127.0.0.1:40001 as=f
+             row f x tcp 127.0.0.1:40001 {row}"
+        )
+    };
+    let held = "refused tcp 127.0.0.1:40001 C[x connected] victim=V bound";
+    let ranged = format!("{held} range=40000-40009");
+    check(&story("40000 40009", "established C peer=10.0.0.1:80 outgoing"), &ranged);
+    // It chose the port itself, or accepted the connection there.
+    check(&story("40000 40009", "established C peer=10.0.0.1:80"), held);
+    check(&story("40002 40009", "established C peer=10.0.0.1:80 outgoing"), held);
+    check(&story("40000 40009 reserved=40001", "established C peer=10.0.0.1:80 outgoing"), held);
+    check(
+        &story("40000 40009", "time-wait last=C peer=10.0.0.1:80 outgoing"),
+        "refused tcp 127.0.0.1:40001 victim=V time-wait last=C[x time-wait] range=40000-40009",
+    );
+}
+
+#[test]
+fn who_outlived_what_it_belonged_to() {
+    let story = |holder: &str| {
+        format!(
+            "proc A
+             {holder}
+             proc V
+             bind A a tcp 127.0.0.1:80
+             listen a
+             exit A
+             holders a K
+             refuse V v tcp 127.0.0.1:80"
+        )
+    };
+    let left = "refused tcp 127.0.0.1:80 K<A[a listen] victim=V orphan";
+    let heir = "refused tcp 127.0.0.1:80 K<A[a listen] victim=V listener";
+    check(&story("fork K of=A"), left);
+    check(
+        &story("proc K parent=A exe=/bin/sleep args=60"),
+        &format!("orphan tcp 127.0.0.1:80 live K<A[a listen] last=A[a listen]\n{left}"),
+    );
+    // A server that replaced itself, and one that the socket was handed to.
+    check(&story("proc K parent=A exe=/bin/a"), heir);
+    check(
+        "proc A
+         fork K of=A
+         proc V
+         bind A a tcp 127.0.0.1:80
+         listen a
+         holders a A,K
+         refuse V v tcp 127.0.0.1:80",
+        "refused tcp 127.0.0.1:80 A[a listen] K<A[a listen] victim=V listener",
+    );
+    check(
+        "proc J cgroup=/ci/1
+         proc A parent=J cgroup=/ci/1
+         proc V
+         bind A a tcp 127.0.0.1:80
+         listen a
+         job end /ci/1 left=A
+         refuse V v tcp 127.0.0.1:80",
+        "orphan tcp 127.0.0.1:80 live A[a listen]
+         refused tcp 127.0.0.1:80 A[a listen] victim=V orphan",
+    );
+}
+
+#[test]
+fn who_came_after_the_failure_is_not_to_blame() {
+    check(
+        "proc A
+         proc V
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f a tcp 127.0.0.1:80 listen A
+         bind A a tcp 127.0.0.1:80
+         listen a",
+        "refused tcp 127.0.0.1:80 victim=V",
     );
 }

@@ -359,3 +359,56 @@ fn a_mere_name_does_not_replace_what_is_known() {
     let exe = told.ledger.view().process(told.key("A")).map(|process| process.exe.clone());
     assert_eq!(exe.as_deref(), Some("/bin/real"));
 }
+
+#[test]
+fn the_tables_say_who_used_up_the_range() {
+    check(
+        "proc A
+         proc B
+         proc V
+         range 40000 40009 reserved=40005
+         no-port V tcp 10.0.0.1:443 as=f
+         ports f 9/9 A,2,0 B!,0,6 rest=1
+         no-port V tcp 10.0.0.1:443 as=g
+         no-port V tcp 10.0.0.1:443 as=h
+         ports h 8/9 B!,0,8",
+        "exhausted tcp 0.0.0.0:0 victim=V/connect last=B[? time-wait] range=40000-40009 used=8/9 user=B(0+8 ended) to=10.0.0.1:443 x3",
+    );
+    check(
+        "proc A
+         proc B
+         proc V
+         range 40000 40009
+         refuse V v tcp 127.0.0.1:0 as=f
+         ports f 10/10 A,2,0 B,1,7",
+        "exhausted tcp 127.0.0.1:0 A[? connected] B[? connected] victim=V last=B[? time-wait] range=40000-40009 used=10/10 user=A(2+0) user=B(1+7)",
+    );
+}
+
+#[test]
+fn what_only_looks_like_a_shortage() {
+    // A pair of addresses that is in use, and datagrams that have no way.
+    check(
+        "proc V
+         bind V b tcp 127.0.0.1:5000
+         no-port V tcp 10.0.0.1:443 on=b
+         no-port V udp [2001:db8::1]:53",
+        "",
+    );
+    // IPv6 that has no address to connect from.
+    let story = |count: &str| format!("proc V\nrange 1 100\nno-port V tcp [2001:db8::1]:443 as=f\n{count}");
+    check(&story("# the tables were not asked"), "");
+    check(&story("ports f 50/100"), "");
+    check(
+        &story("ports f 51/100"),
+        "exhausted tcp [::]:0 victim=V/connect range=1-100 used=51/100 to=[2001:db8::1]:443",
+    );
+    check(
+        &story("ports f 100/100\nno-port V tcp [2001:db8::1]:443"),
+        "exhausted tcp [::]:0 victim=V/connect range=1-100 used=100/100 to=[2001:db8::1]:443 x2",
+    );
+    check(
+        &story("no-port V tcp [::ffff:10.0.0.1]:443"),
+        "exhausted tcp [::]:0 victim=V/connect to=[::ffff:10.0.0.1]:443",
+    );
+}

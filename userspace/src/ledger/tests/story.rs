@@ -12,10 +12,13 @@
 //! set s rp=1          set s dev=3               set s multicast
 //! holders s A,B       exit A                    signal A
 //! refuse C s tcp 127.0.0.1:80 rp                bind() that failed; listen-refuse: listen(); errno=EACCES
-//! row LABEL s tcp 127.0.0.1:80 time-wait A,B last=C     for the failure labelled by as=LABEL
+//! row LABEL s tcp 127.0.0.1:80 time-wait A,B last=C peer=10.0.0.1:80 outgoing   for the failure labelled by as=LABEL
 //! now s tcp 127.0.0.1:0 by=A state=listen           what a socket is now, without a bind
 //! unended C s tcp 127.0.0.1:80                     a 32-bit bind that got no port
-//! no-port C tcp 10.0.0.1:80 errno=EAGAIN        connect() that failed
+//! no-port C tcp 10.0.0.1:80 errno=EAGAIN        connect() that failed; on=s: of a socket that is bound
+//! range 40000 40009 reserved=40005              ports that the kernel chooses from
+//! ports LABEL 10/10 A,1,9 B!,0,2 rest=3         for the failure labelled: used of all, process (! ended), sockets,
+//!                                               TIME_WAIT
 //! inventory begin|end unseen=x        lost bind=3        job start|end /ci/1 first=A left=A,B
 //! ```
 //! A line that begins with `@120` happens 120 ms after boot; the others 1 ms after the line before them.
@@ -28,8 +31,9 @@ use super::super::{Ledger, Settings};
 use crate::event::{
     Bind, BindFailed, Body, BootTime, Changed, Close, ConnectFailed, Cookie, Door, Errno, Event, Exit,
     Family, Found, Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase, Known,
-    Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, Process, ProcessKey, Protocol, Seq,
-    Setting, Signal, SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten, Unresolved,
+    Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, PortRange, PortUse, PortUser, Process,
+    ProcessKey, Protocol, Rest, Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten,
+    Unresolved,
 };
 
 const MS: u64 = 1_000_000;
@@ -165,12 +169,14 @@ impl Story {
             }
             "no-port" => {
                 let (process, errno) = (self.key(words.take()), errno(words, Errno::EADDRNOTAVAIL));
+                self.label(words);
+                let known = words.value("on").map(|name| self.sockets[name].cookie);
                 let protocol = protocol(words.take());
                 let to: SocketAddr = words.take().parse().unwrap();
                 Body::ConnectFailed(ConnectFailed {
                     process,
                     comm: "victim".to_owned(),
-                    cookie: Cookie(999),
+                    cookie: known.unwrap_or(Cookie(999)),
                     netns: Inum(words.number("ns").unwrap_or(1)),
                     protocol,
                     destination: to.ip(),
@@ -246,6 +252,8 @@ impl Story {
             "row" => {
                 let asked_by = self.labels[words.take()];
                 let last_owner = words.value("last").map(|name| self.key(name));
+                let outgoing = words.flag("outgoing");
+                let peer = words.value("peer").map(|peer| peer.parse().unwrap());
                 let (name, protocol, endpoint, state_) =
                     (words.take(), words.take(), words.take(), words.take());
                 let holders = words
@@ -259,10 +267,36 @@ impl Story {
                     asked_by,
                     socket,
                     state: state(state_),
-                    peer: None,
+                    peer,
                     holders,
                     last_owner,
+                    outgoing,
                 })
+            }
+            "range" => Body::PortRange(PortRange {
+                netns: Inum(words.number("ns").unwrap_or(1)),
+                low: words.take().parse().unwrap(),
+                high: words.take().parse().unwrap(),
+                reserved: words.number("reserved").map(|port| (port, port)).into_iter().collect(),
+            }),
+            "ports" => {
+                let asked_by = self.labels[words.take()];
+                let (used, ports) = words.take().split_once('/').unwrap();
+                let rest = Rest { sockets: 0, time_wait: words.number("rest").unwrap_or(0) };
+                let users = words.0.drain(..).map(|word| {
+                    let [name, sockets, time_wait] = word.split(',').collect::<Vec<_>>()[..] else {
+                        panic!("{word}: NAME,SOCKETS,TIME_WAIT");
+                    };
+                    let process = self.processes.get(&name[..1]).unwrap().process;
+                    let (sockets, time_wait) = (sockets.parse().unwrap(), time_wait.parse().unwrap());
+                    let (cookie, address) = (Cookie(700 + u64::from(process.tgid)), [127, 0, 0, 1].into());
+                    let ended = name.len() > 1;
+                    PortUser { process, ended, sockets, time_wait, cookie, address, port: 40_000 }
+                });
+                let users = users.collect();
+                let (ports, used) = (ports.parse().unwrap(), used.parse().unwrap());
+                let (netns, protocol) = (Inum(1), Protocol::Tcp);
+                Body::PortUse(PortUse { asked_by, netns, protocol, ports, used, users, rest })
             }
             "inventory" => {
                 let unseen = words.value("unseen").map(str::to_owned).into_iter().collect();
@@ -426,6 +460,19 @@ impl Story {
         }
         if let Some(owner) = &finding.last_owner {
             text += &format!(" last={}", self.holder(owner));
+        }
+        if let Some(range) = finding.range {
+            text += &format!(" range={}-{}", range.low, range.high);
+            if let Some(used) = range.used {
+                text += &format!(" used={used}/{}", range.ports);
+            }
+        }
+        for user in &finding.users {
+            let ended = if user.ended { " ended" } else { "" };
+            text += &format!(" user={}({}+{}{ended})", self.name(user.process), user.sockets, user.time_wait);
+        }
+        if finding.others != Rest::default() {
+            text += &format!(" others={}+{}", finding.others.sockets, finding.others.time_wait);
         }
         if let Some(to) = finding.destination {
             text += &format!(" to={to}");

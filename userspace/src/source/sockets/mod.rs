@@ -15,7 +15,7 @@ pub use diag::{DiagError, States};
 pub use holders::{Held, Holdings};
 pub use netns::NetnsError;
 
-use crate::event::{Cookie, Family, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::event::{Cookie, Family, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
 use crate::probe::FileRow;
 use diag::Table;
 use netns::{NAMESPACES_MAX, Namespaces};
@@ -231,17 +231,46 @@ impl Tables {
     /// # Errors
     /// The network namespace is gone or may not be entered, or the kernel lacks the table.
     pub fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Result<Vec<Row>, TablesError> {
+        let mut rows = self.select(netns, protocol, Some(port))?;
+        rows.retain(|row| row.socket.port == port);
+        rows.sort_by_key(|row| (row.socket.family, row.socket.address, row.peer, row.socket.cookie));
+        Ok(rows)
+    }
+
+    /// Every row of a protocol in a network namespace that has a port, whatever its state, in no order.
+    ///
+    /// # Errors
+    /// As [`Tables::on_port`].
+    pub fn of(&mut self, netns: Inum, protocol: Protocol) -> Result<Vec<Row>, TablesError> {
+        let mut rows = self.select(netns, protocol, None)?;
+        rows.retain(|row| row.socket.port != 0);
+        Ok(rows)
+    }
+
+    /// The ports that the kernel chooses from in a network namespace (`net.ipv4.ip_local_port_range`; IPv6 and UDP have
+    /// the same).
+    ///
+    /// # Errors
+    /// The network namespace is gone or may not be entered.
+    pub fn port_range(&mut self, netns: Inum) -> Result<PortRange, TablesError> {
+        Ok(self.namespaces.port_range(netns)?)
+    }
+
+    fn select(
+        &mut self,
+        netns: Inum,
+        protocol: Protocol,
+        port: Option<u16>,
+    ) -> Result<Vec<Row>, TablesError> {
         let mut rows = Vec::new();
         let mut diag = self.namespaces.diag_of(netns)?;
         for family in [Family::Inet, Family::Inet6] {
-            match diag.dump(Table::Of(protocol), family, States::ALL, Some(port), |row| rows.push(row)) {
+            match diag.dump(Table::Of(protocol), family, States::ALL, port, |row| rows.push(row)) {
                 // A kernel without IPv6.
                 Err(DiagError::Absent(..)) if family == Family::Inet6 => {}
                 other => other?,
             }
         }
-        rows.retain(|row| row.socket.port == port);
-        rows.sort_by_key(|row| (row.socket.family, row.socket.address, row.peer, row.socket.cookie));
         Ok(rows)
     }
 }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::diag::{Diag, DiagError};
-use crate::event::Inum;
+use crate::event::{Inum, PortRange};
 use crate::proc::{Folder, Mount, link_at, mounts, number};
 
 /// Network namespaces that are looked into. Beyond it [`Namespaces::more`] says so.
@@ -88,8 +88,34 @@ impl Namespaces {
 
     /// A sock_diag socket of a network namespace.
     pub(super) fn diag_of(&mut self, inum: Inum) -> Result<Diag, NetnsError> {
+        self.inside(inum, || Ok(Diag::open(inum)?))
+    }
+
+    /// The ports that the kernel chooses from in a network namespace. `/proc/sys/net` is that of the reading thread.
+    pub(super) fn port_range(&mut self, inum: Inum) -> Result<PortRange, NetnsError> {
+        self.inside(inum, || {
+            let read = |name: &str| {
+                std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"))
+                    .map_err(|error| NetnsError::Io { netns: inum, error })
+            };
+            let range = read("ip_local_port_range")?;
+            // Where it cannot be read, none are taken for reserved.
+            let reserved = read("ip_local_reserved_ports").unwrap_or_default();
+            parse_range(inum, &range, &reserved).ok_or_else(|| NetnsError::Io {
+                netns: inum,
+                error: io::Error::other(format!("its port range cannot be read: {:?}", range.trim_end())),
+            })
+        })
+    }
+
+    /// Does something in a network namespace, in a thread of its own where it is another one.
+    fn inside<T: Send>(
+        &mut self,
+        inum: Inum,
+        ask: impl FnOnce() -> Result<T, NetnsError> + Send,
+    ) -> Result<T, NetnsError> {
         if inum == self.own {
-            return Ok(self.diag_of_own()?);
+            return ask();
         }
         let handle = match self.handle(inum) {
             Ok(handle) => handle,
@@ -107,7 +133,7 @@ impl Namespaces {
                         errno => NetnsError::Io { netns: inum, error: errno.into() },
                     },
                 )?;
-                Ok(Diag::open(inum)?)
+                ask()
             };
             std::thread::Builder::new()
                 .name("netns".to_owned())
@@ -116,7 +142,7 @@ impl Namespaces {
         });
         let io_error = |error| NetnsError::Io { netns: inum, error };
         match entered {
-            Ok(Ok(diag)) => diag,
+            Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(io_error(io::Error::other("the thread for it ended early"))),
             Err(error) => Err(io_error(error)),
         }
@@ -172,6 +198,17 @@ impl Namespaces {
     }
 }
 
+/// Reads `32768\t60999` and `8080,9148-9150`.
+fn parse_range(netns: Inum, range: &str, reserved: &str) -> Option<PortRange> {
+    let mut ends = range.split_whitespace().map(str::parse);
+    let (low, high) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    let reserved = reserved.trim().split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.parse().ok()?, last.parse().ok()?))
+    });
+    Some(PortRange { netns, low, high, reserved: reserved.collect() })
+}
+
 /// The namespace that a link of `/proc` names.
 fn inum_at(proc: &Folder, path: &CStr) -> Option<Inum> {
     let mut buffer = [MaybeUninit::uninit(); LINK_MAX];
@@ -189,6 +226,18 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
     use super::*;
+
+    #[test]
+    fn a_range_is_read() {
+        let range = parse_range(Inum(1), "32768\t60999\n", "8080,9148-9150\n").unwrap();
+        assert_eq!((range.low, range.high), (32_768, 60_999));
+        assert_eq!(range.reserved, [(8080, 8080), (9148, 9150)]);
+        assert_eq!(parse_range(Inum(1), "1 2", "\n").unwrap().reserved, []);
+        assert_eq!(parse_range(Inum(1), "70000 2", ""), None);
+        assert_eq!(parse_range(Inum(1), "", ""), None);
+        let mut namespaces = Namespaces::open().unwrap();
+        assert!(namespaces.port_range(namespaces.own()).unwrap().size() > 0);
+    }
 
     #[test]
     fn what_is_not_there_is_gone() {
