@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 
 use scenarios::{Actor, Folder, Recording, Report, Run, Server, python};
 use serde_json::Value;
@@ -24,11 +25,17 @@ impl Net {
         net.run(&["ip", "address", "add", "10.99.0.1/24", "dev", "one"]);
         net.run(&["ip", "link", "set", "one", "up"]);
         net.run(&["ip", "link", "set", "other", "up"]);
+        net.run(&["ip", "route", "add", "224.0.0.0/4", "dev", "one"]);
         net
     }
 
     fn enter(&self) -> [String; 2] {
         ["nsenter".to_owned(), format!("--net=/proc/{}/ns/net", self.actor.pid())]
+    }
+
+    fn actor(&self) -> Actor {
+        let [nsenter, net] = self.enter();
+        Actor::start(Command::new(nsenter).arg(net).arg(Actor::program()))
     }
 
     fn run(&self, command: &[&str]) {
@@ -114,4 +121,29 @@ threading.Event().wait()
     // Nor was anything told in between, and taken back.
     let told = finished.log.lines("\"type\":\"finding\"");
     assert!(told.iter().all(|line| line["netns"] != net.inum), "{told:#?}");
+}
+
+/// Who is a member is asked of the sockets themselves.
+#[test]
+fn members_that_are_older_than_the_recording_share_on_purpose() {
+    let net = Net::new();
+    let mut actors = [net.actor(), net.actor()];
+    for actor in &mut actors {
+        let joined = actor.bind("udp 0.0.0.0:5353 reuseaddr").id;
+        actor.ok(&format!("join {joined} 224.0.0.251"));
+        // These two are no members of any group.
+        actor.bind("udp 0.0.0.0:5300 reuseaddr");
+    }
+    let recording = Recording::start();
+    recording.fence();
+    let finished = recording.stop();
+    let listed = Run::bindwatch(["list", "--format", "json"]).outcome().expect(0);
+    for report in [finished.report(), Report::of(&listed.stdout)] {
+        let found = net.found(&report);
+        let ports: Vec<u64> = found.iter().map(|finding| finding.number("port")).collect();
+        assert_eq!(ports, [5300], "{found:#?}");
+        assert_eq!(found[0].kind(), "co-bind");
+    }
+    let told = finished.log.lines("\"type\":\"finding\"");
+    assert!(told.iter().all(|line| line["netns"] != net.inum || line["port"] == 5300), "{told:#?}");
 }

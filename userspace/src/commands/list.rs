@@ -1,6 +1,6 @@
 //! `bindwatch list`: who holds what now, from the kernel's socket tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -11,8 +11,8 @@ use crate::cli::{Globals, ListArgs, Place, Target};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::event::{
-    Body, BootTime, Event, Hook, Inventory as Boundary, InventoryPhase, Process, Protocol, Seq, SocketFacts,
-    TcpState,
+    Body, BootTime, Cookie, Event, Hook, Inventory as Boundary, InventoryPhase, OptionSet, Process, Protocol,
+    Seq, Setting, SocketFacts, TcpState,
 };
 use crate::judge::Rules;
 use crate::ledger::Ledger;
@@ -22,7 +22,7 @@ use crate::probe::{Options, Probe};
 use crate::recording::say;
 use crate::sink::words::plural;
 use crate::sink::{Report, Stats, Window, text};
-use crate::source::sockets::{Inventory, InventorySocket, Scope, States, Tables};
+use crate::source::sockets::{Inventory, InventorySocket, Scope, States, Tables, members};
 
 /// Sockets up to which the reuse bits of all are read. Beyond it, only when two sockets are on one port: what reads
 /// them costs as much as everything else here together.
@@ -43,10 +43,11 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
     let ownerless = inventory.sockets.iter().filter(|socket| socket.ownerless()).count();
     let hidden = inventory.hidden_processes > 0;
     let judged: Vec<InventorySocket> = on_shared_ports(&inventory.sockets).into_iter().cloned().collect();
+    let members = members(&judged);
     let (listing, processes) = census.listing(inventory.sockets, tables.own_netns(), hidden);
     let end = clock::boot_now();
     let rules = Rules::resolve(&args.judge, &config, Rules::default());
-    let findings = judge(rules, processes, &judged, end);
+    let findings = judge(rules, processes, &judged, members, end);
     let stats = Stats { sockets: listing.sockets.len() as u64, ..Stats::default() };
     let window = Window { start, end, complete: inventory.unseen.is_empty() && !hidden };
     let mut report = Report::new(Host::of_this_machine(), Anchors::now(), window, stats, args.show_secrets);
@@ -175,7 +176,13 @@ fn on_shared_ports(sockets: &[InventorySocket]) -> Vec<&InventorySocket> {
 
 /// What a ledger says of sockets that share ports. A socket without a process to be seen could be anybody's: it proves
 /// nothing.
-fn judge(rules: Rules, processes: Vec<Process>, sockets: &[InventorySocket], at: BootTime) -> Vec<Finding> {
+fn judge(
+    rules: Rules,
+    processes: Vec<Process>,
+    sockets: &[InventorySocket],
+    members: BTreeSet<Cookie>,
+    at: BootTime,
+) -> Vec<Finding> {
     if sockets.is_empty() {
         return Vec::new();
     }
@@ -185,9 +192,12 @@ fn judge(rules: Rules, processes: Vec<Process>, sockets: &[InventorySocket], at:
     let people = processes.into_iter().map(|process| (Hook::Proc, Body::Process(process)));
     let owned = sockets.iter().filter(|socket| !socket.holders.is_empty());
     let found = owned.map(|socket| (Hook::SockDiag, Body::Socket(socket.found())));
+    let joined = members
+        .into_iter()
+        .map(|cookie| (Hook::Proc, Body::Option(OptionSet { cookie, setting: Setting::Multicast })));
     let begin = std::iter::once((Hook::Bindwatch, boundary(InventoryPhase::Begin)));
     let end = std::iter::once((Hook::Bindwatch, boundary(InventoryPhase::End)));
-    for (seq, (hook, body)) in (1..).zip(people.chain(begin).chain(found).chain(end)) {
+    for (seq, (hook, body)) in (1..).zip(people.chain(begin).chain(found).chain(joined).chain(end)) {
         ledger.apply(&Event { seq: Seq(seq), at, hook, body }, &mut changed);
     }
     let mut findings: Vec<Finding> = ledger.findings().collect();
@@ -204,7 +214,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
     use super::*;
-    use crate::event::{Cookie, Family, Inum, NetnsCookie, Options as Set, Uid};
+    use crate::event::{Family, Inum, NetnsCookie, Options as Set, Uid};
 
     fn socket(address: &str, v6_only: bool) -> InventorySocket {
         let address: IpAddr = address.parse().unwrap();

@@ -7,6 +7,7 @@ pub mod btf;
 pub mod hooks;
 mod load;
 mod maps;
+mod membership;
 mod offsets;
 mod ring;
 mod task_files;
@@ -14,6 +15,7 @@ pub mod tracefs;
 
 pub use load::{Attached, Options, Probe, Refused, release_memory};
 pub use maps::{Counters, Idle, Owners};
+pub use membership::{Group, is_member};
 pub use offsets::VMLINUX;
 pub use ring::Ring;
 pub use task_files::FileRow;

@@ -15,7 +15,8 @@ use crate::cgroup2;
 use crate::clock;
 use crate::enrich::{Enricher, Fact, Processes};
 use crate::event::{
-    Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, JobPhase, Lost, ProcessKey, Seq,
+    Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, JobPhase, Lost, OptionSet, ProcessKey,
+    Seq, Setting,
 };
 use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring, release_memory};
 use crate::wire::{self, Record, Stamped};
@@ -240,7 +241,7 @@ impl Live {
     /// whose bind is among them is left to that record.
     fn take_inventory(&mut self, events: &mut Vec<Event>) -> Result<(), LiveError> {
         let begin = clock::boot_now();
-        let Survey { sockets, unseen } = self.enricher.lookups().survey()?;
+        let Survey { sockets, members, unseen } = self.enricher.lookups().survey()?;
         let mut pending: Vec<Stamped> = Vec::new();
         while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
             match decoded {
@@ -267,6 +268,10 @@ impl Live {
             if self.enricher.knows(found.socket.cookie) || !in_records.contains(&found.socket.cookie) {
                 self.enricher.found(found, begin, Hook::SockDiag, &mut self.facts);
             }
+        }
+        for cookie in members.into_iter().filter(|cookie| self.enricher.knows(*cookie)) {
+            let body = Body::Option(OptionSet { cookie, setting: Setting::Multicast });
+            self.facts.push(Fact { at: begin, hook: Hook::Proc, body });
         }
         self.facts.push(Fact { at: begin, hook: Hook::Bindwatch, body: phase(InventoryPhase::End, unseen) });
         self.stamp(events);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::sockets::{Holdings, InventorySocket, Row, States, Tables};
+use super::sockets::{Holdings, InventorySocket, Row, States, Tables, members};
 use crate::enrich::{Lookups, PortRow};
 use crate::event::{Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
 use crate::probe::{FileRow, Owners, Probe};
@@ -19,6 +19,8 @@ pub(super) struct System {
 pub(super) struct Survey {
     /// Sockets that hold a port.
     pub(super) sockets: Vec<Found>,
+    /// Those among them that share their port on purpose: members of a multicast group.
+    pub(super) members: BTreeSet<Cookie>,
     /// What could not be looked into.
     pub(super) unseen: Vec<String>,
 }
@@ -43,44 +45,22 @@ impl System {
     /// When the tables of the own network namespace cannot be had.
     pub(super) fn survey(&mut self) -> Result<Survey, super::sockets::TablesError> {
         let states = States::LISTEN.and(States::BOUND).and(States::CONNECTED);
-        let inventory = self.tables.inventory(states, super::sockets::Scope::Every)?;
-        let mut unseen = inventory.unseen;
+        let mut inventory = self.tables.inventory(states, super::sockets::Scope::Every)?;
+        let mut unseen = std::mem::take(&mut inventory.unseen);
         let rows = self.probe.task_files().unwrap_or_else(|error| {
             unseen.push(format!("options of sockets older than the recording ({error})"));
             Vec::new()
         });
-        let mut by_inode: BTreeMap<u64, Vec<&FileRow>> = BTreeMap::new();
-        for row in &rows {
-            by_inode.entry(row.inode).or_default().push(row);
-        }
+        inventory.complete(&rows);
         let holds_port = |socket: &InventorySocket| {
             let at_rest = matches!(socket.state, TcpState::Listen | TcpState::Close);
             socket.socket.port != 0 && (at_rest || socket.socket.protocol != Protocol::Tcp)
         };
-        let sockets = inventory
-            .sockets
-            .into_iter()
-            .filter(holds_port)
-            .map(|socket| {
-                let descriptors = by_inode.get(&u64::from(socket.inode)).map_or(&[][..], Vec::as_slice);
-                join(&socket, descriptors)
-            })
-            .collect();
-        Ok(Survey { sockets, unseen })
+        inventory.sockets.retain(holds_port);
+        let members = members(&inventory.sockets);
+        let sockets = inventory.sockets.iter().map(InventorySocket::found).collect();
+        Ok(Survey { sockets, members, unseen })
     }
-}
-
-/// A socket of the tables with what its descriptors tell: the options, and every process that has one.
-fn join(socket: &InventorySocket, descriptors: &[&FileRow]) -> Found {
-    let mut found = socket.found();
-    if let Some(row) = descriptors.first() {
-        found.socket.options = row.options;
-        found.socket.netns_cookie = row.netns_cookie;
-    }
-    found.holders.extend(descriptors.iter().map(|row| row.process));
-    found.holders.sort_unstable();
-    found.holders.dedup();
-    found
 }
 
 impl Lookups for System {

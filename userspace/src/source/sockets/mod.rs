@@ -7,12 +7,14 @@
 
 mod diag;
 mod holders;
+mod members;
 mod netns;
 
 use std::net::SocketAddr;
 
 pub use diag::{DiagError, States};
 pub use holders::{Held, Holdings};
+pub use members::members;
 pub use netns::NetnsError;
 
 use crate::event::{Cookie, Family, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
