@@ -219,3 +219,21 @@ fn allow_rules_of_the_configuration_file() {
         Some(&serde_json::json!([format!("program=act*,address={address},port=8000-8009")]))
     );
 }
+
+#[test]
+fn the_configuration_file_of_the_working_directory_counts() {
+    let recording = Recording::start();
+    let address = loopback();
+    let mut actors = [Actor::new(), Actor::new()];
+    serve(&mut actors, address);
+    recording.fence();
+    let finished = recording.stop();
+    let found_in = |folder: &Folder| {
+        let run = Run::bindwatch(["report", "--format", "json"]).args([finished.log.path()]);
+        scenarios::Report::of(&run.folder(folder.path()).outcome().expect(0).stdout).on(address, 8000).len()
+    };
+    let (plain, allowing, pooling) = (Folder::new(), Folder::new(), Folder::new());
+    allowing.write("bindwatch.toml", format!("[[allow]]\naddress = \"{address}\"\n"));
+    pooling.write("bindwatch.toml", "[[pool]]\nprogram = \"actor\"\n");
+    assert_eq!([found_in(&plain), found_in(&allowing), found_in(&pooling)], [1, 0, 0]);
+}

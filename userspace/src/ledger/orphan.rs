@@ -93,7 +93,9 @@ impl Ledger {
             return;
         }
         let of_a_job = |ancestor| self.wards.jobs.contains(&ancestor);
-        let Some(starter) = self.kin.parent(self.kin.lineage(process)) else { return };
+        // The script, not the subshell of it that executed the server: `(cd server && ./serve &)`.
+        let parent = self.kin.parent(self.kin.lineage(process));
+        let Some(starter) = parent.map(|parent| self.kin.lineage(parent)) else { return };
         // The end of the job's first process is the job's.
         if of_a_job(starter) || !self.kin.ancestors(starter).any(of_a_job) {
             return;
@@ -120,12 +122,15 @@ impl Ledger {
             let stays_in_session = |holder: &ProcessKey| {
                 session != 0 && self.kin.facts(*holder).is_some_and(|facts| facts.session == session)
             };
+            let outlives_all_of_it = |holder: &ProcessKey| {
+                let above = self.kin.ancestors(*holder);
+                let mut of_starter = above.filter(|one| self.kin.lineage(*one) == starter).peekable();
+                of_starter.peek().is_some() && of_starter.all(|one| self.kin.has_ended(one))
+            };
             let outlives = |socket: &Socket| {
                 is_open(socket)
                     && socket.holders().iter().all(|holder| {
-                        !self.kin.has_ended(*holder)
-                            && self.kin.is_ancestor(starter, *holder)
-                            && stays_in_session(holder)
+                        !self.kin.has_ended(*holder) && outlives_all_of_it(holder) && stays_in_session(holder)
                     })
             };
             if self.holdings.get(cookie).is_some_and(outlives) {

@@ -190,7 +190,7 @@ fn table() -> Vec<(Finding, &'static str)> {
         ),
         (
             Finding { uncertain: true, receives: None, ..co_bind() },
-            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node server.js (PID 4711) and node server.js (PID 4803) (uncertain: events were lost)",
+            "tcp 127.0.0.3:9926 was shared by 2 unrelated processes for 7.0 s: node server.js (PID 4711) and node server.js (PID 4803) (uncertain: events were lost, or a process could not be identified)",
         ),
         (
             Finding { overlap: Some(120_000_000), ..finding(Kind::Handover) },

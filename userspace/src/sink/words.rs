@@ -124,7 +124,7 @@ pub fn summary(finding: &Finding, anchors: Anchors) -> String {
         Kind::Denied => denied(finding),
     };
     if finding.uncertain {
-        text.push_str(" (uncertain: events were lost)");
+        text.push_str(" (uncertain: events were lost, or a process could not be identified)");
     }
     text
 }

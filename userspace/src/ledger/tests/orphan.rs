@@ -164,6 +164,31 @@ fn what_outlives_the_parent_that_started_it_in_a_job_is_orphaned() {
     );
 }
 
+/// `(cd server && ./serve &)`: the script goes on, or its fork that supervises.
+#[test]
+fn a_subshell_that_ends_is_not_the_script_that_started_a_server() {
+    let story = |script: &str, end: &str| {
+        format!(
+            "proc R session=9
+             proc J cgroup=/ci/job session=9 parent=R
+             job start /ci/job first=J
+             proc S parent=J cgroup=/ci/job session=9
+             fork F of={script}
+             proc A parent=F cgroup=/ci/job session=9
+             bind A a tcp 127.0.0.1:80
+             @2000 exit {end}
+             @4000 proc X"
+        )
+    };
+    check(&story("J", "F"), "");
+    check(&story("S", "F"), "");
+    check(&story("S", "S"), "");
+    check(
+        &format!("{}\n exit F\n exit S\n @9000 proc X", story("S", "R")),
+        "orphan tcp 127.0.0.1:80 live A[a bound]",
+    );
+}
+
 #[test]
 fn outside_of_a_job_a_server_may_outlive_who_started_it() {
     check(
