@@ -1,9 +1,11 @@
 //! Every map, once.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use bindwatch_probe::abi::record::Task;
-use bindwatch_probe::abi::{ATTEMPTS_MAX, CONNECT_OWNERS_MAX, RING_BYTES, URING_CALLS_MAX, counter};
+use bindwatch_probe::abi::{
+    ATTEMPTS_MAX, CONNECT_OWNERS_MAX, LISTENERS_MAX, RING_BYTES, URING_CALLS_MAX, counter,
+};
 
 /// Allocate entries when they are made: most threads never bind.
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -43,6 +45,51 @@ pub static URING_ATTEMPTS: LruHashMap<u64, Attempt> = LruHashMap::with_max_entri
 /// One slot: not 0 once anybody has bound or listened through io_uring.
 #[map]
 pub static URING_IN_USE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Connections that came to a listener, by its cookie. Taken out by user space when the listener is closed.
+#[map]
+pub static ACCEPTED: PerCpuHashMap<u64, u64> =
+    PerCpuHashMap::with_max_entries(LISTENERS_MAX, BPF_F_NO_PREALLOC);
+
+/// Of a listener, and of each connection to it, the listener's cookie.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "LISTENER_OF")]
+pub static LISTENER_OF: ListenerOf = ListenerOf::NEW;
+
+/// `BPF_MAP_TYPE_SK_STORAGE` (5.2)
+const SK_STORAGE: usize = 24;
+/// `BPF_F_NO_PREALLOC | BPF_F_CLONE`: a connection gets a copy of what its listener has (5.4).
+const CLONED: usize = 1 | 1 << 9;
+
+/// A socket storage whose value is inherited; aya has none with flags of its own. The fields are what the loader reads
+/// from the object's BTF.
+#[repr(C)]
+pub struct ListenerOf {
+    r#type: *const [i32; SK_STORAGE],
+    key: *const i32,
+    value: *const u64,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; CLONED],
+}
+
+// SAFETY: the fields are placeholders that nothing follows.
+unsafe impl Sync for ListenerOf {}
+
+impl ListenerOf {
+    const NEW: Self = Self {
+        r#type: core::ptr::null(),
+        key: core::ptr::null(),
+        value: core::ptr::null(),
+        max_entries: core::ptr::null(),
+        map_flags: core::ptr::null(),
+    };
+
+    /// As helpers take it.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
 
 /// What a thread is in: the values of [`Attempt::call`].
 pub mod call {

@@ -147,6 +147,8 @@ impl Recording {
     /// When the ring cannot be read.
     pub fn end(mut self, reason: &str, show_secrets: bool) -> anyhow::Result<Outcome> {
         self.drain()?;
+        self.live.finish(&mut self.events);
+        self.recorder.take(&mut self.events);
         let end = clock::boot_now();
         let Self { live, recorder, host, clock, start, mut broken, .. } = self;
         // The programs go first: nothing is held up by what is still to be written.

@@ -34,5 +34,8 @@ pub const ATTEMPTS_MAX: u32 = 65_536;
 /// Calls through io_uring that can be under way at one instant (least recently used go first).
 pub const URING_CALLS_MAX: u32 = 4096;
 
+/// Listeners whose connections are counted. Of more it is not known how many they got.
+pub const LISTENERS_MAX: u32 = 65_536;
+
 /// Outgoing connections whose opener is remembered (least recently used go first); see `CONNECT_OWNERS`.
 pub const CONNECT_OWNERS_MAX: u32 = 65_536;

@@ -1,5 +1,6 @@
 //! The programs, by how they attach. All of these watch and always allow.
 
+mod accept;
 mod attempt;
 mod cgroup;
 mod connect;

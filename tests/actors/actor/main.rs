@@ -22,6 +22,7 @@
 //! | `join ID GROUP` | joins a multicast group |
 //! | `accept ID` | a connection that waits; answers its `id` |
 //! | `accept-now ID` | the same; EAGAIN where none waits |
+//! | `accept-all ID` | every connection that waits; answers their `count` |
 //! | `connect PROTO ADDRESS` | a connection; answers `id port` |
 //! | `knock PROTO ADDRESS N` | N connections, or a datagram from each of N sockets; answers `refused` |
 //! | `unreached` | how many of the datagrams came back since; `hang-up` closes what knocked |
@@ -192,6 +193,7 @@ impl Actor {
             ["shutdown", id] => self.shutdown(id.parse()?),
             ["opt", id, option, value] => self.option(id.parse()?, option, value),
             ["join", id, group] => self.join(id.parse()?, group),
+            ["accept-all", id] => self.accept_all(id.parse()?),
             ["accept", id] => self.accept(id.parse()?),
             ["accept-now", id] => self.accept_now(id.parse()?),
             ["connect", protocol, address] => self.connect(protocol, address),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{BindToDevice, IpBindAddressNoPort};
 use nix::unistd::Uid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, Protocol, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -115,6 +116,20 @@ impl Actor {
         let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
         connect(self.get(id)?, &address)?;
         Ok(String::new())
+    }
+
+    pub(crate) fn accept_all(&mut self, id: u64) -> Result<String, Failure> {
+        let mut count = 0;
+        loop {
+            let socket = self.get(id)?;
+            let mut waiting = [PollFd::new(socket, PollFlags::IN)];
+            if poll(&mut waiting, Some(&Timespec::default()))? == 0 {
+                return Ok(format!("count={count}"));
+            }
+            let connection = accept_with(socket, SocketFlags::CLOEXEC)?;
+            self.keep(connection);
+            count += 1;
+        }
     }
 
     pub(crate) fn connect(&mut self, protocol: &str, address: &str) -> Result<String, Failure> {

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{BootTime, Cookie, Hook, Tid};
+use super::{Enricher, Fact, Lookups};
+use crate::event::{Accepted, Body, BootTime, Changed, Cookie, Hook, TcpState, Tid, Unresolved};
 use crate::wire::Call;
 
 /// How long a bind without an end may take, ns: its thread does nothing else meanwhile.
@@ -81,5 +82,66 @@ impl Later {
     pub(super) fn next_due(&self) -> Option<BootTime> {
         let ends = self.begun.values().map(|begun| BootTime(begun.at.0 + END_NS));
         ends.chain(self.look.values().copied()).min()
+    }
+}
+
+impl<L: Lookups> Enricher<L> {
+    /// How many connections every listener has had that is still there.
+    pub fn accepted_so_far(&mut self, at: BootTime, facts: &mut Vec<Fact>) {
+        for cookie in self.sockets.listeners() {
+            self.accepted(cookie, false, at, facts);
+        }
+    }
+
+    pub(super) fn accepted(&mut self, cookie: Cookie, closed: bool, at: BootTime, facts: &mut Vec<Fact>) {
+        if closed && !self.sockets.listened(cookie) {
+            return;
+        }
+        if let Some(connections) = self.lookups.accepted(cookie, closed) {
+            let body = Body::Accepted(Accepted { cookie, connections });
+            facts.push(Fact { at, hook: Hook::SockOps, body });
+        }
+    }
+
+    /// Tells what sockets are now.
+    pub(super) fn look(&mut self, sockets: &BTreeSet<Cookie>, now: BootTime, facts: &mut Vec<Fact>) {
+        for (socket, state) in self.lookups.now(sockets) {
+            let body = Body::Changed(Changed { process: None, socket, state });
+            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
+        }
+    }
+
+    /// Nobody can tell how this bind ended, or it is known to have failed without its errno.
+    pub(super) fn unresolved(&mut self, begun: Begun, facts: &mut Vec<Fact>) {
+        let Begun { call, at, hook } = begun;
+        let process = call.task.process;
+        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
+        let body = Unresolved { process, socket: call.socket, comm: call.task.comm, door: call.door };
+        facts.push(Fact { at, hook, body: Body::Unresolved(body) });
+    }
+
+    pub(super) fn changed(
+        &mut self,
+        call: Call,
+        state: TcpState,
+        at: BootTime,
+        hook: Hook,
+        facts: &mut Vec<Fact>,
+    ) {
+        let process = call.task.process;
+        let (cookie, port) = (call.socket.cookie, call.socket.port);
+        if port == 0 {
+            if !self.sockets.closed(cookie, TcpState::Close) {
+                return;
+            }
+        } else if !self.sockets.knows(cookie) {
+            self.sockets.held(&call.socket, process);
+        }
+        if state == TcpState::Listen {
+            self.remember_listener(&call.socket);
+        }
+        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
+        let body = Changed { process: Some(process), socket: call.socket, state };
+        facts.push(Fact { at, hook, body: Body::Changed(body) });
     }
 }

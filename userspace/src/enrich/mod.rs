@@ -20,9 +20,9 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Changed, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone,
-    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol,
-    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten, Unresolved,
+    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone, Holders, Hook,
+    Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol, Seq, Setting,
+    Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
 use crate::ledger::conflict;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
@@ -63,6 +63,8 @@ pub trait Lookups {
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)>;
     /// What these sockets are now. One that nobody has open is left out.
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)>;
+    /// How many connections came to this listener, where they are counted; the last time it is asked for, when it is closed.
+    fn accepted(&mut self, listener: Cookie, closed: bool) -> Option<u64>;
     /// Who opened the connection that had this cookie.
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
     /// Every row of the kernel's tables of a protocol in a network namespace; None when it cannot be had.
@@ -200,6 +202,7 @@ impl<L: Lookups> Enricher<L> {
                 self.open_then(&small, at, hook, facts);
                 if self.sockets.closed(small.cookie, small.state) {
                     self.listeners.closed(small.cookie, at);
+                    self.accepted(small.cookie, true, at, facts);
                     let body = Close { cookie: small.cookie, state: small.state, backlog: small.backlog };
                     facts.push(Fact { at, hook, body: Body::Close(body) });
                 }
@@ -358,41 +361,6 @@ impl<L: Lookups> Enricher<L> {
         }
     }
 
-    /// Tells what sockets are now.
-    fn look(&mut self, sockets: &BTreeSet<Cookie>, now: BootTime, facts: &mut Vec<Fact>) {
-        for (socket, state) in self.lookups.now(sockets) {
-            let body = Body::Changed(Changed { process: None, socket, state });
-            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
-        }
-    }
-
-    /// Nobody can tell how this bind ended, or it is known to have failed without its errno.
-    fn unresolved(&mut self, begun: Begun, facts: &mut Vec<Fact>) {
-        let Begun { call, at, hook } = begun;
-        let process = call.task.process;
-        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
-        let body = Unresolved { process, socket: call.socket, comm: call.task.comm, door: call.door };
-        facts.push(Fact { at, hook, body: Body::Unresolved(body) });
-    }
-
-    fn changed(&mut self, call: Call, state: TcpState, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
-        let process = call.task.process;
-        let (cookie, port) = (call.socket.cookie, call.socket.port);
-        if port == 0 {
-            if !self.sockets.closed(cookie, TcpState::Close) {
-                return;
-            }
-        } else if !self.sockets.knows(cookie) {
-            self.sockets.held(&call.socket, process);
-        }
-        if state == TcpState::Listen {
-            self.remember_listener(&call.socket);
-        }
-        self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
-        let body = Changed { process: Some(process), socket: call.socket, state };
-        facts.push(Fact { at, hook, body: Body::Changed(body) });
-    }
-
     fn listening(&mut self, call: Call, at: BootTime, hook: Hook, facts: &mut Vec<Fact>) {
         let process = call.task.process;
         self.processes.publish(process, Some(&call.task), &mut self.cgroups, at, facts);
@@ -406,6 +374,7 @@ impl<L: Lookups> Enricher<L> {
             self.later.seen(call.socket.cookie);
         }
         self.remember_listener(&call.socket);
+        self.sockets.listens(call.socket.cookie);
         facts.push(Fact { at, hook, body: Body::Listen(Listen { process, socket: call.socket }) });
     }
 

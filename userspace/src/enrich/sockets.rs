@@ -24,6 +24,8 @@ pub(super) struct Sockets {
     holders: BTreeMap<Cookie, BTreeSet<ProcessKey>>,
     /// Closed by their last holder, but still connected.
     lingering: BTreeSet<Cookie>,
+    /// Those that began to listen during the recording.
+    listening: BTreeSet<Cookie>,
     /// Open, but no known holder lives.
     unheld: BTreeMap<Cookie, Unheld>,
 }
@@ -58,6 +60,21 @@ impl Sockets {
     pub(super) fn sole_holder(&self, cookie: Cookie) -> Option<ProcessKey> {
         let holders = self.holders.get(&cookie).filter(|holders| holders.len() == 1)?;
         holders.first().copied()
+    }
+
+    /// It began to listen.
+    pub(super) fn listens(&mut self, cookie: Cookie) {
+        self.listening.insert(cookie);
+    }
+
+    /// Those that listen, in order.
+    pub(super) fn listeners(&self) -> Vec<Cookie> {
+        self.listening.iter().copied().collect()
+    }
+
+    /// Whether a socket that is gone had listened. Once.
+    pub(super) fn listened(&mut self, cookie: Cookie) -> bool {
+        self.listening.remove(&cookie)
     }
 
     /// The last reference went away. Whether the socket was known.
@@ -130,6 +147,7 @@ impl Sockets {
         let gone: Vec<Cookie> =
             self.by_cookie.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
         for cookie in gone {
+            self.listening.remove(&cookie);
             self.by_cookie.remove(&cookie);
             self.let_go(cookie);
         }

@@ -30,6 +30,7 @@ struct Fake {
     rows: Vec<PortRow>,
     holders: BTreeMap<Cookie, Vec<ProcessKey>>,
     openers: BTreeMap<Cookie, ProcessKey>,
+    accepted: BTreeMap<Cookie, u64>,
     now: Vec<(SocketFacts, TcpState)>,
     asked_ports: Vec<(Inum, Protocol, u16)>,
     asked_holders: Vec<BTreeSet<Cookie>>,
@@ -54,6 +55,10 @@ impl Lookups for Fake {
 
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)> {
         self.now.iter().filter(|(socket, _)| cookies.contains(&socket.cookie)).cloned().collect()
+    }
+
+    fn accepted(&mut self, listener: Cookie, _closed: bool) -> Option<u64> {
+        self.accepted.get(&listener).copied()
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {

@@ -13,8 +13,8 @@ pub use ids::{BootTime, Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Seq, Tid
 pub use ports::{PortRange, PortUse, PortUser, Rest};
 pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
-    Bind, BindFailed, Changed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders, Listen,
-    ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten,
+    Accepted, Bind, BindFailed, Changed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders,
+    Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten,
     Unresolved,
 };
 pub use system::{Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost, Note};
@@ -62,6 +62,8 @@ pub enum Body {
     Option(OptionSet),
     /// A socket's port, address or options are not what they were.
     Changed(Changed),
+    /// How many connections came to a listener.
+    Accepted(Accepted),
     /// The last reference to a socket went away.
     Close(Close),
     /// The kernel destroyed a TCP socket.
@@ -104,6 +106,7 @@ impl Body {
             Self::ListenFailed(_) => "listen-failed",
             Self::Option(_) => "option",
             Self::Changed(_) => "changed",
+            Self::Accepted(_) => "accepted",
             Self::Close(_) => "close",
             Self::Gone(_) => "gone",
             Self::ConnectFailed(_) => "connect-failed",

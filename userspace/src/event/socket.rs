@@ -322,6 +322,15 @@ pub enum Setting {
     Multicast,
 }
 
+/// How many connections came to a listener, when it was closed or the recording ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Which.
+    pub cookie: Cookie,
+    /// Connections that were established to it, those that still wait to be accepted included.
+    pub connections: u64,
+}
+
 /// The last reference to a socket went away. A TCP connection may keep the port for a while (see `Gone`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {

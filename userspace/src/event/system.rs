@@ -34,6 +34,8 @@ pub enum Hook {
     InetSockSetState,
     /// `raw_tp/tcp_destroy_sock`
     TcpDestroySock,
+    /// `sockops`, the program `sock_ops`
+    SockOps,
     /// `raw_tp/sched_process_fork`
     SchedProcessFork,
     /// `raw_tp/sched_process_exec`

@@ -2,8 +2,8 @@
 //! again.
 
 use crate::event::{
-    Bind, BootTime, Changed, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen, OptionSet,
-    ProcessKey, Protocol, Seq, Setting, TcpState, Unlisten,
+    Accepted, Bind, BootTime, Changed, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen,
+    OptionSet, ProcessKey, Protocol, Seq, Setting, TcpState, Unlisten,
 };
 
 use super::Ledger;
@@ -144,6 +144,19 @@ impl Ledger {
             }
         }
         self.changed_here(option.cookie, now);
+    }
+
+    /// How many connections a listener got: told of every overlap that names it.
+    pub(super) fn accepted(&mut self, accepted: &Accepted, now: Moment) {
+        let Some(socket) = self.holdings.get(accepted.cookie) else { return };
+        for id in &socket.findings {
+            if let Some(record) = self.records.peek(*id).filter(|record| record.overlaps())
+                && record.add_accepted(accepted)
+            {
+                record.evidence.add(now.seq);
+                self.records.touch(*id);
+            }
+        }
     }
 
     pub(super) fn closed(&mut self, close: &Close, now: Moment) {

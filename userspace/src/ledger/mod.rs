@@ -142,6 +142,7 @@ impl Ledger {
             }
             Body::Option(option) => self.option_set(option, now),
             Body::Changed(changed) => self.socket_changed(changed, now),
+            Body::Accepted(accepted) => self.accepted(accepted, now),
             Body::Close(close) => self.closed(close, now),
             Body::Gone(gone) => self.gone(gone.cookie, now),
             Body::ConnectFailed(failed) => self.connect_failed(failed, now),

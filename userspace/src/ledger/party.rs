@@ -22,6 +22,8 @@ pub(super) struct Stake {
     pub(super) active: bool,
     /// Scratch of one update.
     pub(super) kept: bool,
+    /// Connections that came to it; None not known.
+    pub(super) accepted: Option<u64>,
 }
 
 impl Stake {
@@ -96,7 +98,7 @@ impl Party {
             comm: String::new(),
             lineage: kin.lineage(process),
             parents: kin.parents_shown(process),
-            stakes: vec![Stake { cookie, closed_at: None, active: true, kept: true }],
+            stakes: vec![Stake { cookie, closed_at: None, active: true, kept: true, accepted: None }],
             address,
             port,
             options,
@@ -161,7 +163,8 @@ impl Party {
             state: self.state,
             bound_at: self.bound_at,
             released_at: self.released_at,
-            accepted: None,
+            // Unknown of one is unknown of all.
+            accepted: self.stakes.iter().map(|stake| stake.accepted).sum(),
             inherited_from: self.inherited_from,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::event::{BootTime, Cookie, ProcessKey, Rest, Seq, TcpState};
+use crate::event::{Accepted, BootTime, Cookie, ProcessKey, Rest, Seq, TcpState};
 
 use super::evidence::Evidence;
 use super::finding::{
@@ -206,6 +206,16 @@ impl Record {
                 }
                 changed = true;
             }
+        }
+        changed
+    }
+
+    /// Notes how many connections a socket got. True when that is news.
+    pub(super) fn add_accepted(&mut self, accepted: &Accepted) -> bool {
+        let mut changed = false;
+        for stake in self.parties.iter_mut().filter_map(|party| party.stake(accepted.cookie)) {
+            changed |= stake.accepted != Some(accepted.connections);
+            stake.accepted = Some(accepted.connections);
         }
         changed
     }

@@ -136,6 +136,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
             door: Door::Compat,
         }),
         Body::Changed(Changed { process: Some(key(1)), socket: v6.clone(), state: TcpState::Close }),
+        Body::Accepted(Accepted { cookie: Cookie(1), connections: 61 }),
         Body::Changed(Changed { process: None, socket: v6.clone(), state: TcpState::Established }),
         Body::Listen(Listen { process: key(1), socket: v6.clone() }),
         Body::Unlisten(Unlisten { cookie: Cookie(1), backlog: 5 }),

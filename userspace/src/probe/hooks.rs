@@ -40,7 +40,7 @@ const NO_URING: &str = "binds through io_uring fail unseen";
 
 /// The programs in the order in which they attach: those that end something before those that begin it, so that
 /// nothing is seen to begin whose end is then missed.
-pub const HOOKS: [Hook; 22] = [
+pub const HOOKS: [Hook; 23] = [
     hook("sched_process_exit", Attach::RawTracepoint, Need::Core, "processes that end"),
     hook("sched_process_fork", Attach::RawTracepoint, Need::Core, "lineage"),
     hook("sched_process_exec", Attach::RawTracepoint, Need::Core, "programs and their arguments"),
@@ -69,6 +69,12 @@ pub const HOOKS: [Hook; 22] = [
         Attach::RawTracepoint,
         Need::Extra("listening is not told from bound"),
         "listen()",
+    ),
+    hook(
+        "sock_ops",
+        Attach::Cgroup,
+        Need::Extra("it is not known which listener got how many connections"),
+        "connections per listener",
     ),
     hook("setsockopt", Attach::Cgroup, Need::Extra("options set after the bind are missed"), "late options"),
     hook(

@@ -211,6 +211,10 @@ fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(
             program.load()?;
             program.attach(cgroup, mode)?;
         }
+        Program::SockOps(program) => {
+            program.load()?;
+            program.attach(cgroup, mode)?;
+        }
         Program::CgroupSockopt(program) => {
             program.load()?;
             program.attach(cgroup, mode)?;
@@ -245,7 +249,9 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
     if options.only.is_some() {
         // Made with the object, whether or not a program uses them. A listen() makes an attempt of its thread, which
         // only the exit of the thread would remove.
-        for map in ["ATTEMPTS", "CONNECT_OWNERS", "URING_REQUESTS", "URING_SUBMITTERS", "URING_ATTEMPTS"] {
+        for map in
+            ["ATTEMPTS", "CONNECT_OWNERS", "ACCEPTED", "URING_REQUESTS", "URING_SUBMITTERS", "URING_ATTEMPTS"]
+        {
             loader.map_max_entries(map, UNUSED_ENTRIES);
         }
     }

@@ -1,6 +1,6 @@
 //! The probe's maps, as typed handles.
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap};
 use bindwatch_probe::abi::counter;
 
 use super::{Probe, ProbeError, Ring};
@@ -49,6 +49,23 @@ impl Owners {
     }
 }
 
+/// How many connections came to which listener.
+pub struct Accepted(PerCpuHashMap<MapData, u64, u64>);
+
+impl Accepted {
+    /// Connections of the listener with this cookie; None where they are not counted.
+    #[must_use]
+    pub fn of(&self, cookie: Cookie) -> Option<u64> {
+        self.0.get(&cookie.0, 0).ok().map(|counts| counts.iter().sum())
+    }
+
+    /// The listener is gone.
+    pub fn forget(&mut self, cookie: Cookie) {
+        // That it is not there is what is wanted.
+        let _ = self.0.remove(&cookie.0);
+    }
+}
+
 fn missing(name: &str) -> ProbeError {
     ProbeError::Object { reason: format!("the object has no map {name}") }
 }
@@ -84,6 +101,15 @@ impl Probe {
     pub fn counters(&mut self) -> Result<Counters, ProbeError> {
         let map = self.ebpf.take_map("COUNTERS").ok_or_else(|| missing("COUNTERS"))?;
         PerCpuArray::try_from(map).map(Counters).map_err(|error| refused(&error))
+    }
+
+    /// The connections of listeners. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn accepted(&mut self) -> Result<Accepted, ProbeError> {
+        let map = self.ebpf.take_map("ACCEPTED").ok_or_else(|| missing("ACCEPTED"))?;
+        PerCpuHashMap::try_from(map).map(Accepted).map_err(|error| refused(&error))
     }
 
     /// The openers of connections. Once.

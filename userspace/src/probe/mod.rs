@@ -14,7 +14,7 @@ mod task_files;
 pub mod tracefs;
 
 pub use load::{Attached, Options, Probe, Refused, release_memory};
-pub use maps::{Counters, Idle, Owners};
+pub use maps::{Accepted, Counters, Idle, Owners};
 pub use membership::{Group, is_member};
 pub use offsets::VMLINUX;
 pub use ring::Ring;

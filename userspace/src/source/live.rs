@@ -75,11 +75,15 @@ impl Live {
         let mut probe = Probe::attach(options)?;
         let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;
         let (idle, counters, owners) = (probe.idle()?, probe.counters()?, probe.owners()?);
+        let accepted = probe.accepted()?;
         let attached = probe.attached().clone();
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         processes.scan();
-        let enricher =
-            Enricher::new(processes, cgroup2::Paths::new(&root), System::new(probe, owners, tables));
+        let enricher = Enricher::new(
+            processes,
+            cgroup2::Paths::new(&root),
+            System::new(probe, owners, accepted, tables),
+        );
         let mut live = Self {
             ring,
             idle,
@@ -186,6 +190,12 @@ impl Live {
             self.enricher.name(*process, at, &mut self.facts);
         }
         self.facts.push(Fact { at, hook: Hook::Bindwatch, body });
+        self.stamp(events);
+    }
+
+    /// Appends what is counted and not told: at the end.
+    pub fn finish(&mut self, events: &mut Vec<Event>) {
+        self.enricher.accepted_so_far(clock::boot_now(), &mut self.facts);
         self.stamp(events);
     }
 

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::sockets::{Holdings, InventorySocket, Row, States, Tables, members};
 use crate::enrich::{Lookups, PortRow};
 use crate::event::{Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
-use crate::probe::{FileRow, Owners, Probe};
+use crate::probe::{Accepted, FileRow, Owners, Probe};
 use crate::wire;
 
 /// The running system.
 pub(super) struct System {
     probe: Probe,
     owners: Owners,
+    accepted: Accepted,
     tables: Tables,
 }
 
@@ -27,8 +28,8 @@ pub(super) struct Survey {
 
 impl System {
     /// With a probe that is attached.
-    pub(super) const fn new(probe: Probe, owners: Owners, tables: Tables) -> Self {
-        Self { probe, owners, tables }
+    pub(super) const fn new(probe: Probe, owners: Owners, accepted: Accepted, tables: Tables) -> Self {
+        Self { probe, owners, accepted, tables }
     }
 
     /// The probe.
@@ -96,6 +97,14 @@ impl Lookups for System {
             found.insert(cookie, (facts, state));
         }
         found.into_values().collect()
+    }
+
+    fn accepted(&mut self, listener: Cookie, closed: bool) -> Option<u64> {
+        let count = self.accepted.of(listener);
+        if closed {
+            self.accepted.forget(listener);
+        }
+        count
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {

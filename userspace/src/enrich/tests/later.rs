@@ -1,6 +1,7 @@
 //! What is known a moment after the record that told of it.
 
 use super::*;
+use crate::event::{Accepted, Changed, Unresolved};
 
 fn compat(number: u32, cookie: u64) -> Call {
     Call { door: Door::Compat, ..call(number, cookie) }
@@ -84,4 +85,22 @@ fn a_port_that_was_given_up_is_no_longer_waited_for() {
     assert_eq!(types(&bench.feed(Record::Changed(nowhere.clone(), TcpState::Close))), ["changed"]);
     assert_eq!(bench.feed(Record::Changed(nowhere, TcpState::Close)), [], "it held none");
     assert_eq!(bench.feed(Record::Close(small(70, TcpState::Close))), []);
+}
+
+#[test]
+fn what_a_listener_got_is_told_when_it_closes_and_at_the_end() {
+    let mut bench = Bench::new();
+    for cookie in 70..73 {
+        bench.bind(2, cookie);
+        bench.enricher.lookups.accepted.insert(Cookie(cookie), cookie);
+    }
+    bench.feed(Record::Listen(call(2, 70)));
+    bench.feed(Record::Listen(call(2, 71)));
+    let told = Body::Accepted(Accepted { cookie: Cookie(70), connections: 70 });
+    let facts = bench.feed(Record::Close(small(70, TcpState::Listen)));
+    assert_eq!((facts.first(), types(&facts)), (Some(&told), vec!["accepted", "close"]));
+    assert_eq!(types(&bench.feed(Record::Close(small(72, TcpState::Close)))), ["close"], "it never listened");
+    let mut facts = Vec::new();
+    bench.enricher.accepted_so_far(BootTime(bench.now), &mut facts);
+    assert_eq!(types(&bench.bodies(facts)), ["accepted"]);
 }
