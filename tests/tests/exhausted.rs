@@ -2,7 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
-use scenarios::{Actor, Finding, Recording};
+use scenarios::{Actor, Finding, Recording, Report, Run};
 
 /// An actor in a network namespace of its own, with this range and without a second use of what is in TIME_WAIT.
 fn alone(range: &str) -> Actor {
@@ -151,4 +151,44 @@ fn connections_that_fail_for_another_reason_are_no_shortage() {
     recording.fence();
     let report = recording.stop().report();
     assert_eq!(report.in_netns(server.netns()).len(), 0, "{report}");
+}
+
+#[test]
+fn the_owners_of_time_wait_are_listed() {
+    let recording = Recording::start();
+    let server = serving("40000 49999", "last");
+    let mut client = Actor::beside(&server);
+    client.ok("churn 30 127.0.0.1:8000 first");
+    let pid = client.pid();
+    let listed = |pid: u32| {
+        let report = Run::bindwatch(["list", "--time-wait", "--format", "json"]).outcome().expect(0).stdout;
+        let sockets = Report::of(&report).0["sockets"].as_array().cloned().unwrap_or_default();
+        let of_client = |socket: &&serde_json::Value| {
+            socket["netns"] == server.netns() && socket["tcp_state"] == "time-wait"
+        };
+        let owners: Vec<_> = sockets.iter().filter(of_client).map(|s| s["last_owner"].clone()).collect();
+        assert!(owners.len() >= 25 && owners.iter().all(|owner| owner["pid"] == pid), "{owners:?}");
+        owners[0].clone()
+    };
+    assert_eq!((&listed(pid)["comm"], &listed(pid)["ended"]), (&"actor".into(), &false.into()));
+    client.exit();
+    assert_eq!((&listed(pid)["comm"], &listed(pid)["ended"]), (&serde_json::Value::Null, &true.into()));
+    let table = Run::bindwatch(["list", "--time-wait"]).outcome().expect(0).stdout;
+    let line = table.lines().find(|line| line.contains(&format!("(PID {pid}, ended)")));
+    assert!(line.is_some_and(|line| line.contains("from 127.0.0.1 to 127.0.0.1:8000")), "{table}");
+    assert!(!table.contains("time-wait ("), "counted, not listed one by one");
+    drop(recording);
+}
+
+#[test]
+fn owners_of_time_wait_are_not_guessed() {
+    let address = scenarios::loopback();
+    let (mut server, mut client) = (Actor::new(), Actor::new());
+    server.bind(&format!("tcp {address}:8000 listen"));
+    server.ok("serve 1 last");
+    client.ok(&format!("churn 3 {address}:8000 first"));
+    let outcome = Run::bindwatch(["list", "--time-wait"]).as_nobody().outcome().expect(0);
+    let line = outcome.stdout.lines().find(|line| line.contains(&format!("to {address}:8000")));
+    assert!(line.is_some_and(|line| line.contains("3 from") && line.contains("not known")), "{outcome}");
+    assert!(outcome.stderr.contains("no recording was running that this user may ask"), "{outcome}");
 }

@@ -260,7 +260,7 @@ pub struct ListArgs {
     /// Also sockets that are connected
     #[arg(short, long)]
     pub all: bool,
-    /// Also what is left of ended connections (TIME_WAIT)
+    /// Also what is left of ended connections (TIME_WAIT), with who opened them while a recording runs
     #[arg(long)]
     pub time_wait: bool,
     /// Do not mask what looks like a password, token or key

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-use crate::event::{Ancestor, Inum, Process, ProcessKey, Uid};
+use crate::event::{Ancestor, Cookie, Inum, Process, ProcessKey, Uid};
 use crate::proc::Proc;
 use crate::sink::listing::{Listed, Listing, Person};
 use crate::source::sockets::InventorySocket;
@@ -41,6 +41,18 @@ impl Census {
             line.push(process.clone());
         }
         line
+    }
+
+    /// Notes who opened connections that are over.
+    pub(super) fn attribute(&mut self, owners: BTreeMap<Cookie, ProcessKey>, listing: &mut Listing) {
+        for owner in owners.values() {
+            if !listing.owners_alive.contains_key(owner)
+                && let Some(facts) = self.look_up(*owner)
+            {
+                listing.owners_alive.insert(*owner, facts.clone());
+            }
+        }
+        listing.last_owners = owners;
     }
 
     /// The sockets with their processes, and those processes with their ancestors, elders first: what a ledger is told.

@@ -11,16 +11,16 @@ use crate::cli::{Globals, ListArgs, Place, Target};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::event::{
-    Body, BootTime, Cookie, Event, Hook, Inventory as Boundary, InventoryPhase, OptionSet, Process, Protocol,
-    Seq, Setting, SocketFacts, TcpState,
+    Body, BootTime, Cookie, Event, Hook, Inventory as Boundary, InventoryPhase, OptionSet, Process,
+    ProcessKey, Protocol, Seq, Setting, SocketFacts, TcpState,
 };
 use crate::judge::Rules;
 use crate::ledger::Ledger;
 use crate::ledger::finding::Finding;
 use crate::log::Host;
-use crate::probe::{Options, Probe};
+use crate::probe::{Options, Owners, Probe};
 use crate::recording::say;
-use crate::sink::words::plural;
+use crate::sink::words::{self, plural};
 use crate::sink::{Report, Stats, Window, text};
 use crate::source::sockets::{Inventory, InventorySocket, Scope, States, Tables, members};
 
@@ -44,7 +44,15 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
     let hidden = inventory.hidden_processes > 0;
     let judged: Vec<InventorySocket> = on_shared_ports(&inventory.sockets).into_iter().cloned().collect();
     let members = members(&judged);
-    let (listing, processes) = census.listing(inventory.sockets, tables.own_netns(), hidden);
+    let over: Vec<Cookie> = inventory
+        .sockets
+        .iter()
+        .filter(|socket| socket.state == TcpState::TimeWait)
+        .map(|socket| socket.socket.cookie)
+        .collect();
+    let (mut listing, processes) = census.listing(inventory.sockets, tables.own_netns(), hidden);
+    let attributed = Attributed::new(&over);
+    census.attribute(attributed.owners.clone(), &mut listing);
     let end = clock::boot_now();
     let rules = Rules::resolve(&args.judge, &config, Rules::default());
     let findings = judge(rules, processes, &judged, members, end);
@@ -59,6 +67,7 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
             "the processes of {sockets} cannot be seen; as root they can: sudo bindwatch list"
         ));
     }
+    notices.extend(attributed.notice(over.len()));
     notices.extend(unread.filter(|_| !judged.is_empty() || globals.verbose > 0).map(|why| why.sentence()));
     let is_text = format == crate::cli::Format::Text;
     for notice in &notices {
@@ -108,6 +117,37 @@ fn takes_in(socket: &SocketFacts, address: IpAddr) -> bool {
     let dual = own.is_ipv6() && own.is_unspecified() && !socket.options.v6_only;
     let same_plane = own.is_ipv4() == address.to_canonical().is_ipv4();
     own == address.to_canonical() || own.is_unspecified() && !address.is_unspecified() && (same_plane || dual)
+}
+
+/// Whose connections were that are over: only a recording that saw them being opened knows.
+struct Attributed {
+    owners: BTreeMap<Cookie, ProcessKey>,
+    recordings: usize,
+}
+
+impl Attributed {
+    /// Asks every recording that runs on this machine, which takes privileges.
+    fn new(over: &[Cookie]) -> Self {
+        let recordings = if over.is_empty() { Vec::new() } else { Owners::of_running_probes() };
+        let owner = |cookie: &Cookie| recordings.iter().find_map(|owners| owners.of(*cookie));
+        let owners = over.iter().filter_map(|cookie| Some((*cookie, owner(cookie)?))).collect();
+        Self { owners, recordings: recordings.len() }
+    }
+
+    /// What to tell of those whose owner is not known, of so many.
+    fn notice(&self, all: usize) -> Option<String> {
+        let unknown = all - self.owners.len();
+        let ended = words::are(unknown as u64, "ended connection");
+        match (unknown, self.recordings) {
+            (0, _) => None,
+            (_, 0) => Some(format!(
+                "{ended} of owners not known: no recording was running that this user may ask (sudo bindwatch record)"
+            )),
+            _ => Some(format!(
+                "{ended} of owners not known: accepted here, or opened before the recording began"
+            )),
+        }
+    }
 }
 
 /// Why the reuse bits are not known.

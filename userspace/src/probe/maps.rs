@@ -39,7 +39,24 @@ impl Counters {
 /// Who opened which TCP connection.
 pub struct Owners(HashMap<MapData, u64, [u64; 2]>);
 
+/// Name of the map of [`Owners`].
+const CONNECT_OWNERS: &str = "CONNECT_OWNERS";
+
 impl Owners {
+    /// Those of every probe that is attached on this machine. Empty without the privilege to look at maps
+    /// (CAP_SYS_ADMIN).
+    #[must_use]
+    pub fn of_running_probes() -> Vec<Self> {
+        let named = |info: &aya::maps::MapInfo| info.name_as_str() == Some(CONNECT_OWNERS);
+        let ids = aya::maps::loaded_maps().filter_map(Result::ok).filter(named).map(|info| info.id());
+        // A map of that name that is another tool's has other sizes, or another type, and is refused.
+        ids.filter_map(|id| {
+            let data = MapData::from_id(id).ok()?;
+            HashMap::try_from(Map::LruHashMap(data)).ok().map(Self)
+        })
+        .collect()
+    }
+
     /// The process that connected the socket with this cookie, if it is still remembered.
     #[must_use]
     pub fn of(&self, cookie: Cookie) -> Option<ProcessKey> {
@@ -117,7 +134,7 @@ impl Probe {
     /// # Errors
     /// The second time.
     pub fn owners(&mut self) -> Result<Owners, ProbeError> {
-        let map = self.ebpf.take_map("CONNECT_OWNERS").ok_or_else(|| missing("CONNECT_OWNERS"))?;
+        let map = self.ebpf.take_map(CONNECT_OWNERS).ok_or_else(|| missing(CONNECT_OWNERS))?;
         HashMap::try_from(map).map(Owners).map_err(|error| refused(&error))
     }
 }

@@ -125,6 +125,17 @@ struct Socket<'a> {
     queued: u32,
     expires_ms: Option<u32>,
     options_known: bool,
+    last_owner: Option<LastOwner<'a>>,
+}
+
+/// Who opened a connection that is over. Of one that has ended too only the number is known.
+#[derive(Serialize)]
+struct LastOwner<'a> {
+    pid: u32,
+    id: ProcessKey,
+    comm: Option<&'a str>,
+    exe: Option<&'a str>,
+    ended: bool,
 }
 
 #[derive(Serialize)]
@@ -274,6 +285,16 @@ fn socket<'a>(
         queued: listed.queued,
         expires_ms: listed.expires_ms,
         options_known: listed.options_known,
+        last_owner: listing.last_owners.get(&listed.socket.cookie).map(|owner| {
+            let facts = listing.last_owner(*owner);
+            LastOwner {
+                pid: owner.tgid,
+                id: *owner,
+                comm: facts.map(|facts| facts.comm.as_str()),
+                exe: facts.map(|facts| facts.exe.as_str()),
+                ended: facts.is_none(),
+            }
+        }),
     }
 }
 

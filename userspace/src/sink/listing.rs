@@ -15,7 +15,7 @@ use super::{Report, escape};
 use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::event::{
-    Ancestor, BootTime, Cookie, Inum, Options, Process, Protocol, SocketFacts, TcpState, Uid,
+    Ancestor, BootTime, Cookie, Inum, Options, Process, ProcessKey, Protocol, SocketFacts, TcpState, Uid,
 };
 use crate::ledger::finding::{HolderState, Severity};
 
@@ -71,6 +71,10 @@ pub struct Listing {
     pub people: Vec<Person>,
     /// The sockets, in the order in which they are shown.
     pub sockets: Vec<Listed>,
+    /// Who opened the connections that are over, by the cookies of their sockets, as far as a running recording knows.
+    pub last_owners: BTreeMap<Cookie, ProcessKey>,
+    /// Those of them that still run.
+    pub owners_alive: BTreeMap<ProcessKey, Process>,
     /// Names of users.
     pub users: BTreeMap<Uid, String>,
     /// Names of devices of the network namespace that `bindwatch` is in.
@@ -97,6 +101,12 @@ impl Listing {
     /// The processes that have a socket.
     pub fn holders<'a>(&'a self, listed: &'a Listed) -> impl Iterator<Item = &'a Person> {
         listed.holders.iter().filter_map(|place| self.people.get(*place))
+    }
+
+    /// What is known of a process that opened connections that are over; None when it has ended too.
+    #[must_use]
+    pub fn last_owner(&self, owner: ProcessKey) -> Option<&Process> {
+        self.owners_alive.get(&owner)
     }
 
     fn user(&self, uid: Uid) -> String {
@@ -207,14 +217,16 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
         .collect();
     let several =
         listing.sockets.windows(2).any(|pair| matches!(pair, [a, b] if a.socket.netns != b.socket.netns));
-    let peers = listing.sockets.iter().any(|listed| listed.peer.is_some());
+    let shows_peer =
+        |listed: &Listed| listed.peer.is_some() && (style.whole || listed.state != TcpState::TimeWait);
+    let peers = listing.sockets.iter().any(shows_peer);
     let columns = Columns { several, peers };
     let shared = shared(listing);
     let max = if style.whole { usize::MAX } else { PROGRAM_CHARS };
     let programs: Vec<String> = listing.people.iter().map(|person| program(&person.facts, max)).collect();
     let mut table = Table::default();
     columns.heads(&mut table);
-    for listed in &listing.sockets {
+    for listed in listing.sockets.iter().filter(|listed| style.whole || listed.state != TcpState::TimeWait) {
         let in_finding = involved.contains(&listed.socket.cookie);
         let mark = match (in_finding, shared.contains(&listed.socket.cookie)) {
             (true, _) => STRANGERS,
@@ -224,6 +236,9 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
         columns.lines(listing, listed, mark, &programs, style, &mut table);
     }
     table.write(style, &mut out)?;
+    for line in super::ended::lines(listing, several, style) {
+        writeln!(out, "{line}")?;
+    }
     for finding in &report.findings {
         let severity = style.severity(finding.kind.severity());
         writeln!(out, "{severity} {}: {}", finding.kind.name(), words::summary(finding, report.clock))?;

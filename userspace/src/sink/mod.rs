@@ -1,5 +1,6 @@
 //! What people and programs get to see: one file a format, over one [`Report`].
 
+mod ended;
 pub mod escape;
 pub mod json;
 pub mod listing;
