@@ -108,6 +108,21 @@ pub enum Cause {
     OtherUser,
 }
 
+impl Cause {
+    /// Every cause, in the order of the documentation.
+    pub const ALL: [Self; 9] = [
+        Self::Listener,
+        Self::Bound,
+        Self::TimeWait,
+        Self::HalfClosed,
+        Self::Orphan,
+        Self::Restart,
+        Self::LostRace,
+        Self::Exclusive,
+        Self::OtherUser,
+    ];
+}
+
 /// What a holder's socket does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
