@@ -71,6 +71,7 @@ impl Ledger {
         let Some(known) = self.holdings.get(facts.cookie) else {
             if let Some(process) = changed.process {
                 self.enter(Socket::new(facts, state, Some(process), Some(now.at), now.seq), now);
+                self.ward(facts.cookie, process);
             }
             return;
         };
@@ -81,6 +82,7 @@ impl Ledger {
             socket.shares_port |= known.shares_port;
             socket.shares_addr |= known.shares_addr;
             socket.multicast |= known.multicast;
+            socket.moved = known.moved || known.options.device != facts.options.device;
             socket.unheld = known.unheld;
             self.move_out(facts.cookie, now);
             self.enter(socket, now);
@@ -91,6 +93,7 @@ impl Ledger {
         }
         if let Some(socket) = self.holdings.get_mut(facts.cookie) {
             socket.state = state;
+            socket.moved |= socket.options.device != facts.options.device;
             socket.options = facts.options;
             socket.shares_port |= facts.options.reuse_port;
             socket.shares_addr |= facts.options.reuse_addr;

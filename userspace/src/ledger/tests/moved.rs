@@ -72,3 +72,18 @@ fn a_bind_that_ended_unseen_is_refused_where_a_holder_is_in_the_way() {
         "refused tcp 127.0.0.1:80 A[a listen] victim=V listener uncertain",
     );
 }
+
+/// Nobody else could have been bound there, and both get traffic.
+#[test]
+fn a_socket_that_is_seen_on_another_device_was_moved_there() {
+    check(
+        "proc A
+         proc B
+         bind A a tcp 127.0.0.1:80 dev=1
+         listen a
+         bind B b tcp 127.0.0.1:80 dev=3
+         listen b
+         now b tcp 127.0.0.1:80 state=listen dev=1",
+        "co-bind tcp 127.0.0.1:80 live A[a listen] B[b listen] -> B 0ms",
+    );
+}
