@@ -51,6 +51,9 @@ use past::{Linger, Releases};
 use record::{Moment, Record, Records};
 use refused::{Call, Refusals};
 
+/// Network namespaces whose port range is remembered, namespaces.
+const RANGES_MAX: usize = 4096;
+
 /// Everything that was learnt from the events applied, and the findings they led to.
 pub struct Ledger {
     settings: Settings,
@@ -150,6 +153,11 @@ impl Ledger {
             Body::Table(row) => self.table_row(row, now),
             Body::PortRange(range) => {
                 self.ranges.insert(range.netns, range.clone());
+                if self.ranges.len() > RANGES_MAX {
+                    // Told again when it is needed again; until then findings there do without.
+                    self.ranges.retain(|netns, _| *netns == range.netns);
+                    self.stats.reached("port-ranges", 1);
+                }
             }
             Body::PortUse(ports) => self.ports_counted(ports, now),
             Body::Lost(_) => {
