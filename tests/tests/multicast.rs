@@ -147,3 +147,20 @@ fn members_that_are_older_than_the_recording_share_on_purpose() {
     let told = finished.log.lines("\"type\":\"finding\"");
     assert!(told.iter().all(|line| line["netns"] != net.inum || line["port"] == 5300), "{told:#?}");
 }
+
+#[test]
+fn members_that_joined_before_they_bound_share_on_purpose() {
+    let recording = Recording::start();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let mut port = 0;
+    for actor in [&mut one, &mut other] {
+        actor.ok("socket udp 4");
+        actor.ok("opt 1 reuseaddr 1");
+        actor.ok("join 1 239.255.77.2");
+        actor.ok(&format!("rebind 1 0.0.0.0:{port}"));
+        port = actor.ok("port 1").number("port");
+    }
+    recording.fence();
+    let found = recording.stop().report().on(std::net::Ipv4Addr::UNSPECIFIED, port);
+    assert!(found.is_empty(), "{found:#?}");
+}

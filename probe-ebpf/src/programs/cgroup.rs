@@ -275,7 +275,8 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     // MPTCP sets its subflow's too.
     let sk = Sk(Addr::of_pointer(sk)).of_port();
     let cookie = sk.raw_cookie();
-    if cookie == 0 || sk.port() == 0 {
+    // Options of SOL_SOCKET are read at the bind; a multicast group that was joined before it shows nowhere.
+    if cookie == 0 || (level == SOL_SOCKET && sk.port() == 0) {
         return ALLOW;
     }
     emit::<SetOption>(counter::OPTION, Urgency::Routine, |record| {

@@ -14,6 +14,9 @@ const LOOK_NS: u64 = 2_000_000;
 /// Least time between two such looks, ns: each goes through every descriptor of the machine.
 const LOOK_EVERY_NS: u64 = 50_000_000;
 
+/// Sockets remembered that joined a multicast group and have no port yet; the end of those is not told.
+const JOINED_MAX: usize = 4096;
+
 /// A bind of a 32-bit system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Begun {
@@ -28,6 +31,8 @@ pub(super) struct Later {
     begun: BTreeMap<Tid, Begun>,
     look: BTreeMap<Cookie, BootTime>,
     looked: BootTime,
+    /// Sockets that joined a multicast group before their bind.
+    joined: BTreeSet<Cookie>,
 }
 
 impl Later {
@@ -47,6 +52,20 @@ impl Later {
         let failed = self.begun.values().filter(|begun| over(begun)).cloned().collect();
         self.begun.retain(|_, begun| !over(begun));
         failed
+    }
+
+    /// A socket that has no port yet joined a multicast group.
+    pub(super) fn joined(&mut self, cookie: Cookie) {
+        self.joined.insert(cookie);
+        if self.joined.len() > JOINED_MAX {
+            // Cookies count up: the oldest socket.
+            self.joined.pop_first();
+        }
+    }
+
+    /// Whether it had, now that it is bound. Once.
+    pub(super) fn had_joined(&mut self, cookie: Cookie) -> bool {
+        self.joined.remove(&cookie)
     }
 
     /// Whether a socket may be looked at out of turn.

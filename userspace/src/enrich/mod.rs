@@ -144,7 +144,12 @@ impl<L: Lookups> Enricher<L> {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
                 self.sockets.held(&call.socket, call.task.process);
                 self.later.bound(call.task.tid);
+                let cookie = call.socket.cookie;
                 facts.push(Fact { at, hook, body: Body::Bind(bind(call)) });
+                if self.later.had_joined(cookie) {
+                    let option = OptionSet { cookie, setting: Setting::Multicast };
+                    facts.push(Fact { at, hook: Hook::Setsockopt, body: Body::Option(option) });
+                }
             }
             Record::BindFailed(call) => self.failed(call, at, hook, next, begin, facts),
             Record::Unresolved(call) => {
@@ -210,7 +215,12 @@ impl<L: Lookups> Enricher<L> {
             Record::Destroy(small) if self.sockets.destroyed(small.cookie) => {
                 push(Body::Gone(Gone { cookie: small.cookie }));
             }
-            Record::Option(option) if self.sockets.knows(option.cookie) => {
+            Record::Option(option) if !self.sockets.knows(option.cookie) => {
+                if setting(&option) == Some(Setting::Multicast) {
+                    self.later.joined(option.cookie);
+                }
+            }
+            Record::Option(option) => {
                 let setting = setting(&option);
                 if setting.is_none_or(|setting| matches!(setting, Setting::Device(_))) {
                     // It may not succeed, and only the socket knows the index of a name. This record came just before
@@ -246,7 +256,7 @@ impl<L: Lookups> Enricher<L> {
                 }
             }
             Record::Cgroup { id, path } => self.cgroups.learn(id, &path),
-            Record::Unlisten(_) | Record::Destroy(_) | Record::Option(_) | Record::Foreign => {}
+            Record::Unlisten(_) | Record::Destroy(_) | Record::Foreign => {}
         }
     }
 

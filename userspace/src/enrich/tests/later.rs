@@ -104,3 +104,15 @@ fn what_a_listener_got_is_told_when_it_closes_and_at_the_end() {
     bench.enricher.accepted_so_far(BootTime(bench.now), &mut facts);
     assert_eq!(types(&bench.bodies(facts)), ["accepted"]);
 }
+
+#[test]
+fn a_group_that_was_joined_before_the_bind_is_told_with_it() {
+    let mut bench = Bench::new();
+    bench.bind(2, 69);
+    let join = SetOption { cookie: Cookie(70), level: 0, name: 35, value: 1 };
+    assert_eq!(bench.feed(Record::Option(join)), [], "it has no port yet");
+    let meant = Body::Option(OptionSet { cookie: Cookie(70), setting: Setting::Multicast });
+    let facts = bench.bind(2, 70);
+    assert_eq!((types(&facts), facts.last()), (vec!["bind", "option"], Some(&meant)));
+    assert_eq!(types(&bench.bind(2, 70)), ["bind"]);
+}
