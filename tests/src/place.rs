@@ -176,12 +176,28 @@ impl Default for Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for process in self.processes().into_iter().filter_map(crate::wait::Process::find) {
-            process.signal(rustix::process::Signal::KILL);
-            let _ended = process.ended(Deadline::patient());
-        }
-        if let Err(error) = std::fs::remove_dir(&self.0) {
-            eprintln!("cgroup {} stays: {error}", self.0.display());
+        let deadline = Deadline::patient();
+        // A process leaves its cgroup a moment after its end is told; then `populated` in this file changes.
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
+        let watch = watch.and_then(|watch| {
+            inotify::add_watch(&watch, self.0.join("cgroup.events"), inotify::WatchFlags::MODIFY)?;
+            Ok(watch)
+        });
+        loop {
+            for process in self.processes().into_iter().filter_map(crate::wait::Process::find) {
+                process.signal(rustix::process::Signal::KILL);
+                let _ended = process.ended(deadline);
+            }
+            let Err(error) = std::fs::remove_dir(&self.0) else { return };
+            let changed = watch.as_ref().is_ok_and(|watch| {
+                let changed = readable([watch.as_fd()], deadline).is_some();
+                drain(watch);
+                changed
+            });
+            if !changed {
+                eprintln!("cgroup {} stays: {error}", self.0.display());
+                return;
+            }
         }
     }
 }
