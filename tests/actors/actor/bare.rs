@@ -4,6 +4,8 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use nix::unistd::{ForkResult, Pid};
+
 use crate::Failure;
 
 /// Binds a socket to an interface by its index; 0 to none.
@@ -30,4 +32,22 @@ pub(crate) fn set_short(socket: &OwnedFd) -> Result<(), Failure> {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw const on).cast(), 1)
     };
     if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}
+
+/// Forks a child with this process id, which must be free (clone3(2), `set_tid`).
+pub(crate) fn fork_as(pid: libc::pid_t) -> Result<ForkResult, Failure> {
+    let wanted = [pid];
+    // SAFETY: all zeroes is a valid `clone_args`.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD.unsigned_abs().into();
+    arguments.set_tid = wanted.as_ptr().addr() as u64;
+    arguments.set_tid_size = wanted.len() as u64;
+    // SAFETY: a plain fork, of a process without other threads; what it points to lives through the call.
+    let made =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    match i32::try_from(made).map_err(|_| Failure::Usage)? {
+        ..0 => Err(std::io::Error::last_os_error().into()),
+        0 => Ok(ForkResult::Child),
+        child => Ok(ForkResult::Parent { child: Pid::from_raw(child) }),
+    }
 }

@@ -15,16 +15,21 @@ use std::process::{Command, Stdio};
 use nix::unistd::ForkResult;
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
+use crate::bare::fork_as;
 use crate::{Actor, Failure};
 
 /// The line to a child.
 pub(crate) struct Channel(BufReader<UnixStream>);
 
 impl Actor {
-    pub(crate) fn fork(&mut self) -> Result<String, Failure> {
+    pub(crate) fn fork(&mut self, pid: Option<libc::pid_t>) -> Result<String, Failure> {
         let (ours, theirs) = UnixStream::pair()?;
-        // SAFETY: the actor has no other thread here: `threads` joins those it starts.
-        match unsafe { nix::unistd::fork() }? {
+        let forked = match pid {
+            // SAFETY: the actor has no other thread here: `threads` joins those it starts.
+            None => unsafe { nix::unistd::fork() }?,
+            Some(pid) => fork_as(pid)?,
+        };
+        match forked {
             ForkResult::Parent { child } => Ok(self.child(ours, child.as_raw().unsigned_abs())),
             ForkResult::Child => {
                 // Or the line to the parent would stay open when the parent is gone, and this child with it.
@@ -66,6 +71,15 @@ impl Actor {
         let child = child.spawn()?;
         self.inherit(&[id], false)?;
         Ok(format!("pid={}", child.id()))
+    }
+
+    /// Takes a descriptor out of another process.
+    pub(crate) fn fetch(&mut self, pid: i32, fd: RawFd) -> Result<String, Failure> {
+        let pid = rustix::process::Pid::from_raw(pid).ok_or(Failure::Usage)?;
+        let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        let socket = rustix::process::pidfd_getfd(process, fd, flags)?;
+        Ok(format!("id={}", self.keep(socket)))
     }
 
     pub(crate) fn exec(&mut self, ids: &[&str]) -> Result<String, Failure> {

@@ -24,18 +24,22 @@
 //! | `accept-now ID` | the same; EAGAIN where none waits |
 //! | `accept-all ID` | every connection that waits; answers their `count` |
 //! | `connect PROTO ADDRESS` | a connection; answers `id port` |
+//! | `connect-from ID ADDRESS` | connects a socket that is bound |
+//! | `dup ID` | another descriptor of it; answers its `id` |
+//! | `fd ID`, `fetch PID FD` | its number; takes a descriptor out of another process (pidfd_getfd) |
+//! | `uring-keep ID` | keeps it as a registered file of io_uring only |
 //! | `knock PROTO ADDRESS N` | N connections, or a datagram from each of N sockets; answers `refused` |
 //! | `unreached` | how many of the datagrams came back since; `hang-up` closes what knocked |
 //! | `take ID` | takes the connections or datagrams that wait, and says how many |
-//! | `connect-from ID ADDRESS` | connects a socket that is bound |
 //! | `serve ID first\|last` | from now on accepts in a thread, and closes each connection before or after the client |
 //! | `churn N ADDRESS first\|last` | N connections one after the other, each closed before or after the server; answers how many were `made`, and how the next `failed` |
 //! | `fork` | a child without exec; answers its `child` number and `pid` |
+//! | `reap PID`, `fork-as PID` | waits for a child that ended; a child with this process id |
 //! | `spawn [ID…]` | a child with exec that inherits these sockets, by the ids 1, 2, … |
 //! | `leak ID PROGRAM [ARG…]` | a program that inherits the socket, with no other link to the actor; answers its `pid` |
 //! | `tell CHILD COMMAND…` | a command to a child; answers what it answers |
 //! | `exec [ID…]` | becomes a new image of itself with these sockets, by the ids 1, 2, … |
-//! | `inbox NAME`, `post ID NAME`, `unpost` | hands a socket to another process (SCM_RIGHTS) |
+//! | `inbox NAME`, `post ID NAME`, `unpost`, `close-inbox` | hands a socket to another process (SCM_RIGHTS) |
 //! | `setuid N`, `setsid`, `unshare-net`, `pid` | as named |
 //! | `sysctl NAME VALUE…`, `ip ARGUMENT…` | sets one up in its network namespace |
 //! | `slow-term MS` | from now on SIGTERM ends it only after that time |
@@ -56,7 +60,7 @@ mod uring;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -74,6 +78,7 @@ pub(crate) struct Actor {
     children: BTreeMap<u64, family::Channel>,
     inbox: Option<OwnedFd>,
     knocks: Vec<OwnedFd>,
+    rings: Vec<io_uring::IoUring>,
     term: Option<(SignalFd, Duration)>,
     stays: bool,
 }
@@ -128,6 +133,7 @@ fn main() -> ExitCode {
         children: BTreeMap::new(),
         inbox: None,
         knocks: Vec::new(),
+        rings: Vec::new(),
         term: None,
         stays: false,
     };
@@ -207,14 +213,30 @@ impl Actor {
             ["connect-from", id, address] => self.connect_from(id.parse()?, address),
             ["serve", id, who] => self.serve(id.parse()?, who),
             ["churn", count, address, who] => churn::churn(count.parse()?, address, who),
-            ["fork"] => self.fork(),
-            ["spawn", ids @ ..] => self.spawn(ids),
+            ["fork"] => self.fork(None),
+            ["fork-as", pid] => self.fork(Some(pid.parse()?)),
+            ["reap", pid] => {
+                nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.parse()?), None)?;
+                Ok(String::new())
+            }
             ["leak", id, program, arguments @ ..] => self.leak(id, program, arguments),
+            ["fd", id] => Ok(format!("fd={}", self.get(id.parse()?)?.as_raw_fd())),
+            ["fetch", pid, fd] => self.fetch(pid.parse()?, fd.parse()?),
+            ["uring-keep", id] => self.uring_keep(id.parse()?),
+            ["spawn", ids @ ..] => self.spawn(ids),
             ["tell", child, command @ ..] => self.relay(child.parse()?, command),
             ["exec", ids @ ..] => self.exec(ids),
             ["inbox", name] => self.open_inbox(name),
             ["post", id, name] => self.post(id.parse()?, name),
             ["unpost"] => self.unpost(),
+            ["close-inbox"] => {
+                self.inbox = None;
+                Ok(String::new())
+            }
+            ["dup", id] => {
+                let copy = self.get(id.parse()?)?.try_clone()?;
+                Ok(format!("id={}", self.keep(copy)))
+            }
             ["setuid", uid] => {
                 rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid.parse()?))?;
                 Ok(String::new())

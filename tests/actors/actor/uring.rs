@@ -23,6 +23,15 @@ const ENTRIES: u32 = 8;
 const SQPOLL_IDLE: u32 = 1000;
 
 impl Actor {
+    /// Registers a socket with a ring and closes its descriptor.
+    pub(crate) fn uring_keep(&mut self, id: u64) -> Result<String, Failure> {
+        let ring = IoUring::new(ENTRIES)?;
+        ring.submitter().register_files(&[self.get(id)?.as_raw_fd()])?;
+        self.rings.push(ring);
+        self.sockets.remove(&id);
+        Ok(String::new())
+    }
+
     pub(crate) fn uring(
         &mut self,
         how: &str,

@@ -3,17 +3,20 @@
 //! Everything the ledger will ever know goes through here and comes out as an event, so that a replay needs neither
 //! `/proc` nor the kernel. Look-ups are made through [`Lookups`]; tests give their own.
 
+mod held;
 mod later;
 mod listeners;
 mod names;
 mod ports;
 mod processes;
 mod sockets;
+mod stopping;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use held::{BESIDE_MAX, LISTINGS_PER_SECOND, Open};
 pub use names::Names;
 pub use ports::{SURVEY_AGAIN_NS, SURVEYED_MIN, SURVEYED_PER_SECOND, USERS_MAX};
 pub use processes::Processes;
@@ -30,6 +33,7 @@ use later::{Begun, Later};
 use listeners::Listeners;
 use ports::{Ports, Want};
 use sockets::Sockets;
+use stopping::Stopping;
 
 /// A fact that has no place in the order yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +69,8 @@ pub trait Lookups {
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)>;
     /// How many connections came to this listener, where they are counted; the last time it is asked for, when it is closed.
     fn accepted(&mut self, listener: Cookie, closed: bool) -> Option<u64>;
+    /// Every open socket with who has it, and when that was; None when it cannot be had.
+    fn open_sockets(&mut self) -> Option<(BootTime, Open)>;
     /// Who opened the connection that had this cookie.
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
     /// Every row of the kernel's tables of a protocol in a network namespace; None when it cannot be had.
@@ -95,6 +101,8 @@ pub struct Enricher<L> {
     processes: Processes,
     sockets: Sockets,
     later: Later,
+    stopping: Stopping,
+    listing: held::Listing,
     cgroups: cgroup2::Paths,
     listeners: Listeners,
     ports: Ports,
@@ -119,6 +127,8 @@ impl<L: Lookups> Enricher<L> {
         Self {
             processes,
             sockets: Sockets::default(),
+            stopping: Stopping::default(),
+            listing: held::Listing::default(),
             later: Later::default(),
             cgroups,
             listeners: Listeners::default(),
@@ -138,10 +148,12 @@ impl<L: Lookups> Enricher<L> {
     pub fn record(&mut self, stamped: Stamped, next: Seq, facts: &mut Vec<Fact>) {
         let Stamped { at, hook, record } = stamped;
         let begin = facts.len();
+        self.stopping.next(&record, at, facts);
         let mut push = |body| facts.push(Fact { at, hook, body });
         match record {
             Record::Bind(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                self.meet(&call.socket, call.task.process, at, facts);
                 self.sockets.held(&call.socket, call.task.process);
                 self.later.bound(call.task.tid);
                 let cookie = call.socket.cookie;
@@ -164,8 +176,8 @@ impl<L: Lookups> Enricher<L> {
             Record::Listen(call) => self.listening(call, at, hook, facts),
             Record::ListenFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                let rows = in_use(&call).map(|wanted| self.look_up(&wanted, at, facts));
                 let asked_by = after(next, begin, facts);
-                let wanted = in_use(&call);
                 let want = no_port(&call).then(|| Want::of_bind(&call));
                 let body = ListenFailed {
                     process: call.task.process,
@@ -174,9 +186,7 @@ impl<L: Lookups> Enricher<L> {
                     errno: call.errno,
                 };
                 facts.push(Fact { at, hook, body: Body::ListenFailed(body) });
-                if let Some(wanted) = wanted {
-                    self.look_up(&wanted, asked_by, at, facts);
-                }
+                self.tell(rows.unwrap_or_default(), asked_by, at, facts);
                 if let Some(want) = want {
                     self.survey(&want, asked_by, at, facts);
                 }
@@ -201,7 +211,8 @@ impl<L: Lookups> Enricher<L> {
                 }
             }
             Record::Unlisten(small) if self.sockets.knows(small.cookie) => {
-                push(Body::Unlisten(Unlisten { cookie: small.cookie, backlog: small.backlog }));
+                let body = Body::Unlisten(Unlisten { cookie: small.cookie, backlog: small.backlog });
+                self.stopping.hold(small.cookie, Fact { at, hook, body });
             }
             Record::Close(small) => {
                 self.open_then(&small, at, hook, facts);
@@ -295,12 +306,13 @@ impl<L: Lookups> Enricher<L> {
     /// When something is due that no record will bring: the earliest instant at which [`Enricher::due`] has work.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        [self.sockets.next_due(), self.later.next_due()].into_iter().flatten().min()
+        [self.sockets.next_due(), self.later.next_due(), self.stopping.next_due()].into_iter().flatten().min()
     }
 
-    /// Looks up what no record tells: who holds the sockets whose known holders have ended, and long enough ago, and what
+    /// Tells what was held back, and looks up what no record tells: who holds the sockets whose known holders have ended, and long enough ago, and what
     /// sockets have become.
     pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
+        self.stopping.due(now, facts);
         for begun in self.later.take_failed(now) {
             self.unresolved(begun, facts);
         }
@@ -314,6 +326,7 @@ impl<L: Lookups> Enricher<L> {
 
     /// Looks up who holds all of them, also those whose holders have only just ended: a judgement is about to rest on it.
     pub fn settle(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
+        self.stopping.due(BootTime(u64::MAX), facts);
         self.look_for_holders(now, BootTime(u64::MAX), facts);
     }
 
@@ -351,8 +364,8 @@ impl<L: Lookups> Enricher<L> {
         facts: &mut Vec<Fact>,
     ) {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+        let rows = in_use(&call).map(|wanted| self.look_up(&wanted, at, facts));
         let asked_by = after(next, begin, facts);
-        let wanted = in_use(&call);
         let want = no_port(&call).then(|| Want::of_bind(&call));
         let body = BindFailed {
             process: call.task.process,
@@ -363,9 +376,7 @@ impl<L: Lookups> Enricher<L> {
             door: call.door,
         };
         facts.push(Fact { at, hook, body: Body::BindFailed(body) });
-        if let Some(wanted) = wanted {
-            self.look_up(&wanted, asked_by, at, facts);
-        }
+        self.tell(rows.unwrap_or_default(), asked_by, at, facts);
         if let Some(want) = want {
             self.survey(&want, asked_by, at, facts);
         }
@@ -397,13 +408,12 @@ impl<L: Lookups> Enricher<L> {
     }
 
     /// Asks the kernel's tables what is in the way on a port that was refused: TIME_WAIT and closing connections have no
-    /// event.
-    fn look_up(&mut self, wanted: &SocketFacts, asked_by: Seq, at: BootTime, facts: &mut Vec<Fact>) {
+    /// event. Who has it is told at once, the rest by [`Enricher::tell`].
+    fn look_up(&mut self, wanted: &SocketFacts, at: BootTime, facts: &mut Vec<Fact>) -> Vec<PortRow> {
         if !self.budget.allows(at, facts) {
-            return;
+            return Vec::new();
         }
-        let netns = wanted.netns;
-        let mut rows = self.lookups.on_port(netns, wanted.protocol, wanted.port);
+        let mut rows = self.lookups.on_port(wanted.netns, wanted.protocol, wanted.port);
         // Of loopback alone there are 16 million addresses.
         rows.retain(|row| row.socket.cookie != wanted.cookie && conflict(wanted, &row.socket));
         rows.sort_by_key(silence);
@@ -411,6 +421,13 @@ impl<L: Lookups> Enricher<L> {
             rows.truncate(TABLE_ROWS_MAX);
             facts.push(limit("table-rows", TABLE_ROWS_MAX as u64, "rows for one refused bind", at));
         }
+        self.met(&rows, at, facts);
+        rows
+    }
+
+    /// Tells the rows that were looked up for a failed call.
+    fn tell(&mut self, rows: Vec<PortRow>, asked_by: Seq, at: BootTime, facts: &mut Vec<Fact>) {
+        let Some(netns) = rows.first().map(|row| row.socket.netns) else { return };
         let is_connection = |row: &PortRow| !matches!(row.state, TcpState::Listen | TcpState::Close);
         let openers: Vec<Option<ProcessKey>> = rows
             .iter()

@@ -228,6 +228,12 @@ impl Processes {
         published
     }
 
+    /// The root of a process's lineage; one that is not known is its own.
+    #[must_use]
+    pub fn lineage(&self, key: ProcessKey) -> ProcessKey {
+        self.entries.get(&key).map_or(key, |entry| entry.lineage)
+    }
+
     /// Whether a process is known to have ended.
     #[must_use]
     pub fn has_ended(&self, key: ProcessKey) -> bool {

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{UNHELD_MAX_NS, UNHELD_NS};
-use crate::event::{BootTime, Cookie, Found, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::event::{BootTime, Cookie, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+
+type Port = (Inum, Protocol, u16);
 
 /// A socket without a known holder.
 #[derive(Clone, Copy)]
@@ -18,7 +20,9 @@ struct Unheld {
 /// The held sockets.
 #[derive(Default)]
 pub(super) struct Sockets {
-    by_cookie: HashMap<Cookie, Protocol>,
+    by_cookie: HashMap<Cookie, Port>,
+    /// Those whose port is known.
+    on_port: BTreeSet<(Port, Cookie)>,
     /// Holder and socket, in both directions.
     held_by: BTreeSet<(ProcessKey, Cookie)>,
     holders: BTreeMap<Cookie, BTreeSet<ProcessKey>>,
@@ -33,16 +37,38 @@ pub(super) struct Sockets {
 impl Sockets {
     /// A process bound a socket, or listens on it.
     pub(super) fn held(&mut self, socket: &SocketFacts, process: ProcessKey) {
-        self.by_cookie.insert(socket.cookie, socket.protocol);
+        self.place(socket);
         self.holds(socket.cookie, process);
     }
 
     /// An inventory found a socket.
     pub(super) fn found(&mut self, found: &Found) {
-        self.by_cookie.insert(found.socket.cookie, found.socket.protocol);
+        self.place(&found.socket);
         for holder in &found.holders {
             self.holds(found.socket.cookie, *holder);
         }
+    }
+
+    fn place(&mut self, socket: &SocketFacts) {
+        let port = (socket.netns, socket.protocol, socket.port);
+        if let Some(before) = self.by_cookie.insert(socket.cookie, port).filter(|before| *before != port) {
+            self.on_port.remove(&(before, socket.cookie));
+        }
+        if socket.port != 0 {
+            self.on_port.insert((port, socket.cookie));
+        }
+    }
+
+    /// Other sockets on its port.
+    pub(super) fn beside(&self, socket: &SocketFacts) -> impl Iterator<Item = Cookie> + use<'_> {
+        let (port, own) = ((socket.netns, socket.protocol, socket.port), socket.cookie);
+        let all = self.on_port.range((port, Cookie(0))..=(port, Cookie(u64::MAX)));
+        all.map(|(_, cookie)| *cookie).filter(move |cookie| *cookie != own)
+    }
+
+    /// Who is known to hold a socket.
+    pub(super) fn holders_of(&self, cookie: Cookie) -> impl Iterator<Item = ProcessKey> + use<'_> {
+        self.holders.get(&cookie).into_iter().flatten().copied()
     }
 
     fn holds(&mut self, cookie: Cookie, process: ProcessKey) {
@@ -79,9 +105,10 @@ impl Sockets {
 
     /// The last reference went away. Whether the socket was known.
     pub(super) fn closed(&mut self, cookie: Cookie, state: TcpState) -> bool {
-        let Some(protocol) = self.by_cookie.remove(&cookie) else { return false };
+        let Some(port) = self.by_cookie.remove(&cookie) else { return false };
+        self.on_port.remove(&(port, cookie));
         self.let_go(cookie);
-        if protocol == Protocol::Tcp && !matches!(state, TcpState::Close | TcpState::Listen) {
+        if port.1 == Protocol::Tcp && !matches!(state, TcpState::Close | TcpState::Listen) {
             self.lingering.insert(cookie);
         }
         true
@@ -148,7 +175,9 @@ impl Sockets {
             self.by_cookie.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
         for cookie in gone {
             self.listening.remove(&cookie);
-            self.by_cookie.remove(&cookie);
+            if let Some(port) = self.by_cookie.remove(&cookie) {
+                self.on_port.remove(&(port, cookie));
+            }
             self.let_go(cookie);
         }
     }

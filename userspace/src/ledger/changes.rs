@@ -2,8 +2,8 @@
 //! again.
 
 use crate::event::{
-    Accepted, Bind, BootTime, Changed, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen,
-    OptionSet, ProcessKey, Protocol, Seq, Setting, TcpState, Unlisten,
+    Accepted, Bind, Changed, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen, OptionSet,
+    ProcessKey, Protocol, Seq, Setting, TcpState, Unlisten,
 };
 
 use super::Ledger;
@@ -21,15 +21,13 @@ pub(super) struct Round {
     began: Option<Seq>,
 }
 
-/// A `listen()` that fails with EADDRINUSE begins to listen and stops at once, within the call, ns. What stops so soon has
-/// not stopped.
-const LISTEN_FAILS_NS: u64 = 1_000_000;
-
 impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
         self.acquit(bind.socket.cookie, now);
         self.leave(bind.socket.cookie, now);
-        self.enter(Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq), now);
+        let mut socket = Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq);
+        socket.chosen = bind.requested_port == 0;
+        self.enter(socket, now);
         self.ward(bind.socket.cookie, bind.process);
     }
 
@@ -44,7 +42,8 @@ impl Ledger {
             // Its port was not known yet, or a bind of it was lost.
             let mut socket = Socket::new(facts, State::Listen, known.binder, known.since, known.known);
             socket.shared.clone_from(&known.shared);
-            (socket.listened, socket.listened_at) = (now.seq, now.at);
+            socket.chosen = known.chosen;
+            socket.listened = now.seq;
             self.leave(facts.cookie, now);
             self.enter(socket, now);
             return;
@@ -52,7 +51,7 @@ impl Ledger {
         if let Some(socket) = self.holdings.get_mut(facts.cookie) {
             socket.state = State::Listen;
             socket.stopped = false;
-            (socket.listened, socket.listened_at) = (now.seq, now.at);
+            socket.listened = now.seq;
             socket.options = facts.options;
             socket.shares_port |= facts.options.reuse_port;
             socket.shares_addr |= facts.options.reuse_addr;
@@ -104,20 +103,27 @@ impl Ledger {
     pub(super) fn unlistened(&mut self, unlisten: &Unlisten, now: Moment) {
         let Some(socket) = self.holdings.get_mut(unlisten.cookie) else { return };
         socket.state = State::Bound;
-        socket.stopped = now.at.since(socket.listened_at) >= LISTEN_FAILS_NS;
+        socket.stopped = true;
         for id in &socket.findings {
             if let Some(record) = self.records.peek(*id) {
                 record.add_backlog(unlisten.cookie, unlisten.backlog);
             }
         }
+        if socket.chosen {
+            // A port that the kernel chose is not kept beyond that (SOCK_BINDPORT_LOCK, `tcp_set_state`).
+            self.leave(unlisten.cookie, now);
+            return;
+        }
         self.changed_here(unlisten.cookie, now);
     }
 
-    /// `listen()` failed: the socket is bound as before.
+    /// `listen()` failed: the socket is bound as before. For a moment it listened.
     pub(super) fn listen_failed(&mut self, cookie: Cookie, now: Moment) {
-        let Some(socket) = self.holdings.get_mut(cookie).filter(|socket| socket.stopped) else { return };
-        socket.stopped = false;
-        self.changed_here(cookie, now);
+        let Some(socket) = self.holdings.get_mut(cookie) else { return };
+        if socket.state == State::Listen {
+            socket.state = State::Bound;
+            self.changed_here(cookie, now);
+        }
     }
 
     pub(super) fn option_set(&mut self, option: &OptionSet, now: Moment) {
@@ -293,13 +299,17 @@ impl Ledger {
             let mut socket = Socket::new(facts, state, binder, None, now.seq);
             socket.round = round;
             self.enter(socket, now);
-            self.share(facts.cookie, &found.holders, now.seq, now.at);
+            self.holdings.set_holders(facts.cookie, &found.holders, now.seq, now.at);
             self.changed_here(facts.cookie, now);
             return;
         };
         let unchanged = known.state == state
             && known.options == facts.options
-            && (found.holders.is_empty() || known.holders() == found.holders);
+            && if found.holders.is_empty() {
+                known.nobodys || known.holders().is_empty()
+            } else {
+                !known.unheld && known.holders() == found.holders
+            };
         let nobody_known = known.holders().is_empty();
         if let Some(socket) = self.holdings.get_mut(facts.cookie) {
             socket.round = round;
@@ -319,19 +329,14 @@ impl Ledger {
             socket.binder = binder;
             self.holdings.insert(socket);
         }
-        self.share(facts.cookie, &found.holders, now.seq, now.at);
+        // Nobody: in flight, or with io_uring only.
+        self.holdings.set_holders(facts.cookie, &found.holders, now.seq, now.at);
         if let Some(socket) = self.holdings.get(facts.cookie)
             && !found.holders.is_empty()
         {
             self.records.follow(socket, &found.holders, now);
         }
         self.changed_here(facts.cookie, now);
-    }
-
-    fn share(&mut self, cookie: Cookie, holders: &[ProcessKey], seq: Seq, at: BootTime) {
-        if !holders.is_empty() {
-            self.holdings.set_holders(cookie, holders, seq, at);
-        }
     }
 
     /// Of processes that have a socket: the eldest ancestor of the first, or the first.

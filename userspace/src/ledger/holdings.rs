@@ -107,6 +107,7 @@ impl Holdings {
     pub(super) fn set_holders(&mut self, cookie: Cookie, processes: &[ProcessKey], seq: Seq, at: BootTime) {
         let Some(mut socket) = self.remove(cookie) else { return };
         socket.unheld = processes.is_empty();
+        socket.nobodys = socket.unheld;
         if !socket.unheld {
             let only_binder = matches!(processes, [one] if socket.binder == Some(*one));
             let mut processes = processes.to_vec();

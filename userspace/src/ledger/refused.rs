@@ -94,10 +94,10 @@ impl Ledger {
     pub(super) fn refuse(&mut self, call: Call<'_>, now: Moment) {
         let port = PortKey::of(call.facts);
         let blockers = self.blockers(call.facts);
-        let keepers: Vec<Keeper> = blockers.iter().flat_map(|socket| Keeper::of(socket)).collect();
+        let held = || blockers.iter().filter(|socket| !socket.nobodys);
+        let keepers: Vec<Keeper> = held().flat_map(|socket| Keeper::of(socket)).collect();
         let holders: BTreeSet<ProcessKey> = keepers.iter().map(|keeper| keeper.process).collect();
-        let parties: Vec<Party> = blockers
-            .iter()
+        let parties: Vec<Party> = held()
             .flat_map(|socket| {
                 socket.holders().iter().map(|process| Party::holding(&self.kin, *process, socket))
             })
@@ -264,8 +264,11 @@ impl Ledger {
             party
         };
         let parties: Vec<Party> = row.holders.iter().map(party).collect();
-        let owner =
-            row.last_owner.or_else(|| self.releases.owner_of(PortKey::of(socket), socket.cookie, now.at));
+        let binder = known.filter(|known| known.nobodys).and_then(|known| known.binder);
+        let owner = row
+            .last_owner
+            .or(binder)
+            .or_else(|| self.releases.owner_of(PortKey::of(socket), socket.cookie, now.at));
         let owner = owner.filter(|_| row.holders.is_empty());
         let owner = owner.map(|owner| Party::named(&self.kin, owner, "", socket, past).holder());
 

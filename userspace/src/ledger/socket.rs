@@ -65,10 +65,14 @@ pub(super) struct Socket {
     pub(super) multicast: bool,
     /// Its device was changed after the bind: it may be where it could not have been bound.
     pub(super) moved: bool,
+    /// The kernel chose its port.
+    pub(super) chosen: bool,
     /// It listened and was shut down: the port is held, but nothing is received.
     pub(super) stopped: bool,
     /// Its holders ended and nobody is known to have it since; they are still named.
     pub(super) unheld: bool,
+    /// It was looked for, and no process has it: a message in flight, or io_uring.
+    pub(super) nobodys: bool,
     pub(super) state: State,
     pub(super) uid: Uid,
     /// The inventory that last listed it.
@@ -81,8 +85,6 @@ pub(super) struct Socket {
     pub(super) known: Seq,
     /// When it began to listen; 0 never seen.
     pub(super) listened: Seq,
-    /// The same as a time.
-    pub(super) listened_at: BootTime,
     /// Findings that name it.
     pub(super) findings: Vec<FindingId>,
 }
@@ -105,8 +107,10 @@ impl Socket {
             shares_addr: facts.options.reuse_addr,
             multicast: facts.address.to_canonical().is_multicast(),
             moved: false,
+            chosen: false,
             stopped: false,
             unheld: false,
+            nobodys: false,
             state,
             uid: facts.uid,
             round: 0,
@@ -115,7 +119,6 @@ impl Socket {
             since,
             known,
             listened: if matches!(state, State::Listen) { known } else { Seq(0) },
-            listened_at: since.unwrap_or_default(),
             findings: Vec::new(),
         }
     }

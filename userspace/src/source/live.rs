@@ -176,6 +176,7 @@ impl Live {
             self.unsettled = None;
             self.take_inventory(events)?;
         }
+        self.enricher.forget_listing();
         Ok(taken >= DRAIN_MAX)
     }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sockets::{Holdings, InventorySocket, Row, States, Tables, members};
-use crate::enrich::{Lookups, PortRow};
-use crate::event::{Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::clock;
+use crate::enrich::{Lookups, Open, PortRow};
+use crate::event::{BootTime, Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
 use crate::probe::{Accepted, FileRow, Owners, Probe};
 use crate::wire;
 
@@ -66,7 +67,21 @@ impl System {
 
 impl Lookups for System {
     fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
-        self.tables.on_port(netns, protocol, port).map(with_holders).unwrap_or_default()
+        let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return Vec::new() };
+        let is_open = |row: &Row| row.inode != 0;
+        let open: BTreeSet<Cookie> =
+            rows.iter().filter(|row| is_open(row)).map(|row| row.socket.cookie).collect();
+        let mut rows = with_holders(rows);
+        // What nobody has may have been closed meanwhile: then it says nothing about the moment of the call.
+        let is_lost = |row: &PortRow| row.holders.is_empty() && open.contains(&row.socket.cookie);
+        if rows.iter().any(is_lost) {
+            let again = self.tables.on_port(netns, protocol, port).unwrap_or_default();
+            let still: BTreeSet<Cookie> =
+                again.iter().filter(|row| is_open(row)).map(|row| row.socket.cookie).collect();
+            let at_rest = |row: &PortRow| matches!(row.state, TcpState::Listen | TcpState::Close);
+            rows.retain(|row| !at_rest(row) || !is_lost(row) || still.contains(&row.socket.cookie));
+        }
+        rows
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
@@ -105,6 +120,21 @@ impl Lookups for System {
             self.accepted.forget(listener);
         }
         count
+    }
+
+    fn open_sockets(&mut self) -> Option<(BootTime, Open)> {
+        let begin = clock::boot_now();
+        let mut open = Open::new();
+        for row in self.probe.task_files().ok()? {
+            if let Some(cookie) = row.cookie {
+                open.entry(cookie).or_default().push(row.process);
+            }
+        }
+        for processes in open.values_mut() {
+            processes.sort_unstable();
+            processes.dedup();
+        }
+        Some((begin, open))
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {

@@ -97,8 +97,8 @@ fn many_rows_are_cut_and_that_is_told() {
     bench.enricher.lookups().rows.push(elsewhere);
     bench.enricher.lookups().rows.push(row(99, TcpState::Listen, &[]));
     let facts = bench.feed(in_use(2));
-    assert_eq!(types(&facts)[..3], ["bind-failed", "limit", "table"]);
-    let Body::Limit(limit) = &facts[1] else { unreachable!() };
+    assert_eq!(types(&facts)[..3], ["limit", "bind-failed", "table"]);
+    let Body::Limit(limit) = &facts[0] else { unreachable!() };
     assert_eq!((limit.bound.as_str(), limit.value), ("table-rows", TABLE_ROWS_MAX as u64));
     assert_eq!(rows(&facts).len(), TABLE_ROWS_MAX);
     assert_eq!(rows(&facts)[0].socket.cookie, Cookie(99), "the one that holds the port is not what is cut");
@@ -128,8 +128,8 @@ fn look_ups_a_second_are_bounded_and_that_is_told_once() {
         assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"]);
     }
     let facts = bench.feed(in_use(2));
-    assert_eq!(types(&facts), ["bind-failed", "limit"]);
-    let Body::Limit(limit) = &facts[1] else { unreachable!() };
+    assert_eq!(types(&facts), ["limit", "bind-failed"]);
+    let Body::Limit(limit) = &facts[0] else { unreachable!() };
     assert_eq!((limit.bound.as_str(), limit.value), ("table-lookups", u64::from(LOOKUPS_PER_SECOND)));
     assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed"]);
     // A record of another CPU may be stamped a moment before the second began.
@@ -138,4 +138,50 @@ fn look_ups_a_second_are_bounded_and_that_is_told_once() {
     bench.now += 2_000_000_000;
     assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"]);
     assert_eq!(bench.enricher.lookups().asked_ports.len(), LOOKUPS_PER_SECOND as usize + 1);
+}
+
+#[test]
+fn who_has_what_is_in_the_way_is_told_first() {
+    let mut bench = Bench::new();
+    bench.exec(5, "/nowhere/binder", &[]);
+    bench.exec(6, "/nowhere/taker", &[]);
+    bench.bind(5, 70);
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[6])];
+    let facts = bench.feed(in_use(2));
+    assert_eq!(types(&facts), ["process", "process", "holders", "bind-failed", "table"]);
+    let Body::Holders(holders) = &facts[2] else { unreachable!() };
+    assert_eq!((holders.cookie, &holders.processes[..]), (Cookie(70), &[process(6)][..]));
+    assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"], "told once");
+
+    // In flight: nobody has it. One that is exiting still has it.
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[])];
+    let facts = bench.feed(in_use(2));
+    let Body::Holders(holders) = &facts[0] else { unreachable!() };
+    assert_eq!(holders.processes, []);
+    bench.feed(Record::Exit(process(6)));
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[6])];
+    assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"]);
+}
+
+#[test]
+fn a_bind_beside_a_strangers_socket_asks_who_has_it() {
+    let mut bench = Bench::new();
+    bench.exec(5, "/nowhere/binder", &[]);
+    bench.exec(6, "/nowhere/taker", &[]);
+    bench.bind(5, 70);
+    bench.enricher.lookups().holders = BTreeMap::from([(Cookie(70), vec![process(6)])]);
+    bench.enricher.lookups().listed_at = u64::MAX;
+    assert_eq!(types(&bench.bind(5, 71)), ["bind"], "its own");
+    assert_eq!(bench.enricher.lookups().listings, 0);
+    assert_eq!(types(&bench.bind(2, 72)), ["process", "process", "holders", "bind"]);
+    // One look is good for all records that were there before it.
+    bench.bind(3, 73);
+    assert_eq!(bench.enricher.lookups().listings, 1);
+    for more in 0..=u64::from(LISTINGS_PER_SECOND) {
+        bench.enricher.forget_listing();
+        let facts = bench.bind(4, 80 + more);
+        let told = types(&facts).contains(&"limit");
+        assert_eq!(told, more == u64::from(LISTINGS_PER_SECOND) - 1, "{more}");
+    }
+    assert_eq!(bench.enricher.lookups().listings, LISTINGS_PER_SECOND);
 }

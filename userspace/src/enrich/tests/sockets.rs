@@ -16,7 +16,22 @@ fn sockets_of_no_interest_are_left_out() {
     ] {
         assert_eq!(bench.feed(record), []);
     }
-    assert_eq!(types(&bench.feed(Record::Unlisten(small(70, TcpState::Listen)))), ["unlisten"]);
+    assert_eq!(bench.feed(Record::Unlisten(small(70, TcpState::Listen))), []);
+    assert_eq!(types(&bench.wait(stopping::HELD_NS)), ["unlisten"]);
+}
+
+#[test]
+fn a_listen_that_fails_ends_no_listening() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    assert_eq!(bench.feed(Record::Unlisten(small(70, TcpState::Listen))), []);
+    let failed = call(2, 70);
+    let facts = bench.feed(Record::ListenFailed(Call { errno: Errno::EADDRINUSE, ..failed }));
+    assert!(types(&facts).contains(&"listen-failed"), "{facts:?}");
+    assert_eq!(bench.wait(stopping::HELD_NS), []);
+    // A close tells that it was so, and so does time.
+    bench.feed(Record::Unlisten(small(70, TcpState::Listen)));
+    assert_eq!(types(&bench.feed(Record::Close(small(70, TcpState::Close)))), ["unlisten", "close"]);
 }
 
 #[test]

@@ -424,7 +424,7 @@ fn the_time_for_a_handover_can_be_set() {
 
 #[test]
 fn a_listen_that_fails_is_no_listener_that_was_shut_down() {
-    // The kernel lets it listen first, and takes that back: nobody stopped, for a reload or a restart.
+    // The kernel lets it listen first: nobody stopped, for a reload or a restart.
     check(
         "proc A exe=/bin/x
          proc B exe=/bin/x
@@ -432,10 +432,9 @@ fn a_listen_that_fails_is_no_listener_that_was_shut_down() {
          bind A a tcp 127.0.0.1:80 rp
          bind B b tcp 127.0.0.1:80 rp
          @2000 listen a
-         @2000 unlisten a
-         listen-refuse A a
+         @2000 listen-refuse A a
          @2000 refuse C c tcp 127.0.0.1:80",
-        "co-bind tcp 127.0.0.1:80 live A[a bound] B[b bound] 996ms
+        "co-bind tcp 127.0.0.1:80 live A[a bound] B[b bound] 995ms
          refused tcp 127.0.0.1:80 victim=A/listen
          refused tcp 127.0.0.1:80 A[a bound] B[b bound] victim=C bound",
     );
@@ -456,5 +455,20 @@ fn a_change_of_device_can_put_two_on_one_endpoint() {
          set d dev=0",
         "co-bind tcp 127.0.0.1:80 live A[a listen] B[b listen] -> B 1ms
          co-bind udp 127.0.0.1:80 live A[c bound] B[d bound] 0ms",
+    );
+}
+
+#[test]
+fn a_port_that_the_kernel_chose_goes_with_the_listening() {
+    check(
+        "proc A exe=/bin/a
+         proc B exe=/bin/b
+         bind A a tcp 127.0.0.1:80 rp asked=0
+         listen a
+         unlisten a
+         bind B b tcp 127.0.0.1:80 rp
+         listen b
+         close a",
+        "",
     );
 }

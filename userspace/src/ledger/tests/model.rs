@@ -246,6 +246,7 @@ impl Run {
                         facts: facts.clone(),
                         ever: (facts.options.reuse_port, facts.options.reuse_addr),
                         moved: false,
+                        nobodys: false,
                         listens: false,
                         stopped: false,
                         multicast: false,
@@ -299,12 +300,13 @@ impl Run {
                 let count = usize::from(who % 4);
                 let processes: Vec<ProcessKey> =
                     (0..count).map(|n| self.process(who.wrapping_mul(3).wrapping_add(n as u8))).collect();
-                if let Some(held) = self.model.sockets.get_mut(&cookie)
-                    && !processes.is_empty()
-                {
-                    held.holders.clone_from(&processes);
-                    held.holders.sort_unstable();
-                    held.holders.dedup();
+                if let Some(held) = self.model.sockets.get_mut(&cookie) {
+                    held.nobodys = processes.is_empty();
+                    if !held.nobodys {
+                        held.holders.clone_from(&processes);
+                        held.holders.sort_unstable();
+                        held.holders.dedup();
+                    }
                 }
                 self.apply(Body::Holders(Holders { cookie, processes }));
             }
@@ -385,6 +387,9 @@ impl Run {
                 continue;
             }
             looked_into.insert(held.facts.netns);
+            if let Some(listed) = self.model.sockets.get_mut(&held.facts.cookie) {
+                listed.nobodys = false;
+            }
             let state = if held.listens { TcpState::Listen } else { TcpState::Close };
             self.apply(Body::Socket(Found { socket: held.facts, state, holders: held.holders }));
         }

@@ -13,6 +13,8 @@ pub(super) struct Held {
     pub(super) ever: (bool, bool),
     /// Its device was changed.
     pub(super) moved: bool,
+    /// It was looked for, and nobody has it.
+    pub(super) nobodys: bool,
     pub(super) listens: bool,
     pub(super) stopped: bool,
     pub(super) multicast: bool,
@@ -134,6 +136,11 @@ impl Model {
             let address = new.reuse_addr && old.reuse_addr && !held.listens;
             conflict(wanted, &held.facts) && !port && !address
         };
-        self.sockets.values().filter(blocks).flat_map(|held| held.holders.iter().copied()).collect()
+        self.sockets
+            .values()
+            .filter(blocks)
+            .filter(|held| !held.nobodys)
+            .flat_map(|held| held.holders.iter().copied())
+            .collect()
     }
 }

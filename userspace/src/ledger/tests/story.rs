@@ -6,7 +6,7 @@
 //! fork B of=A                                                             a copy of A, of its lineage
 //! exec B exe=/bin/b                                                       known again, a lineage of its own;
 //!                                     parent=- without its parent, `nameless` by no more than its name
-//! bind A s tcp 127.0.0.1:80 rp ra v6only dev=2 owner=5 ns=7                bound to s
+//! bind A s tcp 127.0.0.1:80 rp ra v6only dev=2 owner=5 ns=7                bound to s; asked=0 for any port
 //! listen s            unlisten s backlog=1      close s state=established backlog=1      gone s
 //! found s tcp 127.0.0.1:80 listen A,B rp                                   of an inventory
 //! set s rp=1          set s dev=3               set s multicast
@@ -144,7 +144,7 @@ impl Story {
             "bind" => {
                 let process = self.key(words.take());
                 let socket = self.facts(words);
-                let (comm, requested_port) = (String::new(), socket.port);
+                let (comm, requested_port) = (String::new(), words.number("asked").unwrap_or(socket.port));
                 Body::Bind(Bind { process, tid: Tid(1), comm, socket, requested_port, door: Door::Syscall })
             }
             "refuse" => {

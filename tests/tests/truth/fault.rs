@@ -1,0 +1,96 @@
+//! A reader that does not keep up: what is lost is stated, what it could have changed is uncertain, and a look at the
+//! kernel's tables makes the ledger whole again.
+
+use scenarios::{Actor, Recording, Run, loopback};
+
+use crate::history::World;
+use crate::picture::{Kernel, Picture};
+use rustix::process::Signal;
+use scenarios::wait::Process;
+
+/// The smallest ring there is.
+const RING: &str = "64K";
+/// The flood while nobody reads.
+const PROCESSES: u64 = 20;
+const BINDS: u64 = 100;
+
+#[test]
+fn a_loss_is_stated_and_made_good() {
+    let seed = crate::number("BINDWATCH_SEED").unwrap_or(1);
+    let recording = Recording::with(["--ring-size", RING]);
+    let mut world = World::new(seed);
+    let mut marker = Actor::new();
+    let mut picture = Picture::new(world.probers());
+    let namespaces = world.namespaces();
+    let [before, across, after] = scenarios::loopbacks();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let share = |one: &mut Actor, other: &mut Actor, address| {
+        one.bind(&format!("tcp {address}:8000 reuseport listen"));
+        other.bind(&format!("tcp {address}:8000 reuseport listen")).id
+    };
+    let over = share(&mut one, &mut other, before);
+    other.ok(&format!("close {over}"));
+    share(&mut one, &mut other, across);
+    world.live(300);
+    picture.catch_up(&recording, &mut marker);
+    assert_eq!(picture.lost, 0, "nothing is lost yet");
+    let differences = picture.differences(&Kernel::now(&namespaces));
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+
+    // Nobody reads, and the world goes on; a process id comes back as another process.
+    let reader = Process::of(recording.pid());
+    reader.signal(Signal::STOP);
+    let flood = loopback();
+    let storm = Run::new(Actor::program().with_file_name("storm"))
+        .args([PROCESSES.to_string(), BINDS.to_string(), flood.to_string()])
+        .outcome()
+        .expect(0);
+    assert_eq!(storm.stdout.trim(), (PROCESSES * BINDS).to_string());
+    let recycled = world.recycle();
+    world.live(1_500);
+    reader.signal(Signal::CONT);
+    recording.wait_for_lines("\"type\":\"lost\"", 1, |_| true);
+    // The tables are looked at when nothing was lost for a while.
+    recording.wait_for_lines("\"phase\":\"end\"", 2, |line| line["type"] == "inventory");
+    picture.catch_up(&recording, &mut marker);
+
+    let kernel = Kernel::now(&namespaces);
+    let differences = picture.differences(&kernel);
+    assert!(differences.is_empty(), "after the loss:\n{}", differences.join("\n"));
+    let all =
+        kernel.sockets.keys().copied().filter(|cookie| kernel.is_at_rest(&kernel.sockets[cookie])).collect();
+    let differences = picture.holder_differences(&kernel, &all);
+    assert!(differences.is_empty(), "after the loss:\n{}", differences.join("\n"));
+    let known = picture.ledger().view();
+    assert!(
+        known.sockets().any(|socket| socket.processes().iter().any(|holder| holder.tgid == recycled)),
+        "process {recycled} has a socket again"
+    );
+    // What comes now is certain again.
+    share(&mut one, &mut other, after);
+    picture.catch_up(&recording, &mut marker);
+
+    let finished = recording.stop();
+    let report = finished.report();
+    let mut seen = 0;
+    finished.log.each(&format!("\"address\":\"{flood}\""), |line| seen += u64::from(line["type"] == "bind"));
+    let made = PROCESSES * BINDS;
+    let of_binds: u64 = finished
+        .log
+        .lines("\"type\":\"lost\"")
+        .iter()
+        .map(|line| line["counts"]["bind"].as_u64().unwrap_or(0))
+        .sum();
+    eprintln!(
+        "{} events lost, {of_binds} of them binds; {seen} of {made} binds of the flood seen",
+        picture.lost
+    );
+    assert!(picture.lost > 0 && seen < made && seen + of_binds >= made, "the loss is stated");
+    assert_eq!(report.stat("lost"), picture.lost);
+    for (address, uncertain) in [(before, false), (across, true), (after, false)] {
+        assert_eq!(report.only(address, 8000).0["uncertain"], uncertain, "{address}");
+    }
+    let text = Run::bindwatch(["report"]).args([finished.log.path()]).outcome().expect(0).stdout;
+    let first: String = text.lines().take(3).collect();
+    assert!(first.contains(&picture.lost.to_string()), "the first lines say what was lost: {first}");
+}
