@@ -8,10 +8,10 @@ use crate::picture::{Kernel, Picture};
 use rustix::process::Signal;
 use scenarios::wait::Process;
 
-/// The smallest ring there is.
-const RING: &str = "64K";
+/// Enough for a reader that reads, and far too little for the flood.
+const RING: &str = "1M";
 /// The flood while nobody reads.
-const PROCESSES: u64 = 20;
+const PROCESSES: u64 = 150;
 const BINDS: u64 = 100;
 
 #[test]
@@ -46,8 +46,8 @@ fn a_loss_is_stated_and_made_good() {
         .outcome()
         .expect(0);
     assert_eq!(storm.stdout.trim(), (PROCESSES * BINDS).to_string());
-    let recycled = world.recycle();
     world.live(1_500);
+    let recycled = world.recycle();
     reader.signal(Signal::CONT);
     recording.wait_for_lines("\"type\":\"lost\"", 1, |_| true);
     // The tables are looked at when nothing was lost for a while.

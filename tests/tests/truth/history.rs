@@ -296,12 +296,11 @@ impl World {
 
     fn connect(&mut self, who: usize) {
         let port = FIRST_PORT + self.chance.below(PORTS as usize) as u64;
-        if let Some(id) =
-            self.socket_of(who, |known| known.tcp && known.specific && !known.connected && !known.chosen)
+        let free = |known: &Known| known.tcp && known.specific && !known.connected && !known.chosen;
+        if let Some(id) = self.socket_of(who, free)
+            && self.tell(who, &format!("connect-from {id} 127.0.0.1:{port}")).is_ok()
         {
-            if self.tell(who, &format!("connect-from {id} 127.0.0.1:{port}")).is_ok() {
-                self.life(who).sockets.entry(id).and_modify(|known| known.connected = true);
-            }
+            self.life(who).sockets.entry(id).and_modify(|known| known.connected = true);
         }
     }
 

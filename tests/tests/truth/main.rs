@@ -6,7 +6,13 @@
 //! What is promised of holders: who bound a socket is known from its bind, and everybody who has it is looked up when a
 //! finding is made of it. So every socket here is asked about by a bind that it keeps out, and then compared.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "tests fail by panicking"
+)]
 
 mod fault;
 mod history;

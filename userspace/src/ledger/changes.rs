@@ -81,8 +81,8 @@ impl Ledger {
             socket.shares_port |= known.shares_port;
             socket.shares_addr |= known.shares_addr;
             socket.multicast |= known.multicast;
+            (socket.unheld, socket.nobodys, socket.chosen) = (known.unheld, known.nobodys, known.chosen);
             socket.moved = known.moved || known.options.device != facts.options.device;
-            socket.unheld = known.unheld;
             self.move_out(facts.cookie, now);
             self.enter(socket, now);
             return;
@@ -91,8 +91,8 @@ impl Ledger {
             return;
         }
         if let Some(socket) = self.holdings.get_mut(facts.cookie) {
-            socket.state = state;
             socket.moved |= socket.options.device != facts.options.device;
+            socket.state = state;
             socket.options = facts.options;
             socket.shares_port |= facts.options.reuse_port;
             socket.shares_addr |= facts.options.reuse_addr;
