@@ -1,8 +1,10 @@
 //! The eBPF programs of bindwatch. Built for `bpfel-unknown-none` by `cargo xtask build-ebpf`; see docs/hacking.md.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod emit;
+mod guard;
 mod kernel;
 mod maps;
 mod programs;

@@ -105,6 +105,8 @@ pub mod call {
     pub const CONNECT: u32 = 4;
     /// connect(2) to no address (AF_UNSPEC), which ends a connection.
     pub const DISCONNECT: u32 = 5;
+    /// bind(2) that the guard refused: it has told so.
+    pub const DENIED: u32 = 6;
 }
 
 /// An io_uring request to bind or listen.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::cli::{Cmdline, ErrnoSource, FailOn, Format, Globals, RecordingArgs, ReportTarget};
+use crate::cli::{Cmdline, ErrnoSource, FailOn, Format, Globals, OnConflict, RecordingArgs, ReportTarget};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::drive::Recorder;
@@ -55,6 +55,7 @@ impl Recording {
             ring_bytes: args.ring_size,
             errno: args.errno == ErrnoSource::Auto,
             diagnostics: globals.verbose >= 2,
+            guard: args.on_conflict == OnConflict::Deny,
             only: None,
         };
         let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
@@ -84,6 +85,16 @@ impl Recording {
         recording.say_failure();
         recording.say_refused(globals);
         Ok(recording)
+    }
+
+    /// Denies conflicting binds in a cgroup from now on; for a recording that began with `--on-conflict deny`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enforce(&mut self, directory: &Path) -> anyhow::Result<()> {
+        let cgroup = std::fs::File::open(directory)
+            .with_context(|| format!("the cgroup {} cannot be opened", directory.display()))?;
+        Ok(self.live.enforce(&cgroup)?)
     }
 
     /// Waits for what comes next and takes it.

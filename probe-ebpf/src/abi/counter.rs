@@ -10,8 +10,10 @@ pub const OPTION: u32 = 2;
 pub const PROCESS: u32 = 3;
 /// Attempts that could not be remembered until their end ([`super::ATTEMPTS_MAX`]): their failure is not known.
 pub const ATTEMPT: u32 = 4;
+/// Verdicts that could not be had: an unknown process, too many ancestors, or no room for a claim. Let through.
+pub const GUARD: u32 = 5;
 /// How many slots there are.
-pub const SLOTS: u32 = 5;
+pub const SLOTS: u32 = 6;
 
 /// A name for each slot, in order, as it appears in `lost` events.
-pub const NAMES: [&str; SLOTS as usize] = ["bind", "close", "option", "process", "attempt"];
+pub const NAMES: [&str; SLOTS as usize] = ["bind", "close", "option", "process", "attempt", "guard"];

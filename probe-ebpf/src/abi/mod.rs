@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod counter;
+pub mod policy;
 pub mod record;
 
 /// Raised by every change of a layout or of a meaning in this module. The loader refuses an object with another number.

@@ -39,6 +39,8 @@ pub mod kind {
     pub const CGROUP: u32 = 15;
     /// [`super::Sock`]: where a socket is now that has changed without a bind; port 0: nowhere any more.
     pub const CHANGED: u32 = 16;
+    /// [`super::Denied`]: the guard refused a bind.
+    pub const DENIED: u32 = 32;
 }
 
 /// The doors a call can come through: the values of [`Sock::door`].
@@ -87,6 +89,10 @@ pub mod hook {
     pub const SIGNAL_GENERATE: u32 = 16;
     /// `raw_tp/cgroup_mkdir`
     pub const CGROUP_MKDIR: u32 = 17;
+    /// `cgroup/post_bind4` of an enforced cgroup
+    pub const GUARD_BIND4: u32 = 32;
+    /// `cgroup/post_bind6` of an enforced cgroup
+    pub const GUARD_BIND6: u32 = 33;
 }
 
 /// Bits of [`Sock::options`].
@@ -174,6 +180,18 @@ pub struct Sock {
     pub door: u8,
     /// Explicit padding, zero.
     pub pad: [u8; 4],
+}
+
+/// A bind that the guard refused. 144 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Denied {
+    /// The bind, as one that failed; the port is the one it had got.
+    pub sock: Sock,
+    /// Cookie of the socket it would have shared the port with.
+    pub holder_cookie: u64,
+    /// Who bound that one: start in clock ticks, and thread group id ([`super::policy::name`]).
+    pub holder: u64,
 }
 
 /// A record about a socket that is known by its cookie. 48 bytes.

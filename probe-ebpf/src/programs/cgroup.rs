@@ -147,6 +147,8 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
 fn bound(ctx: &SockContext, family: u16, hook: u32) {
     let sk = Sk(Addr::of_pointer(ctx.sock));
     let entry = match attempt::of(task::tid()) {
+        // SAFETY: the entry is this thread's own. The guard was here first, refused it and told so.
+        Some(entry) if unsafe { (*entry).call } == call::DENIED => return,
         // SAFETY: the entry is this thread's own.
         Some(entry) if unsafe { (*entry).call } == call::BIND => Some(unsafe { &mut *entry }),
         // A program of another tool binds while it handles a connect (bpf_bind): nothing was attempted.

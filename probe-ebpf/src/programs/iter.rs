@@ -7,6 +7,7 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use bindwatch_probe::abi::record::FileRow;
 
+use crate::guard::{KIN, claim};
 use crate::kernel::{Addr, offset};
 use crate::sock::{AF_INET, AF_INET6, Sk};
 use crate::task;
@@ -30,6 +31,59 @@ struct TaskFile {
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 
+/// A descriptor of a socket that has endpoints.
+struct Open {
+    task: Addr,
+    tgid: u32,
+    inode: Addr,
+    sk: Sk,
+    family: u16,
+}
+
+/// What the listing is at, when that is one. Each process once: by its first thread.
+///
+/// # Safety
+/// Of a context of an `iter/task_file` program.
+#[inline(always)]
+unsafe fn open_socket(ctx: *const TaskFile) -> Option<Open> {
+    // SAFETY: the context is valid; task and file may be null, which is the end of the listing.
+    let (task, file) = unsafe { ((*ctx).task, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return None;
+    }
+    let (task, file) = (Addr(task as u64), Addr(file as u64));
+    let tgid = task::tgid_of(task);
+    if tgid != task.read::<u32>(offset!(task_pid)) {
+        return None;
+    }
+    let inode = file.follow(offset!(file_inode));
+    if inode.read::<u16>(offset!(inode_mode)) & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    // Of MPTCP the subflow: it has the port and the cookie that events name.
+    let sk = Sk(file.follow(offset!(file_private_data)).follow(offset!(socket_sk))).of_port();
+    let family = sk.family();
+    (family == AF_INET || family == AF_INET6).then_some(Open { task, tgid, inode, sk, family })
+}
+
+/// Claims the endpoints of the sockets that are older than the guard, for the first process that is found to have them.
+///
+/// # Safety
+/// As `task_file`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+unsafe extern "C" fn census_files(ctx: *const TaskFile) -> i32 {
+    // SAFETY: as the caller promises.
+    let Some(Open { tgid, sk, family, .. }) = (unsafe { open_socket(ctx) }) else { return 0 };
+    // SAFETY: entries go with the end of their process, and their memory after a grace period.
+    if let Some(owner) = unsafe { KIN.get(tgid) }
+        && sk.remote_port() == 0
+    {
+        claim(sk, family, sk.raw_cookie(), sk.netns_cookie(), owner, false);
+    }
+    0
+}
+
 /// One descriptor.
 ///
 /// # Safety
@@ -37,26 +91,10 @@ const S_IFSOCK: u16 = 0o140_000;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 unsafe extern "C" fn task_file(ctx: *const TaskFile) -> i32 {
-    // SAFETY: the context is valid; task and file may be null, which is the end of the listing.
-    let (seq, task, fd, file) = unsafe { ((*(*ctx).meta).seq, (*ctx).task, (*ctx).fd, (*ctx).file) };
-    if task.is_null() || file.is_null() {
-        return 0;
-    }
-    let (task, file) = (Addr(task as u64), Addr(file as u64));
-    let tgid = task::tgid_of(task);
-    if tgid != task.read::<u32>(offset!(task_pid)) {
-        return 0;
-    }
-    let inode = file.follow(offset!(file_inode));
-    if inode.read::<u16>(offset!(inode_mode)) & S_IFMT != S_IFSOCK {
-        return 0;
-    }
-    // Of MPTCP the subflow: it has the port and the cookie that events name.
-    let sk = Sk(file.follow(offset!(file_private_data)).follow(offset!(socket_sk))).of_port();
-    let family = sk.family();
-    if family != AF_INET && family != AF_INET6 {
-        return 0;
-    }
+    // SAFETY: as the caller promises.
+    let Some(Open { task, tgid, inode, sk, family }) = (unsafe { open_socket(ctx) }) else { return 0 };
+    // SAFETY: the context is valid.
+    let (seq, fd) = unsafe { ((*(*ctx).meta).seq, (*ctx).fd) };
     let row = FileRow {
         start: task::start_of(task),
         cookie: sk.raw_cookie(),

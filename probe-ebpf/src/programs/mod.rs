@@ -1,9 +1,10 @@
-//! The programs, by how they attach. All of these watch and always allow.
+//! The programs, by how they attach. All of these watch and always allow, but for `guard`.
 
 mod accept;
 mod attempt;
 mod cgroup;
 mod connect;
+mod guard;
 mod iter;
 mod sched;
 mod syscall;

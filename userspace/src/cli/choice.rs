@@ -156,6 +156,8 @@ pub enum OnConflict {
     /// It is reported.
     #[default]
     Report,
+    /// The bind is refused with EADDRINUSE.
+    Deny,
 }
 
 impl FromStr for OnConflict {
@@ -164,18 +166,21 @@ impl FromStr for OnConflict {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "report" => Ok(Self::Report),
-            "deny" => Err("deny is not available in this version; use report".to_owned()),
+            "deny" => Ok(Self::Deny),
             _ if text == "wait" || text.starts_with("wait=") => {
-                Err("wait is not available in this version; use report".to_owned())
+                Err("wait is not available in this version; use report or deny".to_owned())
             }
-            _ => Err("expected report".to_owned()),
+            _ => Err("expected report or deny".to_owned()),
         }
     }
 }
 
 impl fmt::Display for OnConflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("report")
+        f.write_str(match self {
+            Self::Report => "report",
+            Self::Deny => "deny",
+        })
     }
 }
 

@@ -135,8 +135,8 @@ pub struct RecordingArgs {
     /// A file to create once everything is watched: nothing bound after it exists is missed
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
-    /// What to do about a conflict: report
-    #[arg(long, value_name = "report", default_value = "report")]
+    /// What to do about a conflict with a bind of CMD: report it, or deny the bind
+    #[arg(long, value_name = "report|deny", default_value = "report")]
     pub on_conflict: OnConflict,
     /// What to log: all
     #[arg(long, default_value_t, value_name = "all")]

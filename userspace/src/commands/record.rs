@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FAILED, EXIT_FOUND};
-use crate::cli::{Globals, RecordArgs};
+use super::{EXIT_FAILED, EXIT_FOUND, UsageError};
+use crate::cli::{Globals, OnConflict, RecordArgs};
 use crate::config::Config;
 use crate::control::Door;
 use crate::recording::{self, Recording, say};
@@ -17,6 +17,11 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// Runs the verb.
 pub(super) fn run(args: &RecordArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     recording::check_reports(&args.recording.report)?;
+    if args.recording.on_conflict == OnConflict::Deny {
+        let text =
+            "record only watches: --on-conflict deny is for `bindwatch run`, whose command it concerns";
+        return Err(UsageError(text.to_owned()).into());
+    }
     let config = Config::load(globals.config.as_deref())?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

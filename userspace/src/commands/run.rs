@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::{EXIT_FAILED, EXIT_FOUND};
-use crate::cli::{Globals, RunArgs};
+use crate::cli::{Globals, OnConflict, RunArgs};
 use crate::config::Config;
 use crate::event::{Body, Job as JobEvent, JobPhase, ProcessKey};
 use crate::job::{Account, Ended, Job, Running};
@@ -31,6 +31,9 @@ async fn watch(
     }
     let mut recording = Recording::begin(&args.recording, config, globals)?;
     let job = Job::create()?;
+    if args.recording.on_conflict == OnConflict::Deny {
+        recording.enforce(job.directory())?;
+    }
     if let Some(path) = &args.recording.ready_file {
         recording::create_ready_file(path)?;
     }

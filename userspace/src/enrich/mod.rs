@@ -23,7 +23,7 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone, Holders, Hook,
+    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Denied, Door, Errno, Exit, Gone, Holders, Hook,
     Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol, Seq, Setting,
     Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
@@ -173,6 +173,20 @@ impl<L: Lookups> Enricher<L> {
                 }
             }
             Record::Changed(call, state) => self.changed(call, state, at, hook, facts),
+            Record::Denied { call, holder_cookie, holder } => {
+                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
+                self.processes.publish(holder, None, &mut self.cgroups, at, facts);
+                let body = Denied {
+                    process: call.task.process,
+                    tid: call.task.tid,
+                    comm: call.task.comm,
+                    socket: call.socket,
+                    requested_port: call.requested_port,
+                    holder_cookie,
+                    holder,
+                };
+                facts.push(Fact { at, hook, body: Body::Denied(body) });
+            }
             Record::Listen(call) => self.listening(call, at, hook, facts),
             Record::ListenFailed(call) => {
                 self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);

@@ -9,6 +9,7 @@ use super::{Fact, Names};
 use crate::cgroup2;
 use crate::cli::Cmdline;
 use crate::event::{Body, BootTime, Hook, Known, Mark, Process, ProcessKey, Uid};
+use crate::probe::Kinship;
 use crate::proc::{Proc, container_id};
 use crate::wire::{Exec, Fork, Task};
 
@@ -142,6 +143,27 @@ impl Processes {
             published: false,
         };
         self.entries.insert(key, entry);
+    }
+
+    /// The live processes and what relates them.
+    #[must_use]
+    pub fn kinships(&self) -> Vec<Kinship> {
+        let ancestors = |process| {
+            std::iter::successors(self.parent(process), |ancestor| self.parent(*ancestor))
+                .take(ANCESTORS_MAX)
+                .collect()
+        };
+        let live = self.entries.iter().filter(|(_, entry)| !entry.ended);
+        live.map(|(process, entry)| Kinship {
+            process: *process,
+            lineage: entry.lineage,
+            ancestors: ancestors(*process),
+        })
+        .collect()
+    }
+
+    fn parent(&self, process: ProcessKey) -> Option<ProcessKey> {
+        self.entries.get(&process).and_then(|entry| entry.parent)
     }
 
     /// A process was made.

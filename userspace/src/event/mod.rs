@@ -13,7 +13,7 @@ pub use ids::{BootTime, Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Seq, Tid
 pub use ports::{PortRange, PortUse, PortUser, Rest};
 pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
-    Accepted, Bind, BindFailed, Changed, Close, ConnectFailed, Door, Errno, Family, Found, Gone, Holders,
+    Accepted, Bind, BindFailed, Changed, Close, ConnectFailed, Denied, Door, Errno, Family, Found, Gone, Holders,
     Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten,
     Unresolved,
 };
@@ -50,6 +50,8 @@ pub enum Body {
     Bind(Bind),
     /// A bind failed.
     BindFailed(BindFailed),
+    /// Enforcement refused a bind.
+    Denied(Denied),
     /// A bind was entered and nobody can tell how it ended.
     Unresolved(Unresolved),
     /// A TCP socket began to listen.
@@ -100,6 +102,7 @@ impl Body {
             Self::Inventory(_) => "inventory",
             Self::Bind(_) => "bind",
             Self::BindFailed(_) => "bind-failed",
+            Self::Denied(_) => "denied",
             Self::Unresolved(_) => "bind-unresolved",
             Self::Listen(_) => "listen",
             Self::Unlisten(_) => "unlisten",

@@ -239,6 +239,25 @@ pub struct BindFailed {
     pub door: Door,
 }
 
+/// Enforcement refused a bind with EADDRINUSE. The socket's port is the one it had got for a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// Who.
+    pub process: ProcessKey,
+    /// Which thread.
+    pub tid: Tid,
+    /// Its name then.
+    pub comm: String,
+    /// What.
+    pub socket: SocketFacts,
+    /// The port that was asked for; 0 asked the kernel to choose.
+    pub requested_port: u16,
+    /// The socket that it would have shared the port with.
+    pub holder_cookie: Cookie,
+    /// Who bound that one.
+    pub holder: ProcessKey,
+}
+
 /// A bind whose end nobody saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unresolved {

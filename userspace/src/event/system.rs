@@ -46,6 +46,10 @@ pub enum Hook {
     SignalGenerate,
     /// `raw_tp/cgroup_mkdir`
     CgroupMkdir,
+    /// `cgroup/post_bind4` of an enforced cgroup
+    GuardBind4,
+    /// `cgroup/post_bind6` of an enforced cgroup
+    GuardBind6,
     /// `iter/task_file`
     TaskFile,
     /// A dump of the socket tables over netlink (sock_diag(7)).

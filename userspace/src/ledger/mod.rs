@@ -8,6 +8,7 @@
 
 mod cause;
 mod changes;
+mod denied;
 mod evidence;
 mod exhausted;
 pub mod finding;
@@ -42,6 +43,7 @@ use std::collections::BTreeMap;
 use crate::event::{Body, BootTime, Door, Errno, Event, Inum, PortRange, Seq, SocketFacts, Unresolved};
 
 use changes::Round;
+use denied::Denials;
 use exhausted::Shortages;
 use holdings::Holdings;
 use kin::Kin;
@@ -67,6 +69,7 @@ pub struct Ledger {
     wards: Wards,
     /// The ports that the kernel chooses from.
     ranges: BTreeMap<Inum, PortRange>,
+    denials: Denials,
     round: Round,
     /// The last loss.
     lost_at: Option<Seq>,
@@ -89,6 +92,7 @@ impl Ledger {
             shortages: Shortages::default(),
             wards: Wards::default(),
             ranges: BTreeMap::new(),
+            denials: Denials::default(),
             round: Round::default(),
             lost_at: None,
             records: Records::default(),
@@ -128,6 +132,7 @@ impl Ledger {
                     },
                 );
             }
+            Body::Denied(denied) => self.denied(denied, now),
             Body::Listen(listen) => self.listening(listen, now),
             Body::Unlisten(unlisten) => self.unlistened(unlisten, now),
             Body::ListenFailed(failed) => {

@@ -129,6 +129,15 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
             errno: Errno(111),
             door: Door::IoUring,
         }),
+        Body::Denied(Denied {
+            process: key(1),
+            tid,
+            comm: comm.clone(),
+            socket: v6.clone(),
+            requested_port: 0,
+            holder_cookie: Cookie(7),
+            holder: key(2),
+        }),
         Body::Unresolved(Unresolved {
             process: key(1),
             socket: v6.clone(),

@@ -32,6 +32,8 @@ pub struct Options {
     pub errno: bool,
     /// Let the programs' own diagnostics through.
     pub diagnostics: bool,
+    /// Make room for what the guard decides with ([`Probe::guard`]).
+    pub guard: bool,
     /// Attach these programs of [`HOOKS`] and no others, each of which is needed then. None attaches all.
     pub only: Option<&'static [&'static str]>,
 }
@@ -53,7 +55,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false, only: None }
+        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false, guard: false, only: None }
     }
 }
 
@@ -199,7 +201,7 @@ impl Probe {
     }
 }
 
-fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(), ProgramError> {
+pub(super) fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(), ProgramError> {
     // A link at a cgroup runs beside those of others by itself: the flags are for the legacy attachment.
     let mode = CgroupAttachMode::Single;
     match program {
@@ -246,6 +248,12 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         .override_global("OFFSETS", words.as_slice(), true)
         .override_global(LOG_LEVEL_SYMBOL, &level, false)
         .map_max_entries("RING", options.ring_bytes);
+    if !options.guard {
+        // Made with the object, whether or not the guard is attached.
+        for map in ["KIN", "CLAIMED", "CLAIMS"] {
+            loader.map_max_entries(map, 1);
+        }
+    }
     if options.only.is_some() {
         // Made with the object, whether or not a program uses them. A listen() makes an attempt of its thread, which
         // only the exit of the thread would remove.
@@ -261,7 +269,7 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
     })
 }
 
-fn open_root(path: &Path) -> Result<File, ProbeError> {
+pub(super) fn open_root(path: &Path) -> Result<File, ProbeError> {
     File::open(path).map_err(|source| ProbeError::Cgroup2 { path: path.display().to_string(), source })
 }
 
@@ -275,7 +283,7 @@ fn has_bpf_capability() -> bool {
 }
 
 /// Why a program was refused, on one line: the last thing the verifier said, if it said something.
-fn reason(error: &ProgramError) -> String {
+pub(super) fn reason(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         log::debug!("the verifier's log:\n{verifier_log}");
         let log = verifier_log.to_string();

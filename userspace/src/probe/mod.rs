@@ -4,6 +4,7 @@
 //! it ends, the kernel removes them.
 
 pub mod btf;
+mod guard;
 pub mod hooks;
 mod load;
 mod maps;
@@ -13,6 +14,7 @@ mod ring;
 mod task_files;
 pub mod tracefs;
 
+pub use guard::{Kinship, process_of};
 pub use load::{Attached, Options, Probe, Refused, release_memory};
 pub use maps::{Accepted, Counters, Idle, Owners};
 pub use membership::{Group, is_member};
@@ -75,6 +77,16 @@ pub enum ProbeError {
          shows what this kernel can do"
     )]
     Core {
+        /// Which.
+        hook: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A program of the guard was refused.
+    #[error(
+        "this kernel cannot deny binds: it refused {hook}: {reason}; enforcement needs Linux 6.1 or newer, reporting does not"
+    )]
+    Guard {
         /// Which.
         hook: &'static str,
         /// Why.

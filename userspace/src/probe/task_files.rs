@@ -48,10 +48,16 @@ impl Probe {
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn task_files(&mut self) -> Result<Vec<FileRow>, ProbeError> {
+        let bytes = self.list_with("task_file")?;
+        Ok(wire::file_rows(&bytes))
+    }
+
+    /// Runs an `iter/task_file` program over every descriptor; what it writes.
+    pub(super) fn list_with(&mut self, name: &str) -> Result<Vec<u8>, ProbeError> {
         let refused = |error: &dyn std::error::Error| ProbeError::Iterator { reason: error.to_string() };
         let program = self
             .ebpf
-            .program_mut("task_file")
+            .program_mut(name)
             .ok_or_else(|| ProbeError::Iterator { reason: "it is not in the object".to_owned() })?;
         let program: &mut Iter =
             program.try_into().map_err(|error: aya::programs::ProgramError| refused(&error))?;
@@ -68,7 +74,7 @@ impl Probe {
         let mut file = link.into_file().map_err(|error| refused(&error))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|error| refused(&error))?;
-        Ok(wire::file_rows(&bytes))
+        Ok(bytes)
     }
 }
 

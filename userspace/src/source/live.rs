@@ -79,6 +79,9 @@ impl Live {
         let attached = probe.attached().clone();
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         processes.scan();
+        if options.guard {
+            probe.guard(|| processes.kinships())?;
+        }
         let enricher = Enricher::new(
             processes,
             cgroup2::Paths::new(&root),
@@ -98,6 +101,9 @@ impl Live {
             unsettled: None,
         };
         live.take_inventory(events)?;
+        if options.guard {
+            live.enricher.lookups().probe().guard_older()?;
+        }
         release_memory();
         Ok(live)
     }
@@ -106,6 +112,14 @@ impl Live {
     #[must_use]
     pub const fn attached(&self) -> &Attached {
         &self.attached
+    }
+
+    /// Denies conflicting binds in a cgroup, for a source that was started with `guard`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enforce(&mut self, cgroup: &std::fs::File) -> Result<(), LiveError> {
+        Ok(self.enricher.lookups().probe().enforce(cgroup)?)
     }
 
     /// Forwards the probe's own diagnostics, where it was loaded with them.

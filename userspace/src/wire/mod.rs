@@ -12,7 +12,7 @@ use crate::event::{
     BootTime, Cookie, Door, Errno, Family, Hook, Ifindex, Inum, NetnsCookie, Options, ProcessKey, Protocol,
     SocketFacts, TcpState, Tid, Uid,
 };
-use crate::probe::FileRow;
+use crate::probe::{FileRow, process_of};
 
 /// Why a record could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +60,15 @@ pub enum Record {
     Bind(Call),
     /// A bind failed.
     BindFailed(Call),
+    /// The guard refused a bind.
+    Denied {
+        /// The bind, as one that failed.
+        call: Call,
+        /// The socket in its way.
+        holder_cookie: Cookie,
+        /// Who bound that one.
+        holder: ProcessKey,
+    },
     /// A bind ended unseen.
     Unresolved(Call),
     /// A socket listens.
@@ -225,6 +234,7 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
     let record = match field!(bytes, abi::Head, kind: u32) {
         kind::BIND => call(bytes)?.map_or(Record::Foreign, Record::Bind),
         kind::BIND_FAILED => call(bytes)?.map_or(Record::Foreign, Record::BindFailed),
+        kind::DENIED => denied(bytes)?,
         kind::BIND_UNRESOLVED => call(bytes)?.map_or(Record::Foreign, Record::Unresolved),
         kind::CHANGED => {
             let state = tcp_state(field!(bytes, abi::Sock, state: u8));
@@ -284,6 +294,8 @@ fn hook_of(number: u32) -> Result<Hook, DecodeError> {
         hook::SCHED_PROCESS_EXIT => Hook::SchedProcessExit,
         hook::SIGNAL_GENERATE => Hook::SignalGenerate,
         hook::CGROUP_MKDIR => Hook::CgroupMkdir,
+        hook::GUARD_BIND4 => Hook::GuardBind4,
+        hook::GUARD_BIND6 => Hook::GuardBind6,
         unknown => return Err(DecodeError::Hook(unknown)),
     })
 }
@@ -329,6 +341,15 @@ fn call(bytes: &[u8]) -> Result<Option<Call>, DecodeError> {
             door::COMPAT => Door::Compat,
             unknown => return Err(DecodeError::Door(unknown)),
         },
+    }))
+}
+
+fn denied(bytes: &[u8]) -> Result<Record, DecodeError> {
+    long_enough::<abi::Denied>(bytes)?;
+    Ok(call(bytes)?.map_or(Record::Foreign, |call| Record::Denied {
+        call,
+        holder_cookie: Cookie(field!(bytes, abi::Denied, holder_cookie: u64)),
+        holder: process_of(field!(bytes, abi::Denied, holder: u64)),
     }))
 }
 

@@ -1,0 +1,88 @@
+//! What the guard decides with: who is kin of whom, and who has which endpoint. Kept in the kernel, so that a verdict needs
+//! nobody's answer.
+
+/// Ancestors of a process that are kept. Of one with more, no verdict can be had: what it does is let through.
+pub const ANCESTORS_MAX: usize = 24;
+/// Live processes that are kept. Of the others no verdict can be had.
+pub const KIN_MAX: u32 = 65_536;
+/// Buckets that endpoints are spread over, a power of two.
+pub const BUCKETS: u32 = 4096;
+/// Claims in a bucket. One that does not fit is not known to the guard, which `counter::GUARD` counts.
+pub const SLOTS: usize = 8;
+/// Sockets that share in a claim at one instant, in all.
+pub const CLAIMED_MAX: u32 = 65_536;
+/// Bits of a thread group id in a process's name; the rest is its start in clock ticks.
+pub const TGID_BITS: u32 = 22;
+/// Nanoseconds of a clock tick.
+pub const TICK_NS: u64 = 10_000_000;
+
+/// A process and what relates it to others. 224 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Kin {
+    /// Its name: start in ticks and thread group id ([`name`]). Never 0.
+    pub name: u64,
+    /// Name of its lineage's root.
+    pub lineage: u64,
+    /// Its pool, a number that workers of one pool share; 0 none.
+    pub pool: u64,
+    /// Not 0 when it has more ancestors than these.
+    pub cut: u64,
+    /// Names of its ancestors, nearest first; 0 none.
+    pub ancestors: [u64; ANCESTORS_MAX],
+}
+
+impl Kin {
+    /// Nobody.
+    pub const NONE: Self = Self { name: 0, lineage: 0, pool: 0, cut: 0, ancestors: [0; ANCESTORS_MAX] };
+}
+
+/// The name of a process: when it started, ns since boot, and its thread group id.
+#[inline(always)]
+#[must_use]
+pub const fn name(start_ns: u64, tgid: u32) -> u64 {
+    (start_ns / TICK_NS) << TGID_BITS | tgid as u64
+}
+
+/// An endpoint that may be shared, and who holds it: the sockets of one lineage there. 272 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// Cookie of the first of its sockets.
+    pub cookie: u64,
+    /// Its network namespace's cookie.
+    pub netns: u64,
+    /// Local address; IPv4 in the first four bytes, in network byte order.
+    pub address: [u64; 2],
+    /// Bound device, 0 none.
+    pub device: u32,
+    /// Local port, host order.
+    pub port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Bits of [`plane`].
+    pub planes: u8,
+    /// How many sockets; 0 is a free slot.
+    pub count: u32,
+    /// Explicit padding, zero.
+    pub pad: u32,
+    /// Who bound the first of them.
+    pub kin: Kin,
+}
+
+/// Bits of [`Slot::planes`].
+pub mod plane {
+    /// Takes IPv4 traffic.
+    pub const V4: u8 = 1;
+    /// Takes IPv6 traffic.
+    pub const V6: u8 = 2;
+    /// On every address.
+    pub const WILDCARD: u8 = 4;
+    /// Joined a multicast group: sharing the port is meant.
+    pub const MULTICAST: u8 = 8;
+}
+
+const _: () = {
+    assert!(size_of::<Kin>() == 224);
+    assert!(size_of::<Slot>() == 272);
+};

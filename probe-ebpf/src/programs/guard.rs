@@ -1,0 +1,175 @@
+//! The guard: the only programs that may deny, and those that keep what it decides with. None of them is attached unless
+//! enforcement was asked for.
+//!
+//! Denying in post_bind gives the port back and leaves the socket usable from about 5.17 on; older kernels have no
+//! `bpf_set_retval`, and refuse these programs. Kernel: `__inet_bind` and `__inet6_bind`, after `get_port`.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_retval, bpf_get_socket_cookie, bpf_set_retval,
+};
+use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, SockContext};
+use bindwatch_probe::abi::counter;
+use bindwatch_probe::abi::record::{Denied, door, hook, kind};
+
+use super::attempt;
+use crate::emit::{Urgency, count, emit, head};
+use crate::guard::{KIN, Verdict, claim, forked, name_of, release};
+use crate::kernel::{Addr, offset};
+use crate::maps::call;
+use crate::sock::{AF_INET, AF_INET6, Sk};
+use crate::task;
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const EADDRINUSE: i32 = 98;
+
+/// Attached to the enforced cgroups: takes the endpoint for the caller, or refuses.
+#[cgroup_sock(post_bind4)]
+pub fn guard_bind4(ctx: SockContext) -> i32 {
+    decide(&ctx, AF_INET, hook::GUARD_BIND4)
+}
+
+/// As `guard_bind4`.
+#[cgroup_sock(post_bind6)]
+pub fn guard_bind6(ctx: SockContext) -> i32 {
+    decide(&ctx, AF_INET6, hook::GUARD_BIND6)
+}
+
+/// Attached to the root: what others bind is taken for them. Allows whatever it is.
+#[cgroup_sock(post_bind4)]
+pub fn census_bind4(ctx: SockContext) -> i32 {
+    note(&ctx, AF_INET)
+}
+
+/// As `census_bind4`.
+#[cgroup_sock(post_bind6)]
+pub fn census_bind6(ctx: SockContext) -> i32 {
+    note(&ctx, AF_INET6)
+}
+
+#[inline(always)]
+fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
+    // SAFETY: takes no arguments (5.18). Another program has refused already: its word stands.
+    if unsafe { bpf_get_retval() } != 0 {
+        return ALLOW;
+    }
+    let sk = Sk(Addr::of_pointer(ctx.sock));
+    if sk.options(family) & 3 == 0 {
+        return ALLOW;
+    }
+    // SAFETY: ctx is the program's context.
+    let (cookie, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    // SAFETY: the entry lives as long as the process, which is running.
+    let Some(owner) = (unsafe { KIN.get(task::tgid()) }) else {
+        count(counter::GUARD);
+        return ALLOW;
+    };
+    let Verdict::Denied { cookie: holder_cookie, holder } = claim(sk, family, cookie, netns, owner, true)
+    else {
+        return ALLOW;
+    };
+    let requested_port = match attempt::of(task::tid()) {
+        Some(entry) => {
+            // SAFETY: the entry is this thread's own.
+            let entry = unsafe { &mut *entry };
+            entry.call = call::DENIED;
+            entry.port
+        }
+        None => sk.port(),
+    };
+    emit::<Denied>(counter::BIND, Urgency::Now, |record| {
+        // Field by field: the whole would not fit on the stack beside what decided.
+        // SAFETY: the pointer is to a reserved record of this size; every field is written.
+        unsafe {
+            let to = &raw mut (*record).sock;
+            (&raw mut (*to).head).write(head(kind::DENIED, hook));
+            (&raw mut (*to).task).write(task::facts());
+            (*to).cookie = cookie;
+            (*to).netns_cookie = netns;
+            (*to).address = sk.address(family);
+            (*to).netns = sk.netns();
+            (*to).uid = sk.uid();
+            (*to).device = sk.device();
+            (*to).errno = EADDRINUSE as u32;
+            (*to).port = sk.port();
+            (*to).requested_port = requested_port;
+            (*to).options = sk.options(family);
+            (*to).family = family;
+            (*to).protocol = sk.protocol();
+            (*to).state = sk.state();
+            (*to).door = door::SYSCALL;
+            (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
+            (*record).holder_cookie = holder_cookie;
+            (*record).holder = holder;
+        }
+    });
+    // SAFETY: takes a number (5.18).
+    unsafe { bpf_set_retval(-EADDRINUSE) };
+    DENY
+}
+
+#[inline(always)]
+fn note(ctx: &SockContext, family: u16) -> i32 {
+    let sk = Sk(Addr::of_pointer(ctx.sock));
+    // SAFETY: takes no arguments (5.18).
+    if sk.options(family) & 3 == 0 || unsafe { bpf_get_retval() } != 0 {
+        return ALLOW;
+    }
+    // SAFETY: the entry lives as long as the process, which is running.
+    let Some(owner) = (unsafe { KIN.get(task::tgid()) }) else {
+        count(counter::GUARD);
+        return ALLOW;
+    };
+    // SAFETY: ctx is the program's context.
+    let (cookie, netns) =
+        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    claim(sk, family, cookie, netns, owner, false);
+    ALLOW
+}
+
+/// A socket's last reference is gone, and with it its claim.
+#[cgroup_sock(sock_release)]
+pub fn census_release(ctx: SockContext) -> i32 {
+    let cookie = Sk(Addr::of_pointer(ctx.sock)).raw_cookie();
+    if cookie != 0 {
+        release(cookie);
+    }
+    ALLOW
+}
+
+/// Lineage and ancestors, as they are at fork.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn kin_fork(ctx: RawTracePointContext) -> i32 {
+    let child = Addr(ctx.arg(1));
+    let tgid = task::tgid_of(child);
+    if tgid == child.read::<u32>(offset!(task_pid)) {
+        forked(tgid, name_of(child), task::tgid_of(child.follow(offset!(task_real_parent))));
+    }
+    0
+}
+
+/// Who executes a program begins a lineage.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn kin_exec(_ctx: RawTracePointContext) -> i32 {
+    if let Some(kin) = KIN.get_ptr_mut(task::tgid()) {
+        // SAFETY: a process executes in one thread, and only its own thread writes its entry.
+        unsafe {
+            (*kin).lineage = (*kin).name;
+            (*kin).pool = 0;
+        }
+    }
+    0
+}
+
+/// Who ended is nobody's parent any more; its children have kept its name.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn kin_exit(ctx: RawTracePointContext) -> i32 {
+    let task = Addr(ctx.arg(0));
+    if task.follow(offset!(task_signal)).read::<u32>(offset!(signal_live)) == 0 {
+        let _ = KIN.remove(task::tgid_of(task));
+    }
+    0
+}
