@@ -8,7 +8,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::policy::{
-    ANCESTORS_MAX, BUCKETS, CLAIMED_MAX, KIN_MAX, Kin, SLOTS, Slot, name, plane,
+    ANCESTORS_MAX, BUCKETS, CLAIMED_MAX, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, name, plane,
 };
 use bindwatch_probe::abi::record::option;
 
@@ -34,6 +34,10 @@ pub static KIN: HashMap<u32, Kin> = HashMap::with_max_entries(KIN_MAX, BPF_F_NO_
 /// The claim a socket shares in, by its cookie: bucket and slot.
 #[map]
 static CLAIMED: HashMap<u64, u32> = HashMap::with_max_entries(CLAIMED_MAX, BPF_F_NO_PREALLOC);
+
+/// The allow rules, and how many there are.
+#[map]
+static RULES: aya_ebpf::maps::Array<Rule> = aya_ebpf::maps::Array::with_max_entries(RULES_MAX, 0);
 
 #[repr(C)]
 pub struct Bucket {
@@ -114,9 +118,8 @@ fn is_multicast(address: [u64; 2], planes: u8) -> bool {
 /// Claims the endpoint of a bound socket for a process. `deny` makes it all or nothing: an unrelated holder, and
 /// nothing is claimed.
 #[inline(always)]
-pub fn claim(sk: Sk, family: u16, cookie: u64, netns: u64, owner: &Kin, deny: bool) -> Verdict {
+pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: &Kin, deny: bool) -> Verdict {
     let protocol = sk.protocol();
-    let options = sk.options(family);
     let port = sk.port();
     if port == 0 || cookie == 0 || !may_share(protocol, options) {
         return Verdict::Nothing;
@@ -130,6 +133,7 @@ pub fn claim(sk: Sk, family: u16, cookie: u64, netns: u64, owner: &Kin, deny: bo
         return Verdict::Granted;
     }
     let device = sk.device();
+    let (allowed, allowed_to_some) = allowed(address, port);
     let mixed = (netns ^ u64::from(port) << 16 ^ u64::from(protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let index = (mixed >> 40) as u32 & (BUCKETS - 1);
     let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return Verdict::Nothing };
@@ -159,8 +163,10 @@ pub fn claim(sk: Sk, family: u16, cookie: u64, netns: u64, owner: &Kin, deny: bo
                 let bound = not(is_zero(u64::from(slot.device))) & not(is_zero(u64::from(device)));
                 let off_device = bound & not(is_zero(other_device));
                 let meant = not(is_zero(u64::from(slot.planes & plane::MULTICAST)));
+                let allowed_them = slot.kin.rules & owner.rules & allowed_to_some;
+                let meant = meant | allowed | not(is_zero(u64::from(allowed_them)));
                 let hostile = not(apart | elsewhere | off_device | meant | related(&slot.kin, owner));
-                let known = is_zero(slot.kin.cut | owner.cut);
+                let known = is_zero(u64::from(slot.kin.cut | owner.cut));
                 enemy = select(hostile & known, slot.kin.name, enemy);
                 enemy_cookie = select(hostile & known, slot.cookie, enemy_cookie);
                 unknown |= hostile & not(known);
@@ -183,6 +189,7 @@ pub fn claim(sk: Sk, family: u16, cookie: u64, netns: u64, owner: &Kin, deny: bo
                 slot.kin.lineage = owner.lineage;
                 slot.kin.pool = owner.pool;
                 slot.kin.cut = owner.cut;
+                slot.kin.rules = owner.rules;
                 let mut j = 0;
                 while j < ANCESTORS_MAX {
                     slot.kin.ancestors[j] = owner.ancestors[j];
@@ -204,6 +211,30 @@ pub fn claim(sk: Sk, family: u16, cookie: u64, netns: u64, owner: &Kin, deny: bo
         let _ = CLAIMED.insert(cookie, index * SLOTS as u32 + at as u32, 0);
     }
     Verdict::Granted
+}
+
+/// What the allow rules say of an endpoint: 1 when whoever may share it, and the rules by which some may.
+#[inline(always)]
+fn allowed(address: [u64; 2], port: u16) -> (u64, u32) {
+    let (mut everybody, mut some) = (0, 0);
+    let mut i = 0;
+    while i < RULES_MAX {
+        let Some(rule) = RULES.get(i) else { break };
+        if rule.last == 0 {
+            break;
+        }
+        let any = rule.address[0] == 0 && rule.address[1] == 0;
+        let here = any || rule.address[0] == address[0] && rule.address[1] == address[1];
+        if here && rule.first <= port && port <= rule.last {
+            if rule.about_who == 0 {
+                everybody = 1;
+            } else {
+                some |= 1 << i;
+            }
+        }
+        i += 1;
+    }
+    (opaque(everybody), opaque(some) as u32)
 }
 
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.
@@ -277,6 +308,21 @@ pub fn release(cookie: u64) {
     }
 }
 
+/// A socket joined a multicast group: whoever shares its port means it.
+#[inline(always)]
+pub fn joined(cookie: u64) {
+    // SAFETY: copied out at once.
+    let Some(at) = (unsafe { CLAIMED.get(cookie) }).copied() else { return };
+    let Some(bucket) = CLAIMS.get_ptr_mut(at / SLOTS as u32) else { return };
+    // SAFETY: as in `claim`.
+    unsafe {
+        generated::bpf_spin_lock(&raw mut (*bucket).lock);
+        let slots = (&raw mut (*bucket).slots).cast::<Slot>();
+        (*slots.add(at as usize & (SLOTS - 1))).planes |= plane::MULTICAST;
+        generated::bpf_spin_unlock(&raw mut (*bucket).lock);
+    }
+}
+
 /// A child was forked: of its parent's lineage, and its parent before its parent's ancestors.
 #[inline(always)]
 pub fn forked(child: u32, child_name: u64, parent: u32) {
@@ -285,8 +331,9 @@ pub fn forked(child: u32, child_name: u64, parent: u32) {
     let mut kin = Kin::NONE;
     kin.name = child_name;
     kin.lineage = parent.lineage;
-    kin.pool = 0;
-    kin.cut = parent.cut | parent.ancestors[ANCESTORS_MAX - 1];
+    kin.pool = parent.pool;
+    kin.rules = parent.rules;
+    kin.cut = parent.cut | u32::from(parent.ancestors[ANCESTORS_MAX - 1] != 0);
     kin.ancestors[0] = parent.name;
     let mut i = 1;
     while i < ANCESTORS_MAX {

@@ -91,10 +91,11 @@ impl Recording {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn enforce(&mut self, directory: &Path) -> anyhow::Result<()> {
+    pub fn enforce(&mut self, directory: &Path, args: &RecordingArgs, config: &Config) -> anyhow::Result<()> {
+        let settings = Rules::resolve(&args.judge, config, Rules::default()).into();
         let cgroup = std::fs::File::open(directory)
             .with_context(|| format!("the cgroup {} cannot be opened", directory.display()))?;
-        Ok(self.live.enforce(&cgroup)?)
+        Ok(self.live.enforce(&cgroup, &settings)?)
     }
 
     /// Waits for what comes next and takes it.

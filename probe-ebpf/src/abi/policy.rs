@@ -27,14 +27,34 @@ pub struct Kin {
     /// Its pool, a number that workers of one pool share; 0 none.
     pub pool: u64,
     /// Not 0 when it has more ancestors than these.
-    pub cut: u64,
+    pub cut: u32,
+    /// Allow rules that match it, a bit each ([`Rule`]).
+    pub rules: u32,
     /// Names of its ancestors, nearest first; 0 none.
     pub ancestors: [u64; ANCESTORS_MAX],
 }
 
 impl Kin {
     /// Nobody.
-    pub const NONE: Self = Self { name: 0, lineage: 0, pool: 0, cut: 0, ancestors: [0; ANCESTORS_MAX] };
+    pub const NONE: Self =
+        Self { name: 0, lineage: 0, pool: 0, cut: 0, rules: 0, ancestors: [0; ANCESTORS_MAX] };
+}
+
+/// Allow rules that are kept: bits of [`Kin::rules`].
+pub const RULES_MAX: u32 = 32;
+
+/// An allow rule, as far as endpoints go. 24 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Its address, IPv4 in the first four bytes; both 0 any.
+    pub address: [u64; 2],
+    /// First port.
+    pub first: u16,
+    /// Last port; 0 is no rule.
+    pub last: u16,
+    /// Not 0 when it gives a program or cgroup, which both sides must match.
+    pub about_who: u32,
 }
 
 /// The name of a process: when it started, ns since boot, and its thread group id.
@@ -85,4 +105,5 @@ pub mod plane {
 const _: () = {
     assert!(size_of::<Kin>() == 224);
     assert!(size_of::<Slot>() == 272);
+    assert!(size_of::<Rule>() == 24);
 };

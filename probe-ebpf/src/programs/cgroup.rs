@@ -305,9 +305,14 @@ const SO_BINDTODEVICE: i32 = 25;
 /// The options that decide about sharing a port (socket(7), ip(7), ipv6(7)).
 #[inline(always)]
 fn decides(level: i32, name: i32) -> bool {
+    // SOL_SOCKET: SO_REUSEADDR, SO_REUSEPORT, SO_BINDTODEVICE, SO_BINDTOIFINDEX
+    (level == 1 && matches!(name, 2 | 15 | 25 | 62)) || joins_group(level, name)
+}
+
+/// The options that make a socket a member of a multicast group.
+#[inline(always)]
+pub fn joins_group(level: i32, name: i32) -> bool {
     match level {
-        // SOL_SOCKET: SO_REUSEADDR, SO_REUSEPORT, SO_BINDTODEVICE, SO_BINDTOIFINDEX
-        1 => matches!(name, 2 | 15 | 25 | 62),
         // IPPROTO_IP: IP_ADD_MEMBERSHIP, IP_ADD_SOURCE_MEMBERSHIP, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP
         0 => matches!(name, 35 | 39 | 42 | 46),
         // IPPROTO_IPV6: IPV6_JOIN_GROUP, MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP

@@ -8,14 +8,15 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_retval, bpf_get_socket_cookie, bpf_set_retval,
 };
-use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
-use aya_ebpf::programs::{RawTracePointContext, SockContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sockopt, raw_tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, SockContext, SockoptContext};
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{Denied, door, hook, kind};
+use bindwatch_probe::abi::record::{Denied, door, hook, kind, option};
 
 use super::attempt;
+use super::cgroup::joins_group;
 use crate::emit::{Urgency, count, emit, head};
-use crate::guard::{KIN, Verdict, claim, forked, name_of, release};
+use crate::guard::{KIN, Verdict, claim, forked, joined, name_of, release};
 use crate::kernel::{Addr, offset};
 use crate::maps::call;
 use crate::sock::{AF_INET, AF_INET6, Sk};
@@ -24,6 +25,9 @@ use crate::task;
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 const EADDRINUSE: i32 = 98;
+const SOL_SOCKET: i32 = 1;
+const SO_REUSEADDR: i32 = 2;
+const SO_REUSEPORT: i32 = 15;
 
 /// Attached to the enforced cgroups: takes the endpoint for the caller, or refuses.
 #[cgroup_sock(post_bind4)]
@@ -67,7 +71,8 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
         count(counter::GUARD);
         return ALLOW;
     };
-    let Verdict::Denied { cookie: holder_cookie, holder } = claim(sk, family, cookie, netns, owner, true)
+    let Verdict::Denied { cookie: holder_cookie, holder } =
+        claim(sk, family, sk.options(family), cookie, netns, owner, true)
     else {
         return ALLOW;
     };
@@ -126,16 +131,55 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
     // SAFETY: ctx is the program's context.
     let (cookie, netns) =
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
-    claim(sk, family, cookie, netns, owner, false);
+    claim(sk, family, sk.options(family), cookie, netns, owner, false);
     ALLOW
 }
 
 /// A socket's last reference is gone, and with it its claim.
 #[cgroup_sock(sock_release)]
 pub fn census_release(ctx: SockContext) -> i32 {
-    let cookie = Sk(Addr::of_pointer(ctx.sock)).raw_cookie();
+    // Of MPTCP the subflow: it has the port.
+    let cookie = Sk(Addr::of_pointer(ctx.sock)).of_port().raw_cookie();
     if cookie != 0 {
         release(cookie);
+    }
+    ALLOW
+}
+
+/// SO_REUSEADDR or SO_REUSEPORT is set on a socket that is bound, or it joins a multicast group. Runs before the call
+/// does, and claims too much when that fails, until the socket is closed.
+#[cgroup_sockopt(setsockopt)]
+pub fn census_option(ctx: SockoptContext) -> i32 {
+    // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
+    let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
+    let option = match (level, name) {
+        (SOL_SOCKET, SO_REUSEADDR) => option::REUSEADDR,
+        (SOL_SOCKET, SO_REUSEPORT) => option::REUSEPORT,
+        _ if joins_group(level, name) => 0,
+        _ => return ALLOW,
+    };
+    // SAFETY: as above; the bounds are compared before the read, as the verifier wants it.
+    let (sk, value) = unsafe {
+        let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
+        let end = (*ctx.sockopt).__bindgen_anon_3.optval_end as *const i32;
+        let value = if value.wrapping_add(1) <= end { *value } else { 0 };
+        ((*ctx.sockopt).__bindgen_anon_1.sk, value)
+    };
+    let sk = Sk(Addr::of_pointer(sk)).of_port();
+    let cookie = sk.raw_cookie();
+    if cookie == 0 || sk.port() == 0 {
+        return ALLOW;
+    }
+    if option == 0 {
+        joined(cookie);
+        return ALLOW;
+    }
+    // SAFETY: the entry lives as long as the process, which is running.
+    if value != 0
+        && let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) }
+    {
+        let family = sk.family();
+        claim(sk, family, sk.options(family) | option, cookie, sk.netns_cookie(), owner, false);
     }
     ALLOW
 }
@@ -159,6 +203,7 @@ pub fn kin_exec(_ctx: RawTracePointContext) -> i32 {
         unsafe {
             (*kin).lineage = (*kin).name;
             (*kin).pool = 0;
+            (*kin).rules = 0;
         }
     }
     0

@@ -79,7 +79,7 @@ unsafe extern "C" fn census_files(ctx: *const TaskFile) -> i32 {
     if let Some(owner) = unsafe { KIN.get(tgid) }
         && sk.remote_port() == 0
     {
-        claim(sk, family, sk.raw_cookie(), sk.netns_cookie(), owner, false);
+        claim(sk, family, sk.options(family), sk.raw_cookie(), sk.netns_cookie(), owner, false);
     }
     0
 }

@@ -32,7 +32,7 @@ async fn watch(
     let mut recording = Recording::begin(&args.recording, config, globals)?;
     let job = Job::create()?;
     if args.recording.on_conflict == OnConflict::Deny {
-        recording.enforce(job.directory())?;
+        recording.enforce(job.directory(), &args.recording, config)?;
     }
     if let Some(path) = &args.recording.ready_file {
         recording::create_ready_file(path)?;

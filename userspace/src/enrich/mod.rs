@@ -23,11 +23,12 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Denied, Door, Errno, Exit, Gone, Holders, Hook,
-    Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol, Seq, Setting,
-    Signal, SocketFacts, TableRow, TcpState, Unlisten,
+    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Denied, Door, Errno, Exit, Gone, Holders,
+    Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, Process, ProcessKey, Protocol,
+    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
 use crate::ledger::conflict;
+use crate::probe::Kinship;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
 use later::{Begun, Later};
 use listeners::Listeners;
@@ -299,6 +300,20 @@ impl<L: Lookups> Enricher<L> {
             self.listeners.listens(&found.socket, only);
         }
         facts.push(Fact { at, hook, body: Body::Socket(found) });
+    }
+
+    /// Every live process.
+    #[must_use]
+    pub fn kinships(&self) -> Vec<Kinship> {
+        self.processes.kinships()
+    }
+
+    /// A process and its ancestors, nearest first. None when it is not known.
+    pub fn described(&mut self, process: ProcessKey) -> Option<(Process, Vec<Process>)> {
+        let above = self.processes.ancestors(process);
+        let described = self.processes.describe(process, &mut self.cgroups)?;
+        let above = above.into_iter().filter_map(|one| self.processes.describe(one, &mut self.cgroups));
+        Some((described, above.collect()))
     }
 
     /// Whether a socket is known from a record.

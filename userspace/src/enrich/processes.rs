@@ -148,18 +148,21 @@ impl Processes {
     /// The live processes and what relates them.
     #[must_use]
     pub fn kinships(&self) -> Vec<Kinship> {
-        let ancestors = |process| {
-            std::iter::successors(self.parent(process), |ancestor| self.parent(*ancestor))
-                .take(ANCESTORS_MAX)
-                .collect()
-        };
         let live = self.entries.iter().filter(|(_, entry)| !entry.ended);
         live.map(|(process, entry)| Kinship {
             process: *process,
             lineage: entry.lineage,
-            ancestors: ancestors(*process),
+            ancestors: self.ancestors(*process),
         })
         .collect()
+    }
+
+    /// Its ancestors, nearest first, as they were at fork.
+    #[must_use]
+    pub fn ancestors(&self, process: ProcessKey) -> Vec<ProcessKey> {
+        std::iter::successors(self.parent(process), |ancestor| self.parent(*ancestor))
+            .take(ANCESTORS_MAX)
+            .collect()
     }
 
     fn parent(&self, process: ProcessKey) -> Option<ProcessKey> {
@@ -371,6 +374,12 @@ impl Processes {
         let entry = self.entries.get_mut(&key)?;
         entry.told = true;
         entry.published = true;
+        self.describe(key, cgroups)
+    }
+
+    /// What is known of a process, looked up where records did not tell it.
+    pub fn describe(&mut self, key: ProcessKey, cgroups: &mut cgroup2::Paths) -> Option<Process> {
+        let entry = self.entries.get_mut(&key)?;
         let cgroup = entry.cgroup.path(cgroups);
         if let Some(innermost) = container_id(&cgroup) {
             entry.container = Some(innermost.into_owned());

@@ -13,9 +13,9 @@ pub use ids::{BootTime, Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Seq, Tid
 pub use ports::{PortRange, PortUse, PortUser, Rest};
 pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
-    Accepted, Bind, BindFailed, Changed, Close, ConnectFailed, Denied, Door, Errno, Family, Found, Gone, Holders,
-    Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState, Unlisten,
-    Unresolved,
+    Accepted, Bind, BindFailed, Changed, Close, ConnectFailed, Denied, Door, Errno, Family, Found, Gone,
+    Holders, Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState,
+    Unlisten, Unresolved,
 };
 pub use system::{Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost, Note};
 

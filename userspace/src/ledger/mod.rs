@@ -34,7 +34,7 @@ mod view;
 
 pub use finding::{Finding, FindingId, Kind};
 pub use place::conflict;
-pub use settings::{AllowRule, PoolRule, RelatedBy, Settings};
+pub use settings::{AllowRule, PoolRule, RelatedBy, Settings, Standing};
 pub use stats::Stats;
 pub use view::{SocketView, View};
 

@@ -2,12 +2,14 @@
 //!
 //! The marks are one table, here; docs/findings.md lists them with the versions they were checked on.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use crate::event::{Mark, Process, ProcessKey};
 
 use super::settings::PoolRule;
 
 /// What makes two processes workers of one pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pool<'a> {
     /// Children that Python's multiprocessing started by `spawn`; `--multiprocessing-fork` since Python 3.4.
     /// Those of `forkserver` are forks of one server: one lineage without a mark.
@@ -62,6 +64,28 @@ pub(super) fn is_meant<'a, I: Iterator<Item = &'a Process>>(
             && rule.is_worker(b)
             && (rule.parent.is_none() || supervisor(a).is_some_and(|one| Some(one) == supervisor(b)))
     })
+}
+
+/// The number of the pool that a process is a worker of, 0 none; `above` are its ancestors, nearest first. The marks go
+/// before the rules.
+pub(super) fn number(rules: &[PoolRule], process: &Process, above: &[Process]) -> u64 {
+    let supervisor = |rule: &PoolRule| above.iter().find(|one| rule.is_parent(one)).map(|one| one.process);
+    let by_rule = || {
+        rules.iter().enumerate().find_map(|(nth, rule)| {
+            let supervisor = supervisor(rule);
+            (rule.is_worker(process) && (rule.parent.is_none() || supervisor.is_some()))
+                .then_some((nth, supervisor))
+        })
+    };
+    let mut hasher = DefaultHasher::new();
+    match Pool::of(process) {
+        Some(pool) => pool.hash(&mut hasher),
+        None => match by_rule() {
+            Some(pool) => pool.hash(&mut hasher),
+            None => return 0,
+        },
+    }
+    hasher.finish().max(1)
 }
 
 impl<'a> Pool<'a> {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::finding::{Finding, Holder};
+use super::pool;
 use crate::event::Process;
 
 /// When two processes count as one party. Everything else is unrelated, and sharing an endpoint is a finding.
@@ -78,6 +79,29 @@ pub struct PoolRule {
     pub parent: Option<String>,
 }
 
+/// What the kernel has to know of a process to judge as the ledger does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// A number that the workers of one pool share; 0 none.
+    pub pool: u64,
+    /// The allow rules whose program and cgroup match, a bit each, the first 32.
+    pub rules: u32,
+}
+
+impl Settings {
+    /// How a process stands. `above` are its ancestors, nearest first.
+    #[must_use]
+    pub fn standing(&self, process: &Process, above: &[Process]) -> Standing {
+        let matching = self.allow.iter().take(32).enumerate();
+        let matching =
+            matching.filter(|(_, rule)| rule.is_about(&process.comm, &process.exe, &process.cgroup));
+        Standing {
+            pool: pool::number(&self.pools, process, above),
+            rules: matching.fold(0, |bits, (nth, _)| bits | 1 << nth),
+        }
+    }
+}
+
 impl PoolRule {
     /// Whether it could be a worker; of which pool, its supervisor tells.
     pub(super) fn is_worker(&self, process: &Process) -> bool {
@@ -117,9 +141,12 @@ impl AllowRule {
     }
 
     fn allows_process(&self, who: &Holder) -> bool {
-        let program = self.program.as_ref().is_none_or(|glob| is_program(glob, &who.comm, &who.exe));
-        let cgroup = self.cgroup.as_ref().is_none_or(|cgroup| is_at_or_below(&who.cgroup, cgroup));
-        program && cgroup
+        self.is_about(&who.comm, &who.exe, &who.cgroup)
+    }
+
+    fn is_about(&self, comm: &str, exe: &str, cgroup: &str) -> bool {
+        self.program.as_ref().is_none_or(|glob| is_program(glob, comm, exe))
+            && self.cgroup.as_ref().is_none_or(|top| is_at_or_below(cgroup, top))
     }
 }
 

@@ -1,18 +1,38 @@
 //! The guard: attaching what denies conflicting binds in some cgroups, and what it decides with.
 
 use std::fs::File;
+use std::net::IpAddr;
 
-use aya::maps::HashMap;
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{CgroupAttachMode, Program};
-use bindwatch_probe::abi::policy::{ANCESTORS_MAX, TGID_BITS};
+use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS};
 
 use super::load::{open_root, reason};
 use super::{Probe, ProbeError};
 use crate::cgroup2;
 use crate::event::ProcessKey;
+use crate::ledger::{AllowRule, Standing};
 
 /// Words of a `Kin`: name, lineage, pool, cut, ancestors.
 const KIN_WORDS: usize = 4 + ANCESTORS_MAX;
+
+/// How processes stand: what the guard decides with and only user space can tell.
+pub struct Standings(HashMap<MapData, u32, [u64; KIN_WORDS]>);
+
+impl Standings {
+    /// Tells how a process stands. Nothing happens when it is gone.
+    pub fn set(&mut self, process: ProcessKey, standing: Standing) {
+        let Ok(mut words) = self.0.get(&process.tgid, 0) else { return };
+        if let [known, _, pool, cut_and_rules, ..] = &mut words
+            && *known == name(process)
+        {
+            *pool = standing.pool;
+            *cut_and_rules = *cut_and_rules & 0xffff_ffff | u64::from(standing.rules) << 32;
+            // It may have ended meanwhile.
+            let _ = self.0.insert(process.tgid, words, BPF_EXIST);
+        }
+    }
+}
 
 /// A live process and what relates it to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +84,13 @@ impl Probe {
         for name in CENSUS_HOOKS {
             self.attach_guard(name, &root)?;
         }
+        let Some(Program::CgroupSockopt(program)) = self.ebpf.program_mut("census_option") else {
+            return Err(refused("census_option", "it is not in the object".to_owned()));
+        };
+        program
+            .load()
+            .and_then(|()| program.attach(&root, CgroupAttachMode::Single))
+            .map_err(|error| refused("census_option", reason(&error)))?;
         Ok(())
     }
 
@@ -73,6 +100,22 @@ impl Probe {
     /// When the kernel refuses the iterator.
     pub fn guard_older(&mut self) -> Result<(), ProbeError> {
         self.list_with("census_files").map(drop)
+    }
+
+    /// Tells the allow rules, and takes over how processes stand. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn standings(&mut self, allow: &[AllowRule]) -> Result<Standings, ProbeError> {
+        let missing = |map| move || refused(map, "it is not in the object".to_owned());
+        let map = self.ebpf.map_mut("RULES").ok_or_else(missing("RULES"))?;
+        let mut rules: Array<_, [u64; 3]> =
+            Array::try_from(map).map_err(|error| refused("RULES", error.to_string()))?;
+        for (nth, rule) in (0..RULES_MAX).zip(allow) {
+            rules.set(nth, rule_words(rule), 0).map_err(|error| refused("RULES", error.to_string()))?;
+        }
+        let map = self.ebpf.take_map("KIN").ok_or_else(missing("KIN"))?;
+        HashMap::try_from(map).map(Standings).map_err(|error| refused("KIN", error.to_string()))
     }
 
     /// Denies conflicting binds of the processes in a cgroup, or below it, from now on.
@@ -96,6 +139,7 @@ impl Probe {
 }
 
 const BPF_NOEXIST: u64 = 1;
+const BPF_EXIST: u64 = 2;
 
 fn refused(hook: &'static str, reason: String) -> ProbeError {
     ProbeError::Guard { hook, reason }
@@ -110,6 +154,27 @@ fn words(known: &Kinship) -> [u64; KIN_WORDS] {
         *word = value;
     }
     words
+}
+
+/// A rule that gives nothing allows nothing: it has no last port.
+fn rule_words(rule: &AllowRule) -> [u64; 3] {
+    let about_who = rule.program.is_some() || rule.cgroup.is_some();
+    let ports = rule.port.as_ref().map_or((0, u16::MAX), |ports| (*ports.start(), *ports.end()));
+    if !about_who && rule.address.is_none() && rule.port.is_none() {
+        return [0; 3];
+    }
+    let octets = match rule.address.map(|address| address.to_canonical()) {
+        Some(IpAddr::V4(address)) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        Some(IpAddr::V6(address)) => address.octets(),
+        None => [0; 16],
+    };
+    let (first, second) = octets.split_at(8);
+    let word = |half: &[u8]| u64::from_ne_bytes(half.try_into().unwrap_or_default());
+    let (low, high) = (word(first), word(second));
+    [low, high, u64::from(ports.0) | u64::from(ports.1) << 16 | u64::from(about_who) << 32]
 }
 
 /// The name of a process in the kernel's maps.

@@ -14,7 +14,7 @@ mod ring;
 mod task_files;
 pub mod tracefs;
 
-pub use guard::{Kinship, process_of};
+pub use guard::{Kinship, Standings, process_of};
 pub use load::{Attached, Options, Probe, Refused, release_memory};
 pub use maps::{Accepted, Counters, Idle, Owners};
 pub use membership::{Group, is_member};

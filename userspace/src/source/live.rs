@@ -18,7 +18,8 @@ use crate::event::{
     Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, JobPhase, Lost, OptionSet, ProcessKey,
     Seq, Setting,
 };
-use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring, release_memory};
+use crate::ledger::{Settings, Standing};
+use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory};
 use crate::wire::{self, Record, Stamped};
 
 /// How often the ring is looked into while records come.
@@ -56,6 +57,8 @@ pub struct Live {
     lost: [u64; counter::SLOTS as usize],
     undecodable: u64,
     quiet_looks: u32,
+    /// What tells the guard of processes, and how they are judged.
+    guard: Option<(Standings, Settings)>,
     /// When the last loss was noticed, until the tables were looked at again.
     unsettled: Option<BootTime>,
 }
@@ -98,6 +101,7 @@ impl Live {
             lost: [0; counter::SLOTS as usize],
             undecodable: 0,
             quiet_looks: 0,
+            guard: None,
             unsettled: None,
         };
         live.take_inventory(events)?;
@@ -118,8 +122,24 @@ impl Live {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn enforce(&mut self, cgroup: &std::fs::File) -> Result<(), LiveError> {
+    pub fn enforce(&mut self, cgroup: &std::fs::File, settings: &Settings) -> Result<(), LiveError> {
+        let standings = self.enricher.lookups().probe().standings(&settings.allow)?;
+        self.guard = Some((standings, settings.clone()));
+        for known in self.enricher.kinships() {
+            self.judge(known.process);
+        }
         Ok(self.enricher.lookups().probe().enforce(cgroup)?)
+    }
+
+    /// Tells the guard how a process stands: of which pool it is, and what it is allowed.
+    fn judge(&mut self, process: ProcessKey) {
+        let Some((standings, settings)) = &mut self.guard else { return };
+        if let Some((described, above)) = self.enricher.described(process) {
+            let standing = settings.standing(&described, &above);
+            if standing != Standing::default() {
+                standings.set(process, standing);
+            }
+        }
     }
 
     /// Forwards the probe's own diagnostics, where it was loaded with them.
@@ -215,13 +235,24 @@ impl Live {
     }
 
     fn take_records(&mut self, events: &mut Vec<Event>) -> usize {
-        let mut taken = 0;
+        let (mut taken, mut unclaimed) = (0, false);
         while taken < DRAIN_MAX {
             let Some(decoded) = self.ring.get_mut().next(wire::decode) else { break };
             taken += 1;
             match decoded {
                 Ok(record) => {
+                    let executed = match &record.record {
+                        Record::Exec(exec) => Some(exec.task.process),
+                        _ => None,
+                    };
+                    // No hook that could claim it saw it get its port.
+                    let late = matches!(&record.record, Record::Changed(call, _)
+                        if call.socket.options.reuse_port || call.socket.options.reuse_addr);
                     self.enricher.record(record, self.seq, &mut self.facts);
+                    if let Some(process) = executed {
+                        self.judge(process);
+                    }
+                    unclaimed |= late && self.guard.is_some();
                     self.stamp(events);
                 }
                 Err(error) => {
@@ -229,6 +260,9 @@ impl Live {
                     self.undecodable += 1;
                 }
             }
+        }
+        if unclaimed && let Err(error) = self.enricher.lookups().probe().guard_older() {
+            log::warn!("sockets that got their port without a bind are not known to the guard: {error}");
         }
         taken
     }
