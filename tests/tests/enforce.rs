@@ -64,7 +64,9 @@ fn of_many_that_race_for_a_port_one_wins() {
         let outcome = run.args(["500", "50", &address.to_string(), "20000", kind]).outcome().expect(0);
         assert_eq!(outcome.stdout, "won 50 lost 450\n", "{kind}");
         let report = Log::at(&folder.file("log.jsonl")).report();
-        let findings = report.at(address);
+        // Other tests have findings on ::1 as well.
+        let mut findings = report.at(address);
+        findings.retain(|finding| (20_000..20_050).contains(&finding.number("port")));
         assert_eq!(findings.len(), 50, "{report}");
         for finding in findings {
             assert_eq!((finding.kind(), finding.number("count")), ("denied", 9));

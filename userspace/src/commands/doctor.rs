@@ -107,6 +107,7 @@ fn examine() -> Doctor {
     ];
     let (probe, attached) = probe();
     checks.push(probe);
+    checks.push(guard());
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
     Doctor {
@@ -219,6 +220,25 @@ fn probe() -> (Check, Option<Attached>) {
             };
             (Check { name, state: State::Missing, found, fix: None }, None)
         }
+    }
+}
+
+/// Whether the programs that deny binds load.
+fn guard() -> Check {
+    let name = "denying binds";
+    match Probe::try_guard() {
+        Ok(()) => {
+            Check { name, state: State::Ok, found: "run --on-conflict deny works".to_owned(), fix: None }
+        }
+        Err(ProbeError::NotPermitted) => {
+            Check { name, state: State::Degraded, found: "not tried".to_owned(), fix: None }
+        }
+        Err(error) => Check {
+            name,
+            state: State::Degraded,
+            found: escape::line(&error.to_string()).into_owned(),
+            fix: Some("a newer kernel; everything else works without".to_owned()),
+        },
     }
 }
 

@@ -7,7 +7,7 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{CgroupAttachMode, Program};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS};
 
-use super::load::{open_root, reason};
+use super::load::{Options, open_root, reason};
 use super::{Probe, ProbeError};
 use crate::cgroup2;
 use crate::event::ProcessKey;
@@ -57,6 +57,21 @@ const CENSUS_HOOKS: [&str; 3] = ["census_release", "census_bind4", "census_bind6
 const GUARD_HOOKS: [&str; 2] = ["guard_bind4", "guard_bind6"];
 
 impl Probe {
+    /// Tries whether the kernel takes the programs that deny, without attaching them.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn try_guard() -> Result<(), ProbeError> {
+        let mut probe = Self::load(&Options { guard: true, ..Options::default() })?;
+        for name in GUARD_HOOKS {
+            let Some(Program::CgroupSock(program)) = probe.ebpf.program_mut(name) else {
+                return Err(refused(name, "it is not in the object".to_owned()));
+            };
+            program.load().map_err(|error| refused(name, reason(&error)))?;
+        }
+        Ok(())
+    }
+
     /// Begins to keep kinship and claims. `scan` gives the live processes, once those that come and go are seen.
     ///
     /// # Errors
