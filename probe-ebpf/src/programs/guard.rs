@@ -174,10 +174,11 @@ pub fn census_option(ctx: SockoptContext) -> i32 {
         joined(cookie);
         return ALLOW;
     }
+    if value == 0 {
+        return ALLOW;
+    }
     // SAFETY: the entry lives as long as the process, which is running.
-    if value != 0
-        && let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) }
-    {
+    if let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) } {
         let family = sk.family();
         claim(sk, family, sk.options(family) | option, cookie, sk.netns_cookie(), owner, false);
     }

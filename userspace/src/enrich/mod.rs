@@ -3,6 +3,7 @@
 //! Everything the ledger will ever know goes through here and comes out as an event, so that a replay needs neither
 //! `/proc` nor the kernel. Look-ups are made through [`Lookups`]; tests give their own.
 
+mod guard;
 mod held;
 mod later;
 mod listeners;
@@ -23,12 +24,11 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Denied, Door, Errno, Exit, Gone, Holders,
-    Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, Process, ProcessKey, Protocol,
-    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
+    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone, Holders, Hook,
+    Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol, Seq, Setting,
+    Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
 use crate::ledger::conflict;
-use crate::probe::Kinship;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
 use later::{Begun, Later};
 use listeners::Listeners;
@@ -175,18 +175,7 @@ impl<L: Lookups> Enricher<L> {
             }
             Record::Changed(call, state) => self.changed(call, state, at, hook, facts),
             Record::Denied { call, holder_cookie, holder } => {
-                self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
-                self.processes.publish(holder, None, &mut self.cgroups, at, facts);
-                let body = Denied {
-                    process: call.task.process,
-                    tid: call.task.tid,
-                    comm: call.task.comm,
-                    socket: call.socket,
-                    requested_port: call.requested_port,
-                    holder_cookie,
-                    holder,
-                };
-                facts.push(Fact { at, hook, body: Body::Denied(body) });
+                self.denied(call, holder_cookie, holder, at, hook, facts);
             }
             Record::Listen(call) => self.listening(call, at, hook, facts),
             Record::ListenFailed(call) => {
@@ -300,20 +289,6 @@ impl<L: Lookups> Enricher<L> {
             self.listeners.listens(&found.socket, only);
         }
         facts.push(Fact { at, hook, body: Body::Socket(found) });
-    }
-
-    /// Every live process.
-    #[must_use]
-    pub fn kinships(&self) -> Vec<Kinship> {
-        self.processes.kinships()
-    }
-
-    /// A process and its ancestors, nearest first. None when it is not known.
-    pub fn described(&mut self, process: ProcessKey) -> Option<(Process, Vec<Process>)> {
-        let above = self.processes.ancestors(process);
-        let described = self.processes.describe(process, &mut self.cgroups)?;
-        let above = above.into_iter().filter_map(|one| self.processes.describe(one, &mut self.cgroups));
-        Some((described, above.collect()))
     }
 
     /// Whether a socket is known from a record.
