@@ -8,7 +8,8 @@ use scenarios::{Actor, Folder, Log, Run, bindwatch, loopback};
 
 #[test]
 fn wrong_usage_ends_with_two() {
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 9] = [
+        &["record", "--on-conflict", "deny"],
         &["check", "not-an-address:80:80"],
         &["check", "127.0.0.1:65536"],
         &["check"],

@@ -195,7 +195,6 @@ fn wrong_lines_are_refused_and_say_why() {
     let cases = [
         ("run", "required"),
         ("run --reprot x -- y", "unexpected argument '--reprot'"),
-        ("run --on-conflict deny -- x", "deny is not available in this version"),
         ("record --events conflicts", "conflicts is not available in this version; use all"),
         ("run --on-conflict wait=5s -- x", "wait is not available in this version"),
         ("record --ring-size 5M", "not a power of two"),
