@@ -216,25 +216,25 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
 /// What the allow rules say of an endpoint: 1 when whoever may share it, and the rules by which some may.
 #[inline(always)]
 fn allowed(address: [u64; 2], port: u16) -> (u64, u32) {
-    let (mut everybody, mut some) = (0, 0);
+    let (mut everybody, mut some) = (opaque(0), opaque(0));
     let mut i = 0;
     while i < RULES_MAX {
         let Some(rule) = RULES.get(i) else { break };
         if rule.last == 0 {
             break;
         }
-        let any = rule.address[0] == 0 && rule.address[1] == 0;
-        let here = any || rule.address[0] == address[0] && rule.address[1] == address[1];
-        if here && rule.first <= port && port <= rule.last {
-            if rule.about_who == 0 {
-                everybody = 1;
-            } else {
-                some |= 1 << i;
-            }
-        }
+        let any = is_zero(rule.address[0] | rule.address[1]);
+        let same = is_zero(rule.address[0] ^ address[0] | rule.address[1] ^ address[1]);
+        // A difference below zero has its highest bit set.
+        let before = u64::from(port).wrapping_sub(u64::from(rule.first)) >> 63;
+        let after = u64::from(rule.last).wrapping_sub(u64::from(port)) >> 63;
+        let here = (any | same) & not(opaque(before | after));
+        let for_all = is_zero(u64::from(rule.about_who));
+        everybody |= here & for_all;
+        some |= (here & not(for_all)) << i;
         i += 1;
     }
-    (opaque(everybody), opaque(some) as u32)
+    (everybody, some as u32)
 }
 
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.
