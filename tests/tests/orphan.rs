@@ -128,6 +128,26 @@ fn a_listener_that_is_leaked_at_the_very_end_of_a_job_is_an_orphan() {
     assert_eq!((finding.kind(), finding.pids()), ("orphan", vec![u64::from(pid)]));
 }
 
+/// A step of another runner: its cgroup goes, what left it stays.
+#[test]
+fn a_listener_that_outlives_the_cgroup_it_was_bound_in_is_an_orphan() {
+    let recording = Recording::start();
+    let address = loopback();
+    let (mut server, step, elsewhere) = (Actor::new(), Cgroup::new(), Cgroup::new());
+    let name = format!("/{}", step.path().file_name().expect("a name").to_string_lossy());
+    step.enrol(server.pid());
+    server.bind(&format!("tcp {address}:8000 listen"));
+    elsewhere.enrol(server.pid());
+    drop(step);
+    let found = recording.wait_for(address, "finding", 1);
+    assert_eq!(found[0]["kind"], "orphan");
+    let finding = recording.stop().report().only(address, 8000);
+    assert_eq!((finding.kind(), finding.severity()), ("orphan", "warning"));
+    assert_eq!(finding.pids(), vec![u64::from(server.pid())]);
+    assert_eq!(finding.text("removed_cgroup"), name);
+    assert!(finding.text("summary").contains(&name), "{}", finding.text("summary"));
+}
+
 /// It left the cgroup of its job, which is removed, before it bound.
 #[test]
 fn who_left_the_cgroup_of_its_job_is_an_orphan_of_it_by_descent() {

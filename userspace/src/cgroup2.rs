@@ -56,6 +56,18 @@ impl Paths {
         }
     }
 
+    /// Whether the removal that was seen is one of this hierarchy: of cgroup v1 it is told too, whose ids are of another
+    /// sequence, and which may have the same paths.
+    #[must_use]
+    pub fn is_removed(&self, id: u64, path: &str) -> bool {
+        let there = std::fs::metadata(self.root.join(path.trim_start_matches('/')));
+        match self.by_id.get(&id).filter(|known| !known.is_empty()) {
+            // Another may have been made in its place since.
+            Some(known) => known == path && !there.is_ok_and(|now| now.ino() == id),
+            None => there.is_err(),
+        }
+    }
+
     /// The path of a cgroup, from its root (`/`), or an empty text when it is not known any more.
     pub fn path(&mut self, id: u64) -> &str {
         if id != 0 && !self.by_id.contains_key(&id) {
@@ -195,6 +207,24 @@ mod tests {
             paths.learn(service, "/docker/4f2b");
             assert_eq!(paths.path(service), "/service");
         }
+    }
+
+    #[test]
+    fn a_removal_is_of_this_hierarchy_or_not() {
+        let (tree, mut paths) = Tree::new();
+        let (service, other) = (tree.make("service"), tree.make("other"));
+        assert_eq!(paths.path(service), "/service");
+        // Of version 1: a path that is still here, or one that this number does not have here.
+        assert!(!paths.is_removed(service, "/service"));
+        assert!(!paths.is_removed(other + 1000, "/other"));
+        assert!(!paths.is_removed(service, "/docker/4f2a"));
+        std::fs::remove_dir(tree.0.path().join("service")).unwrap();
+        assert!(paths.is_removed(service, "/service"));
+        assert!(paths.is_removed(u64::MAX, "/never-asked-for"));
+        // Another is made in its place before the record is read.
+        let again = tree.make("x/y");
+        std::fs::rename(tree.0.path().join("x/y"), tree.0.path().join("service")).unwrap();
+        assert!(again == service || paths.is_removed(service, "/service"));
     }
 
     #[test]

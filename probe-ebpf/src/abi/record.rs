@@ -39,6 +39,8 @@ pub mod kind {
     pub const CGROUP: u32 = 15;
     /// [`super::Sock`]: where a socket is now that has changed without a bind; port 0: nowhere any more.
     pub const CHANGED: u32 = 16;
+    /// [`super::Cgroup`]: a cgroup was removed.
+    pub const CGROUP_REMOVED: u32 = 17;
     /// [`super::Denied`]: the guard refused a bind.
     pub const DENIED: u32 = 32;
 }
@@ -89,6 +91,8 @@ pub mod hook {
     pub const SIGNAL_GENERATE: u32 = 16;
     /// `raw_tp/cgroup_mkdir`
     pub const CGROUP_MKDIR: u32 = 17;
+    /// `raw_tp/cgroup_rmdir`
+    pub const CGROUP_RMDIR: u32 = 18;
     /// `cgroup/post_bind4` of an enforced cgroup
     pub const GUARD_BIND4: u32 = 32;
     /// `cgroup/post_bind6` of an enforced cgroup

@@ -183,13 +183,26 @@ pub fn signal_generate(ctx: RawTracePointContext) -> i32 {
 /// hierarchies too, whose ids are other numbers; user space asks the directory.
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
+    tell_cgroup(&ctx, kind::CGROUP, hook::CGROUP_MKDIR)
+}
+
+/// A cgroup is removed: no process is in it any more, but sockets that were bound in it may live on.
+///
+/// Kernel: `cgroup_rmdir`, kernel/cgroup/cgroup.c, after the removal succeeded; args and cgroup v1 as with [`cgroup_mkdir`].
+#[raw_tracepoint(tracepoint = "cgroup_rmdir")]
+pub fn cgroup_rmdir(ctx: RawTracePointContext) -> i32 {
+    tell_cgroup(&ctx, kind::CGROUP_REMOVED, hook::CGROUP_RMDIR)
+}
+
+#[inline(always)]
+fn tell_cgroup(ctx: &RawTracePointContext, kind: u32, hook: u32) -> i32 {
     let cgroup = Addr(ctx.arg(0));
     let path: u64 = ctx.arg(1);
     emit::<Cgroup>(counter::PROCESS, Urgency::Routine, |record| {
         let id = cgroup.follow(offset!(cgroup_kn)).read(offset!(kernfs_id));
         // SAFETY: the pointer is to a reserved record of this size; every field is written.
         unsafe {
-            (&raw mut (*record).head).write(head(kind::CGROUP, hook::CGROUP_MKDIR));
+            (&raw mut (*record).head).write(head(kind, hook));
             (*record).id = id;
             string(&raw mut (*record).path, path);
         }

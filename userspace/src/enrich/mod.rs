@@ -24,9 +24,9 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone, Holders, Hook,
-    Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol, Seq, Setting,
-    Signal, SocketFacts, TableRow, TcpState, Unlisten,
+    Bind, BindFailed, Body, BootTime, CgroupRemoved, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone,
+    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol,
+    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
 use crate::ledger::conflict;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
@@ -271,6 +271,11 @@ impl<L: Lookups> Enricher<L> {
                 }
             }
             Record::Cgroup { id, path } => self.cgroups.learn(id, &path),
+            Record::CgroupRemoved { id, path } => {
+                if self.cgroups.is_removed(id, &path) && self.processes.left(&path) {
+                    push(Body::CgroupRemoved(CgroupRemoved { id, path }));
+                }
+            }
             Record::Unlisten(_) | Record::Destroy(_) | Record::Foreign => {}
         }
     }

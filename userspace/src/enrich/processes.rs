@@ -2,7 +2,7 @@
 //!
 //! A process becomes an event only when something names it: most processes never touch a port.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::{Fact, Names};
@@ -76,6 +76,8 @@ pub struct Processes {
     /// Those before them that had children when they would have been forgotten.
     ended_parents: VecDeque<ProcessKey>,
     names: Names,
+    /// cgroups of the processes that were told.
+    told_in: BTreeSet<String>,
     proc: Option<Proc>,
     cmdline: Cmdline,
     mask: fn(&mut [String]),
@@ -90,6 +92,7 @@ impl Processes {
             ended: VecDeque::new(),
             ended_parents: VecDeque::new(),
             names: Names::default(),
+            told_in: BTreeSet::new(),
             proc: Proc::open().ok(),
             cmdline,
             mask,
@@ -374,7 +377,17 @@ impl Processes {
         let entry = self.entries.get_mut(&key)?;
         entry.told = true;
         entry.published = true;
-        self.describe(key, cgroups)
+        let process = self.describe(key, cgroups)?;
+        if self.told_in.len() < cgroup2::CGROUPS_MAX && !self.told_in.contains(&process.cgroup) {
+            self.told_in.insert(process.cgroup.clone());
+        }
+        Some(process)
+    }
+
+    /// A cgroup was removed. Whether a process was told that was in it; beyond [`cgroup2::CGROUPS_MAX`] it may have been.
+    pub fn left(&mut self, cgroup: &str) -> bool {
+        let is_full = self.told_in.len() >= cgroup2::CGROUPS_MAX;
+        self.told_in.remove(cgroup) || is_full
     }
 
     /// What is known of a process, looked up where records did not tell it.

@@ -17,7 +17,7 @@ pub use socket::{
     Holders, Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState,
     Unlisten, Unresolved,
 };
-pub use system::{Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost, Note};
+pub use system::{CgroupRemoved, Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost, Note};
 
 /// One fact, in its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +86,8 @@ pub enum Body {
     Limit(Limit),
     /// A job (the command of `run`) started or ended.
     Job(Job),
+    /// A cgroup was removed in which a process was that this log tells of.
+    CgroupRemoved(CgroupRemoved),
     /// A note from a user (`bindwatch mark`).
     Note(Note),
 }
@@ -120,6 +122,7 @@ impl Body {
             Self::Lost(_) => "lost",
             Self::Limit(_) => "limit",
             Self::Job(_) => "job",
+            Self::CgroupRemoved(_) => "cgroup-removed",
             Self::Note(_) => "note",
         }
     }

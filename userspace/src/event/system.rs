@@ -46,6 +46,8 @@ pub enum Hook {
     SignalGenerate,
     /// `raw_tp/cgroup_mkdir`
     CgroupMkdir,
+    /// `raw_tp/cgroup_rmdir`
+    CgroupRmdir,
     /// `cgroup/post_bind4` of an enforced cgroup
     GuardBind4,
     /// `cgroup/post_bind6` of an enforced cgroup
@@ -126,6 +128,15 @@ pub enum JobPhase {
     Start,
     /// Its first process ended.
     End,
+}
+
+/// A cgroup of the cgroup2 hierarchy was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupRemoved {
+    /// Its id: the inode number of its directory.
+    pub id: u64,
+    /// Its path, from the root of the hierarchy.
+    pub path: String,
 }
 
 /// A note from a user.

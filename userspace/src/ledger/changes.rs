@@ -42,6 +42,7 @@ impl Ledger {
             // Its port was not known yet, or a bind of it was lost.
             let mut socket = Socket::new(facts, State::Listen, known.binder, known.since, known.known);
             socket.shared.clone_from(&known.shared);
+            socket.bound_as.clone_from(&known.bound_as);
             socket.chosen = known.chosen;
             socket.listened = now.seq;
             self.leave(facts.cookie, now);
@@ -77,6 +78,7 @@ impl Ledger {
         if (known.port, known.place) != (PortKey::of(facts), Place::of(facts)) {
             let mut socket = Socket::new(facts, state, known.binder, known.since, known.known);
             socket.shared.clone_from(&known.shared);
+            socket.bound_as.clone_from(&known.bound_as);
             socket.listened = known.listened;
             socket.shares_port |= known.shares_port;
             socket.shares_addr |= known.shares_addr;
@@ -350,6 +352,9 @@ impl Ledger {
         if socket.round == 0 {
             // What was bound since an inventory began is none of its business.
             socket.round = self.round.number;
+        }
+        if socket.bound_as.is_none() && socket.since.is_some() {
+            socket.bound_as = socket.binder.and_then(|binder| self.kin.facts(binder).cloned());
         }
         let (port, place, cookie) = (socket.port, socket.place, socket.cookie);
         self.lingering.gone(cookie);

@@ -273,6 +273,8 @@ pub struct Finding {
     pub victim: Option<Victim>,
     /// Who had it when nobody holds it now.
     pub last_owner: Option<Holder>,
+    /// The cgroup that an `orphan` outlived, by its path: it was removed.
+    pub removed_cgroup: Option<String>,
     /// The ports that the kernel chooses from: of `exhausted`, and of a `refused` whose port it gave to a connection.
     pub range: Option<PortRange>,
     /// Who used them up, most first; of `exhausted`.

@@ -169,6 +169,7 @@ impl Ledger {
                 self.lost_at = Some(now.seq);
                 self.records.doubt_live();
             }
+            Body::CgroupRemoved(removed) => self.cgroup_removed(&removed.path, now),
             Body::Job(job) => self.job(job, now),
             Body::Unresolved(unresolved) => self.unresolved(unresolved, now),
             Body::Limit(_) | Body::Note(_) => {}

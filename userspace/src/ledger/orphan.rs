@@ -53,6 +53,27 @@ impl Wards {
     }
 }
 
+/// What an orphan outlived.
+#[derive(Clone, Copy)]
+enum Belonged<'a> {
+    /// The process that bound it and that it was inherited from.
+    Binder(ProcessKey),
+    /// A cgroup.
+    Cgroup(&'a str),
+    /// A job, or the parent of its server.
+    Elsewhere,
+}
+
+impl<'a> Belonged<'a> {
+    const fn binder(self) -> Option<ProcessKey> {
+        if let Self::Binder(process) = self { Some(process) } else { None }
+    }
+
+    const fn cgroup(self) -> Option<&'a str> {
+        if let Self::Cgroup(path) = self { Some(path) } else { None }
+    }
+}
+
 impl Ledger {
     /// A job began or ended: at its end, what only its own processes still hold is orphaned.
     pub(super) fn job(&mut self, job: &Job, now: Moment) {
@@ -83,7 +104,28 @@ impl Ledger {
             .filter(|socket| is_open(socket) && socket.holders().iter().all(|holder| belongs(*holder)))
             .map(|socket| socket.cookie)
             .collect();
-        self.orphan(orphans, None, now, now);
+        self.orphan(orphans, Belonged::Elsewhere, now, now);
+    }
+
+    /// A cgroup was removed: what was bound in it, or below it, and is held by its binder or descendants of that, which
+    /// left in time, is orphaned. Who was handed such a socket goes on serving.
+    pub(super) fn cgroup_removed(&mut self, path: &str, now: Moment) {
+        if path.trim_matches('/').is_empty() {
+            return;
+        }
+        let outlives = |socket: &Socket| {
+            let Some(bound_as) = &socket.bound_as else { return false };
+            let binder = bound_as.process;
+            is_open(socket)
+                && is_at_or_below(&bound_as.cgroup, path)
+                && socket.holders().iter().all(|holder| {
+                    !self.kin.has_ended(*holder)
+                        && (*holder == binder || self.kin.is_ancestor(binder, *holder))
+                })
+        };
+        let orphans = self.holdings.in_order().filter(|socket| outlives(socket));
+        let orphans: Vec<Cookie> = orphans.map(|socket| socket.cookie).collect();
+        self.orphan(orphans, Belonged::Cgroup(path), now, now);
     }
 
     /// A process bound a socket: should that be in a job, the socket is not to outlive the process's starter.
@@ -134,7 +176,7 @@ impl Ledger {
                     })
             };
             if self.holdings.get(cookie).is_some_and(outlives) {
-                self.orphan(vec![cookie], None, ended, now);
+                self.orphan(vec![cookie], Belonged::Elsewhere, ended, now);
             }
         }
     }
@@ -155,13 +197,13 @@ impl Ledger {
         };
         // What was bound before the recording could have been handed over on purpose by a binder that is not known.
         if socket.since.is_some() && is_open(socket) && socket.holders().iter().all(leaked) {
-            self.orphan(vec![cookie], Some(binder), now, now);
+            self.orphan(vec![cookie], Belonged::Binder(binder), now, now);
         }
     }
 
     /// Makes findings of sockets that belong to nothing any more `since` then: one for each endpoint and set of
     /// processes. Those that are known as orphans only get another piece of evidence.
-    fn orphan(&mut self, cookies: Vec<Cookie>, binder: Option<ProcessKey>, since: Moment, now: Moment) {
+    fn orphan(&mut self, cookies: Vec<Cookie>, to: Belonged<'_>, since: Moment, now: Moment) {
         let mut groups: BTreeMap<(PortKey, Place, Vec<ProcessKey>), Vec<Cookie>> = BTreeMap::new();
         for cookie in cookies {
             let Some(socket) = self.holdings.get(cookie) else { continue };
@@ -174,7 +216,7 @@ impl Ledger {
                 (self.holdings.get(*cookie).map(|socket| socket.known), *cookie)
             });
             let known = self.known_orphan(port, place, &holders);
-            let owner = binder.and_then(|binder| {
+            let owner = to.binder().and_then(|binder| {
                 let socket = cookies.first().and_then(|cookie| self.holdings.get(*cookie))?;
                 Some(Party::holding(&self.kin, binder, socket).holder())
             });
@@ -189,6 +231,7 @@ impl Ledger {
             if known.is_none() {
                 record.live = true;
                 record.first_seen = since.at;
+                record.removed_cgroup = to.cgroup().map(str::to_owned);
             }
             record.last_owner = record.last_owner.take().or(owner);
             record.evidence.add(since.seq);

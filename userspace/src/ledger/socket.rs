@@ -1,9 +1,11 @@
 //! A live socket, and the rules by which two of them share or exclude each other.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::event::{
-    BootTime, Cookie, Family, Ifindex, Options, ProcessKey, Protocol, Seq, SocketFacts, TcpState, Uid,
+    BootTime, Cookie, Family, Ifindex, Options, Process, ProcessKey, Protocol, Seq, SocketFacts, TcpState,
+    Uid,
 };
 
 use super::finding::{FindingId, HolderState};
@@ -78,6 +80,8 @@ pub(super) struct Socket {
     /// The inventory that last listed it.
     pub(super) round: u32,
     pub(super) binder: Option<ProcessKey>,
+    /// The binder as it was when it bound; None before the recording.
+    pub(super) bound_as: Option<Arc<Process>>,
     pub(super) shared: Option<Box<Shared>>,
     /// When it was bound; None before the recording.
     pub(super) since: Option<BootTime>,
@@ -115,6 +119,7 @@ impl Socket {
             uid: facts.uid,
             round: 0,
             binder,
+            bound_as: None,
             shared: None,
             since,
             known,

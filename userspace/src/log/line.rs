@@ -79,6 +79,7 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) -> Result<(), serde_json::Error>
         Body::Lost(body) => fields(body, out),
         Body::Limit(body) => fields(body, out),
         Body::Job(body) => fields(body, out),
+        Body::CgroupRemoved(body) => fields(body, out),
         Body::Note(body) => fields(body, out),
     }?;
     out.push(b'\n');
@@ -254,5 +255,6 @@ kinds! {
     "lost" => Lost,
     "limit" => Limit,
     "job" => Job,
+    "cgroup-removed" => CgroupRemoved,
     "note" => Note,
 }

@@ -214,6 +214,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
             ..job.clone()
         }),
         Body::Job(job),
+        Body::CgroupRemoved(CgroupRemoved { id: u64::MAX, path: comm.clone() }),
         Body::Note(Note { text: comm, process: key(1) }),
     ];
     bodies.extend(settings.map(|setting| Body::Option(OptionSet { cookie: Cookie(1), setting })));

@@ -40,7 +40,7 @@ const NO_URING: &str = "binds through io_uring fail unseen";
 
 /// The programs in the order in which they attach: those that end something before those that begin it, so that
 /// nothing is seen to begin whose end is then missed.
-pub const HOOKS: [Hook; 23] = [
+pub const HOOKS: [Hook; 24] = [
     hook("sched_process_exit", Attach::RawTracepoint, Need::Core, "processes that end"),
     hook("sched_process_fork", Attach::RawTracepoint, Need::Core, "lineage"),
     hook("sched_process_exec", Attach::RawTracepoint, Need::Core, "programs and their arguments"),
@@ -55,6 +55,12 @@ pub const HOOKS: [Hook; 23] = [
         Attach::RawTracepoint,
         Need::Extra("cgroups that live for a moment have no name"),
         "cgroups made",
+    ),
+    hook(
+        "cgroup_rmdir",
+        Attach::RawTracepoint,
+        Need::Extra("sockets that outlive their cgroup are not noticed"),
+        "cgroups removed",
     ),
     hook("sock_create", Attach::Cgroup, Need::Extra("options set late are missed"), "socket cookies"),
     hook("sock_release", Attach::Cgroup, Need::Core, "sockets closed"),

@@ -61,6 +61,8 @@ pub struct Shape<'a> {
     holders: Vec<Holder<'a>>,
     victim: Option<Victim<'a>>,
     last_owner: Option<Holder<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed_cgroup: Option<&'a str>,
     port_range: Option<PortRange>,
     users: Vec<PortUser<'a>>,
     other_users: Rest,
@@ -169,6 +171,7 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
         holders: finding.holders.iter().map(|held| holder(held, anchors)).collect(),
         victim: finding.victim.as_ref().map(|failed| victim(failed, anchors)),
         last_owner: finding.last_owner.as_ref().map(|owner| holder(owner, anchors)),
+        removed_cgroup: finding.removed_cgroup.as_deref(),
         port_range: finding.range,
         users: finding
             .users

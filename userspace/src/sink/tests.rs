@@ -67,6 +67,7 @@ fn finding(kind: Kind) -> Finding {
         holders: vec![holder(4711, "node"), holder(4803, "node")],
         victim: None,
         last_owner: None,
+        removed_cgroup: None,
         range: None,
         users: vec![],
         others: Rest::default(),

@@ -352,6 +352,10 @@ fn orphan(finding: &Finding) -> String {
         let all = listed(finding.holders.iter());
         return format!("{all} {verb} {its}, inherited from {}, which had ended", process(owner));
     }
+    if let Some(cgroup) = &finding.removed_cgroup {
+        let (all, its, cgroup) = (listed(finding.holders.iter()), place(finding), escape::line(cgroup));
+        return format!("{all} {verb} {its}, though the cgroup it was bound in, {cgroup}, was removed");
+    }
     let belonged = if several { "they belonged to" } else { "it belonged to" };
     let lasted = finding.last_seen.since(finding.first_seen);
     let how_long =

@@ -109,6 +109,13 @@ pub enum Record {
         /// Its path.
         path: String,
     },
+    /// A cgroup was removed.
+    CgroupRemoved {
+        /// Its id.
+        id: u64,
+        /// Its path.
+        path: String,
+    },
     /// A protocol that has no endpoints of the kind bindwatch knows (ICMP, SCTP…).
     Foreign,
 }
@@ -260,10 +267,15 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
             ))
         }
         kind::SIGNAL => signal(bytes)?,
-        kind::CGROUP => {
+        number @ (kind::CGROUP | kind::CGROUP_REMOVED) => {
             long_enough::<abi::Cgroup>(bytes)?;
             let path = text(bytes, offset_of!(abi::Cgroup, path), bindwatch_probe::abi::PATH_MAX);
-            Record::Cgroup { id: field!(bytes, abi::Cgroup, id: u64), path }
+            let id = field!(bytes, abi::Cgroup, id: u64);
+            if number == kind::CGROUP {
+                Record::Cgroup { id, path }
+            } else {
+                Record::CgroupRemoved { id, path }
+            }
         }
         unknown => return Err(DecodeError::Kind(unknown)),
     };
@@ -294,6 +306,7 @@ fn hook_of(number: u32) -> Result<Hook, DecodeError> {
         hook::SCHED_PROCESS_EXIT => Hook::SchedProcessExit,
         hook::SIGNAL_GENERATE => Hook::SignalGenerate,
         hook::CGROUP_MKDIR => Hook::CgroupMkdir,
+        hook::CGROUP_RMDIR => Hook::CgroupRmdir,
         hook::GUARD_BIND4 => Hook::GuardBind4,
         hook::GUARD_BIND6 => Hook::GuardBind6,
         unknown => return Err(DecodeError::Hook(unknown)),

@@ -195,6 +195,12 @@ fn cgroup_of(path: &[u8]) -> Vec<u8> {
 fn every_kind() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = CALLS.map(call_of).into();
     all.extend([kind::UNLISTEN, kind::CLOSE, kind::DESTROY].map(small_of));
+    let mut removed = cgroup_of(b"/x");
+    put!(removed, abi::Head, {
+        kind = kind::CGROUP_REMOVED;
+        hook = hook::CGROUP_RMDIR;
+    });
+    all.push(removed);
     all.extend([option_of(), fork_of(), exec_of(b"a\0b\0", 4, 4), exit_of(), signal_of(7), cgroup_of(b"/x")]);
     all
 }
@@ -208,12 +214,12 @@ fn heads() {
     let read = decode(&exit_of()).unwrap();
     assert_eq!((read.at, read.hook), (BootTime(77_000_000_123), Hook::SchedProcessExit));
     let hooks: Vec<Hook> =
-        (hook::BIND4..=hook::CGROUP_MKDIR).map(|number| hook_of(number).unwrap()).collect();
+        (hook::BIND4..=hook::CGROUP_RMDIR).map(|number| hook_of(number).unwrap()).collect();
     let mut different = hooks.clone();
     different.sort_unstable();
     different.dedup();
     assert_eq!(different.len(), hooks.len());
-    assert_eq!((hooks[0], hooks[16]), (Hook::Bind4, Hook::CgroupMkdir));
+    assert_eq!((hooks[0], hooks[16], hooks[17]), (Hook::Bind4, Hook::CgroupMkdir, Hook::CgroupRmdir));
 }
 
 #[test]
@@ -273,6 +279,11 @@ fn processes() {
     assert_eq!(record(&signal_of(0)), Record::Signal { target, sender: None, signal: 15 });
     let cgroup = Record::Cgroup { id: 0x2_0000_0001, path: "/a/b".to_owned() };
     assert_eq!(record(&cgroup_of(b"/a/b\0c")), cgroup);
+    let mut removed = cgroup_of(b"/a/b");
+    put!(removed, abi::Head, {
+        kind = kind::CGROUP_REMOVED;
+    });
+    assert_eq!(record(&removed), Record::CgroupRemoved { id: 0x2_0000_0001, path: "/a/b".to_owned() });
 }
 
 #[test]
@@ -293,10 +304,10 @@ fn every_length_is_told_or_read() {
 
 #[test]
 fn unknown_numbers() {
-    for unknown in [0, kind::CHANGED + 1, u32::MAX] {
+    for unknown in [0, kind::CGROUP_REMOVED + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Sock>(unknown, hook::BIND4)), Err(DecodeError::Kind(unknown)));
     }
-    for unknown in [0, hook::CGROUP_MKDIR + 1, u32::MAX] {
+    for unknown in [0, hook::CGROUP_RMDIR + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Exit>(kind::EXIT, unknown)), Err(DecodeError::Hook(unknown)));
     }
     for kind in CALLS {
@@ -515,8 +526,8 @@ proptest! {
     /// Most arbitrary bytes end at their head: these get past it.
     #[test]
     fn arbitrary_bodies_never_panic(
-        kind in kind::BIND..=kind::CGROUP,
-        hook in hook::BIND4..=hook::CGROUP_MKDIR,
+        kind in kind::BIND..=kind::CGROUP_REMOVED,
+        hook in hook::BIND4..=hook::CGROUP_RMDIR,
         body in proptest::collection::vec(any::<u8>(), 0..1200),
     ) {
         let mut bytes = vec![0; size_of::<abi::Head>()];
@@ -531,7 +542,7 @@ proptest! {
     /// A record is read, or refused, for its own bytes: what follows it does not matter.
     #[test]
     fn what_follows_a_record_does_not_matter(
-        at in 0_usize..15,
+        at in 0_usize..16,
         tail in proptest::collection::vec(any::<u8>(), 0..64),
     ) {
         let bytes = every_kind().swap_remove(at);

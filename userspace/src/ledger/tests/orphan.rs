@@ -200,3 +200,56 @@ fn outside_of_a_job_a_server_may_outlive_who_started_it() {
         "",
     );
 }
+
+#[test]
+fn what_was_bound_in_a_cgroup_that_is_removed_is_orphaned() {
+    check(
+        "proc A cgroup=/ci/step
+         proc B cgroup=/ci/step/sub
+         proc C cgroup=/ci/step-2
+         proc D cgroup=/ci/step
+         proc E cgroup=/ci/step
+         bind A a tcp 127.0.0.1:80
+         bind B b tcp 127.0.0.1:81
+         bind C c tcp 127.0.0.1:82
+         bind D d tcp 127.0.0.1:83
+         bind E e tcp 127.0.0.1:84
+         holders e C
+         exit D
+         rmdir /ci/step",
+        "orphan tcp 127.0.0.1:80 live A[a bound]
+         orphan tcp 127.0.0.1:81 live B[b bound]",
+    );
+}
+
+/// The cgroup that counts is the one that it was in when it bound.
+#[test]
+fn who_moved_before_it_bound_is_no_orphan_of_its_former_cgroup() {
+    check(
+        "proc A cgroup=/ci/step
+         proc A cgroup=/elsewhere
+         bind A a tcp 127.0.0.1:80
+         rmdir /ci/step",
+        "",
+    );
+    check(
+        "proc A cgroup=/ci/step
+         bind A a tcp 127.0.0.1:80
+         proc A cgroup=/elsewhere
+         listen a
+         rmdir /ci/step",
+        "orphan tcp 127.0.0.1:80 live A[a listen]",
+    );
+}
+
+#[test]
+fn the_cgroup_of_a_job_that_ended_adds_to_the_same_finding() {
+    let story = |last: &str| {
+        check(
+            &format!("proc A cgroup=/ci/job\n bind A a tcp 127.0.0.1:80\n {last}"),
+            "orphan tcp 127.0.0.1:80 live A[a bound]",
+        );
+    };
+    story("job end /ci/job left=A\n rmdir /ci/job");
+    story("rmdir /ci/job\n job end /ci/job left=A");
+}

@@ -29,11 +29,11 @@ use std::net::SocketAddr;
 use super::super::finding::{Finding, FindingId, Holder, HolderState, Kind, Receives};
 use super::super::{Ledger, Settings};
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, Changed, Close, ConnectFailed, Cookie, Door, Errno, Event, Exit,
-    Family, Found, Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase, Known,
-    Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, PortRange, PortUse, PortUser, Process,
-    ProcessKey, Protocol, Rest, Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Tid, Uid, Unlisten,
-    Unresolved,
+    Bind, BindFailed, Body, BootTime, CgroupRemoved, Changed, Close, ConnectFailed, Cookie, Door, Errno,
+    Event, Exit, Family, Found, Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase,
+    Known, Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, PortRange, PortUse, PortUser,
+    Process, ProcessKey, Protocol, Rest, Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Tid, Uid,
+    Unlisten, Unresolved,
 };
 
 const MS: u64 = 1_000_000;
@@ -309,6 +309,7 @@ impl Story {
                     counts: counts.map(|(kind, n)| (kind.to_owned(), n.parse().unwrap())).collect(),
                 })
             }
+            "rmdir" => Body::CgroupRemoved(CgroupRemoved { id: 9, path: words.take().to_owned() }),
             "job" => {
                 let process = words.value("first").map(|name| self.key(name));
                 let left = words.value("left").map_or(Vec::new(), |names| self.keys(names));
