@@ -15,6 +15,7 @@ use super::Row;
 use crate::event::{
     Cookie, Family, Ifindex, Inum, NetnsCookie, Options, Protocol, SocketFacts, TcpState, Uid,
 };
+use crate::wire;
 
 /// Bytes of one receive. The kernel fills answers up to 32 KiB when it is offered as much.
 const RECEIVE: usize = 64 << 10;
@@ -269,7 +270,7 @@ fn row(body: &[u8], protocol: Protocol, netns: Inum) -> Option<Row> {
         AF_INET6 => (Family::Inet6, Ipv6Addr::from(source).into(), Ipv6Addr::from(destination).into()),
         _ => return None,
     };
-    let state = state_of(state)?;
+    let state = wire::tcp_state(state).ok()?;
     let options = Options { v6_only: v6_only(rest), device, ..Options::default() };
     Some(Row {
         socket: SocketFacts {
@@ -308,26 +309,6 @@ fn v6_only(mut attributes: &[u8]) -> bool {
 
 fn v4([a, b, c, d, ..]: [u8; 16]) -> IpAddr {
     Ipv4Addr::new(a, b, c, d).into()
-}
-
-/// `include/net/tcp_states.h`
-const fn state_of(state: u8) -> Option<TcpState> {
-    Some(match state {
-        1 => TcpState::Established,
-        2 => TcpState::SynSent,
-        // 12 is SYN_RECV of a connection that is still a request.
-        3 | 12 => TcpState::SynRecv,
-        4 => TcpState::FinWait1,
-        5 => TcpState::FinWait2,
-        6 => TcpState::TimeWait,
-        // 13 is "bound, not listening", which kernels report as CLOSE.
-        7 | 13 => TcpState::Close,
-        8 => TcpState::CloseWait,
-        9 => TcpState::LastAck,
-        10 => TcpState::Listen,
-        11 => TcpState::Closing,
-        _ => return None,
-    })
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
