@@ -133,14 +133,14 @@ fn whoever_was_there_before_counts_and_overlap_does() {
     outside.ok(&format!("opt {} reuseport 1", late.id));
     job.refused(1, &format!("bind udp {address}:8001 reuseport"));
     // What overlaps is denied as well, both ways round.
-    outside.bind(&format!("tcp {wild}:8002 reuseport listen"));
-    job.refused(1, "bind tcp 0.0.0.0:8002 reuseport");
-    job.refused(1, "bind tcp [::]:8002 reuseport");
-    job.ok(1, "bind tcp [::1]:8002 reuseport");
-    job.ok(1, "bind tcp 0.0.0.0:8003 reuseport listen");
-    job.refused(2, &format!("bind tcp {wild}:8003 reuseport"));
+    outside.bind(&format!("tcp {wild}:8402 reuseport listen"));
+    job.refused(1, "bind tcp 0.0.0.0:8402 reuseport");
+    job.refused(1, "bind tcp [::]:8402 reuseport");
+    job.ok(1, "bind tcp [::1]:8402 reuseport");
+    job.ok(1, "bind tcp 0.0.0.0:8403 reuseport listen");
+    job.refused(2, &format!("bind tcp {wild}:8403 reuseport"));
     // The stranger outside is not bound by it.
-    outside.bind(&format!("tcp {wild}:8003 reuseport"));
+    outside.bind(&format!("tcp {wild}:8403 reuseport"));
     let report = job.end();
     assert_eq!(report.only(address, 8000).pids(), [u64::from(outside.pid())]);
 }

@@ -45,7 +45,8 @@ pub struct Process {
     pub cmdline_cut: bool,
     /// Real user id.
     pub uid: Uid,
-    /// Session id, 0 unknown.
+    /// Session id. 0 is that of what PID 1 started and that made none of its own; also where it is not known, as with
+    /// [`Known::Name`].
     #[serde(default)]
     pub session: u32,
     /// Path of its cgroup in the cgroup2 hierarchy; empty when unknown.

@@ -205,8 +205,10 @@ impl Ledger {
         self.kin.end(process, now.seq);
         self.wards.ended(process, now);
         let held: Vec<Cookie> = self.holdings.held_by(process).collect();
+        let left: Vec<Cookie> = self.holdings.left_by(process).collect();
         for cookie in held {
-            let Some(socket) = self.holdings.get(cookie) else { continue };
+            // What was in nobody's hands has only the names of those who had it last.
+            let Some(socket) = self.holdings.get(cookie).filter(|socket| !socket.nobodys) else { continue };
             let rest: Vec<ProcessKey> =
                 socket.holders().iter().copied().filter(|other| *other != process).collect();
             if rest.is_empty() {
@@ -222,6 +224,9 @@ impl Ledger {
                 self.records.follow(socket, &rest, now);
             }
             self.changed_here(cookie, now);
+            self.inherited(cookie, now);
+        }
+        for cookie in left {
             self.inherited(cookie, now);
         }
     }

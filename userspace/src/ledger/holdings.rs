@@ -66,6 +66,8 @@ pub(super) struct Holdings {
     /// Those whose port is known.
     slots: BTreeSet<Slot>,
     held: BTreeSet<(ProcessKey, Cookie)>,
+    /// Sockets that others have from their binder, which has let go of them.
+    left: BTreeSet<(ProcessKey, Cookie)>,
 }
 
 impl Holdings {
@@ -89,6 +91,7 @@ impl Holdings {
         for holder in socket.holders() {
             self.held.insert((*holder, socket.cookie));
         }
+        self.left.extend(socket.left_by().map(|binder| (binder, socket.cookie)));
         self.sockets.insert(socket.cookie, socket);
     }
 
@@ -99,6 +102,9 @@ impl Holdings {
         }
         for holder in socket.holders() {
             self.held.remove(&(*holder, cookie));
+        }
+        if let Some(binder) = socket.left_by() {
+            self.left.remove(&(binder, cookie));
         }
         Some(socket)
     }
@@ -131,6 +137,11 @@ impl Holdings {
     /// Cookies a process holds.
     pub(super) fn held_by(&self, process: ProcessKey) -> impl Iterator<Item = Cookie> + '_ {
         self.held.range((process, Cookie(0))..=(process, Cookie(u64::MAX))).map(|(_, cookie)| *cookie)
+    }
+
+    /// Cookies of sockets that a process bound and has no more, while others do.
+    pub(super) fn left_by(&self, process: ProcessKey) -> impl Iterator<Item = Cookie> + '_ {
+        self.left.range((process, Cookie(0))..=(process, Cookie(u64::MAX))).map(|(_, cookie)| *cookie)
     }
 
     /// Sockets of a port, place by place.
@@ -201,6 +212,10 @@ impl Holdings {
         let holders: usize = self.sockets.values().map(|socket| socket.holders().len()).sum();
         if holders != self.held.len() {
             return Err(format!("{} held entries for {holders} holders", self.held.len()));
+        }
+        let left = self.sockets.values().filter(|socket| socket.left_by().is_some()).count();
+        if left != self.left.len() {
+            return Err(format!("{} left entries for {left} sockets that their binder let go of", self.left.len()));
         }
         for (cookie, socket) in &self.sockets {
             if *cookie != socket.cookie {

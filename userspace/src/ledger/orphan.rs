@@ -160,10 +160,13 @@ impl Ledger {
     pub(super) fn outlived(&mut self, now: Moment) {
         while self.wards.next_due().is_some_and(|due| due <= now.at) {
             let Some(((_, cookie), (starter, ended))) = self.wards.due.pop_first() else { return };
-            let session = self.kin.facts(starter).map_or(0, |facts| facts.session);
-            let stays_in_session = |holder: &ProcessKey| {
-                session != 0 && self.kin.facts(*holder).is_some_and(|facts| facts.session == session)
+            // What was started by PID 1 and made none of its own is in session 0.
+            let session_of = |process: ProcessKey| {
+                self.kin.facts(process).filter(|facts| facts.known != Known::Name).map(|facts| facts.session)
             };
+            let session = session_of(starter);
+            let stays_in_session =
+                |holder: &ProcessKey| session.is_some() && session_of(*holder) == session;
             let outlives_all_of_it = |holder: &ProcessKey| {
                 let above = self.kin.ancestors(*holder);
                 let mut of_starter = above.filter(|one| self.kin.lineage(*one) == starter).peekable();

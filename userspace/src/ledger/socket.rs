@@ -141,11 +141,14 @@ impl Socket {
         self.shared.as_ref().map_or(self.binder.as_slice(), |shared| &shared.processes)
     }
 
+    /// The process that bound it, when it has it no more.
+    pub(super) fn left_by(&self) -> Option<ProcessKey> {
+        self.binder.filter(|binder| !self.holders().contains(binder))
+    }
+
     /// Holders, and the process that bound it: kinship with any of them counts.
     pub(super) fn parties(&self) -> impl Iterator<Item = ProcessKey> + Clone + '_ {
-        let holders = self.holders();
-        let binder = self.binder.filter(|binder| !holders.contains(binder));
-        holders.iter().copied().chain(binder)
+        self.holders().iter().copied().chain(self.left_by())
     }
 
     /// The one process behind it; None when there are several, or none is known.

@@ -76,6 +76,16 @@ fn a_socket_that_another_program_inherited_is_orphaned() {
     check(&format!("{LEAK} holders a B"), "orphan tcp 127.0.0.1:80 live B<A[a listen] last=A[a listen]");
     // It is over when the socket is closed.
     check(&format!("{LEAK} holders a B\n close a"), "orphan tcp 127.0.0.1:80 B<A[a closed] last=A[a listen]");
+    // Its server had closed it when it was looked for, and ends later.
+    check(
+        "proc A exe=/bin/server
+         bind A a tcp 127.0.0.1:80
+         fork B of=A
+         exec B exe=/bin/sleep parent=A
+         holders a B
+         exit A",
+        "orphan tcp 127.0.0.1:80 live B<A[a bound] last=A[a bound]",
+    );
     // The child executes its program only after it was looked for.
     check(
         "proc A exe=/bin/server
@@ -162,6 +172,24 @@ fn what_outlives_the_parent_that_started_it_in_a_job_is_orphaned() {
         "proc X\n @3300 exit J\n @3400 job end /ci/job first=J left=A",
         "orphan tcp 127.0.0.1:80 live A[a,b listen]",
     );
+}
+
+/// A CI agent that PID 1 started and that never called setsid(2).
+#[test]
+fn session_0_is_a_session() {
+    let story = |session: u32| {
+        format!(
+            "proc J cgroup=/ci/job
+             job start /ci/job first=J
+             proc S parent=J cgroup=/ci/job
+             proc A parent=S cgroup=/ci/job session={session}
+             bind A a tcp 127.0.0.1:80
+             @2000 exit S
+             @4000 proc X"
+        )
+    };
+    check(&story(0), "orphan tcp 127.0.0.1:80 live A[a bound]");
+    check(&story(7), "");
 }
 
 /// `(cd server && ./serve &)`: the script goes on, or its fork that supervises.

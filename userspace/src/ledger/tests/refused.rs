@@ -593,3 +593,21 @@ fn who_came_after_the_failure_is_not_to_blame() {
         "refused tcp 127.0.0.1:80 victim=V",
     );
 }
+
+/// Nobody had it when it was looked for: whoever is left of those that had it before has not got it back.
+#[test]
+fn a_socket_in_flight_is_nobodys_when_one_of_its_last_holders_ends() {
+    check(
+        "proc A
+         proc V
+         bind A a tcp 127.0.0.1:80
+         fork B of=A
+         fork C of=A
+         holders a A,B,C
+         holders a
+         exit C
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f a tcp 127.0.0.1:80 close",
+        "refused tcp 127.0.0.1:80 victim=V bound last=A[a closed]",
+    );
+}
