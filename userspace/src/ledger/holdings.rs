@@ -215,7 +215,10 @@ impl Holdings {
         }
         let left = self.sockets.values().filter(|socket| socket.left_by().is_some()).count();
         if left != self.left.len() {
-            return Err(format!("{} left entries for {left} sockets that their binder let go of", self.left.len()));
+            return Err(format!(
+                "{} left entries for {left} sockets that their binder let go of",
+                self.left.len()
+            ));
         }
         for (cookie, socket) in &self.sockets {
             if *cookie != socket.cookie {

@@ -165,8 +165,7 @@ impl Ledger {
                 self.kin.facts(process).filter(|facts| facts.known != Known::Name).map(|facts| facts.session)
             };
             let session = session_of(starter);
-            let stays_in_session =
-                |holder: &ProcessKey| session.is_some() && session_of(*holder) == session;
+            let stays_in_session = |holder: &ProcessKey| session.is_some() && session_of(*holder) == session;
             let outlives_all_of_it = |holder: &ProcessKey| {
                 let above = self.kin.ancestors(*holder);
                 let mut of_starter = above.filter(|one| self.kin.lineage(*one) == starter).peekable();

@@ -8,6 +8,7 @@
 )]
 
 mod cobind;
+mod flight;
 mod model;
 mod moved;
 mod naive;
