@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::cli::{Cmdline, ErrnoSource, FailOn, Format, Globals, OnConflict, RecordingArgs, ReportTarget};
+use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, OnConflict, RecordingArgs, ReportTarget};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::drive::Recorder;
@@ -162,7 +162,7 @@ impl Recording {
         self.live.finish(&mut self.events);
         self.recorder.take(&mut self.events);
         let end = clock::boot_now();
-        let Self { live, recorder, host, clock, start, mut broken, .. } = self;
+        let Self { live, recorder, host, clock, start, output, mut broken, .. } = self;
         // The programs go first: nothing is held up by what is still to be written.
         drop(live);
         let unseen = recorder.unseen().sentence();
@@ -172,7 +172,8 @@ impl Recording {
             broken = true;
         }
         let window = Window { start, end, complete: !broken };
-        let mut report = sink::report_of(&ledger, host, clock, window, show_secrets);
+        let mut report = sink::report_of(&ledger, host, clock, window, show_secrets)
+            .of_log(output.to_string_lossy().into_owned());
         if let Some(unseen) = unseen {
             report.notice(&unseen);
         }
@@ -231,17 +232,6 @@ impl Outcome {
     #[must_use]
     pub fn fails(&self, fail_on: &FailOn) -> bool {
         self.report.findings().iter().any(|finding| fail_on.matches(finding))
-    }
-}
-
-/// Checks the formats of the reports before anything starts.
-///
-/// # Errors
-/// When one is not available.
-pub fn check_reports(targets: &[ReportTarget]) -> Result<(), crate::commands::UsageError> {
-    match targets.iter().find_map(|target: &ReportTarget| Format::unavailable(target.format)) {
-        Some(reason) => Err(crate::commands::UsageError(reason)),
-        None => Ok(()),
     }
 }
 

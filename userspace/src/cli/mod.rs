@@ -44,8 +44,8 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Globals {
-    /// How to print the result [default: text]
-    #[arg(long, global = true, value_enum, hide_possible_values = true, value_name = "text|json")]
+    /// How to print the result: text, json; of `report` also markdown, html, junit, sarif, github [default: text]
+    #[arg(long, global = true, value_enum, hide_possible_values = true, value_name = "FORMAT")]
     pub format: Option<Format>,
     /// Say nothing but results and errors
     #[arg(short, long, global = true)]

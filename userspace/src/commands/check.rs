@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::census::Census;
-use super::{EXIT_FOUND, EXIT_TIMEOUT, available_format};
+use super::{EXIT_FOUND, EXIT_TIMEOUT, text_or_json};
 use crate::cli::{CheckArgs, Globals, Place, Target};
 use crate::clock::{self, Anchors};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, Protocol, SocketFacts, TcpState, Uid};
@@ -55,7 +55,7 @@ impl Changes for Releases {
 
 /// Runs the verb.
 pub(super) fn run(args: &CheckArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let format = available_format(globals)?;
+    let format = text_or_json(globals)?;
     let start = clock::boot_now();
     let mut asked = Asked::new(args)?;
     let mut held = asked.look()?;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::census::Census;
-use super::{EXIT_FOUND, available_format};
+use super::{EXIT_FOUND, text_or_json};
 use crate::cli::{Globals, ListArgs, Place, Target};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
@@ -32,7 +32,7 @@ const RING_BYTES: u32 = 4096;
 
 /// Runs the verb.
 pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let format = available_format(globals)?;
+    let format = text_or_json(globals)?;
     let config = Config::load(globals.config.as_deref())?;
     let start = clock::boot_now();
     let mut tables = Tables::open()?;

@@ -33,13 +33,18 @@ pub const EXIT_FAILED: u8 = 125;
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// The format that was asked for, text when none was.
+/// The format that was asked for, text when none was, of a verb that prints text or JSON.
 ///
 /// # Errors
-/// When this version cannot write it.
-fn available_format(globals: &Globals) -> Result<Format, UsageError> {
-    let format = globals.format.unwrap_or(Format::Text);
-    format.unavailable().map_or(Ok(format), |missing| Err(UsageError(missing)))
+/// When another was asked for.
+fn text_or_json(globals: &Globals) -> Result<Format, UsageError> {
+    match globals.format.unwrap_or(Format::Text) {
+        format @ (Format::Text | Format::Json) => Ok(format),
+        other => Err(UsageError(format!(
+            "format {} is for `bindwatch report`; here use text or json",
+            other.name()
+        ))),
+    }
 }
 
 /// Does what the command line says. Errors are printed here, as one line on standard error.

@@ -16,7 +16,6 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Runs the verb.
 pub(super) fn run(args: &RecordArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    recording::check_reports(&args.recording.report)?;
     if args.recording.on_conflict == OnConflict::Deny {
         let text =
             "record only watches: --on-conflict deny is for `bindwatch run`, whose command it concerns";

@@ -1,9 +1,9 @@
 //! `bindwatch report`: what a log shows. Needs no privileges but to read it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
-use super::{EXIT_FOUND, UsageError, available_format};
+use super::EXIT_FOUND;
 use crate::cli::{Format, Globals, ReportArgs};
 use crate::clock::Anchors;
 use crate::config::Config;
@@ -13,7 +13,7 @@ use crate::judge::Rules;
 use crate::ledger::finding::{Finding, Holder};
 use crate::log::Reader;
 use crate::sink::notices;
-use crate::sink::{Report, Window, escape, report_of, text};
+use crate::sink::{Report, Window, merged, report_of, text, write_all};
 use crate::source;
 
 /// Events that are handed on at once.
@@ -21,28 +21,19 @@ const BATCH: usize = 512;
 
 /// Runs the verb.
 pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let format = available_format(globals)?;
-    let several = args.logs.len() > 1;
-    if several && format != Format::Text {
-        let name = format.name();
-        return Err(
-            UsageError(format!("several logs make no one {name} document; report them one by one")).into()
-        );
-    }
+    let format = globals.format.unwrap_or(Format::Text);
     let config = Config::load(globals.config.as_deref())?;
     let fail_on = args.judge.fail_on.clone().or_else(|| config.fail_on.clone()).unwrap_or_default();
     let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
-    let mut out = io::stdout().lock();
-    let mut failed = false;
-    for (number, path) in args.logs.iter().enumerate() {
-        let report = judged(source::log::open(path)?, args, &config)?;
-        if several {
-            let gap = if number > 0 { "\n" } else { "" };
-            writeln!(out, "{gap}== {} ==", escape::line(&path.to_string_lossy()))?;
-        }
-        report.write(format, style, &mut out)?;
-        failed |= report.findings().iter().any(|finding| fail_on.matches(finding));
+    let mut reports = Vec::with_capacity(args.logs.len());
+    for path in &args.logs {
+        let name = path.to_string_lossy().into_owned();
+        reports.push(judged(source::log::open(path)?, args, &config)?.of_log(name));
     }
+    let reports = merged(reports);
+    write_all(&reports, format, style, &mut io::stdout().lock())?;
+    let mut findings = reports.iter().flat_map(Report::findings);
+    let failed = findings.any(|finding| fail_on.matches(finding));
     Ok(if failed { ExitCode::from(EXIT_FOUND) } else { ExitCode::SUCCESS })
 }
 

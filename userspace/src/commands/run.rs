@@ -13,7 +13,6 @@ use crate::sink::text;
 
 /// Runs the verb.
 pub(super) fn run(args: &RunArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    recording::check_reports(&args.recording.report)?;
     let config = Config::load(globals.config.as_deref())?;
     let account = Account::resolve(args.user.as_deref(), |name| std::env::var(name).ok())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

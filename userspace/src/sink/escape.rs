@@ -58,15 +58,22 @@ pub fn is_seen(c: char) -> bool {
     UNSEEN.get(at).is_none_or(|(first, _)| c < *first)
 }
 
-/// `text` as one line of characters that are seen as themselves.
+/// What CI systems look for anywhere in a line, to take what follows for a command: `##[` (GitHub's runner, Azure),
+/// `##vso[` (Azure), `##teamcity[`.
+const COMMAND_MARK: &str = "##";
+
+/// `text` as one line of characters that are seen as themselves, with no command to a CI system in it.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_seen) {
+    if text.chars().all(is_seen) && !text.contains(COMMAND_MARK) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
+    let mut before = ' ';
     for c in text.chars() {
+        let last = std::mem::replace(&mut before, c);
         match c {
+            '#' if last == '#' => out.push_str("\\x23"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
@@ -110,11 +117,17 @@ pub struct SafeJson<F>(pub F);
 impl<F: Formatter> Formatter for SafeJson<F> {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
         // Control characters of ASCII never come here but for DEL; the usual text is seen at a glance.
-        if text.bytes().all(|byte| byte < 0x7f) {
+        if text.bytes().all(|byte| byte < 0x7f) && !text.contains(COMMAND_MARK) {
             return out.write_all(text.as_bytes());
         }
         let mut rest = text;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_seen(*c)) {
+        let mut before = ' ';
+        let mut to_hide = |(_, c): &(usize, char)| {
+            let mark = *c == '#' && before == '#';
+            before = *c;
+            mark || !is_seen(*c)
+        };
+        while let Some((at, c)) = rest.char_indices().find(&mut to_hide) {
             let (seen, unseen) = rest.split_at(at);
             out.write_all(seen.as_bytes())?;
             for unit in c.encode_utf16(&mut [0; 2]) {
@@ -193,6 +206,7 @@ mod tests {
             ("x\u{202e}gpj.exe", "x\\u{202e}gpj.exe"),
             ("a\u{200b}b\u{feff}\u{2028}", "a\\u{200b}b\\u{feff}\\u{2028}"),
             ("\u{e0041}\u{ad}", "\\u{e0041}\\xad"),
+            ("# ##[error]x ##vso[", "# #\\x23[error]x #\\x23vso["),
         ];
         for (text, shown) in cases {
             assert_eq!(line(text), shown);

@@ -7,7 +7,7 @@ use serde_json::ser::PrettyFormatter;
 
 use super::escape::SafeJson;
 use super::listing::{Answer, Listed, Listing, Person};
-use super::{Report, Stats, words};
+use super::{Report, Stats, story, words};
 use crate::clock::Anchors;
 use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Rest, Seq, TcpState};
 use crate::ledger::finding::{Cause, Finding, HolderState, Kind, PortRange, Receives, Severity};
@@ -69,6 +69,9 @@ pub struct Shape<'a> {
     count: u64,
     uncertain: bool,
     receives: Option<String>,
+    story: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<&'a str>,
     evidence: &'a [Seq],
 }
 
@@ -193,6 +196,8 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
             Receives::Split => "split".to_owned(),
             Receives::One(lineage) => lineage.to_string(),
         }),
+        story: story::sentence(finding, anchors),
+        log: None,
         evidence: &finding.evidence,
     }
 }
@@ -329,7 +334,11 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             complete: report.window.complete,
         },
         notices: &report.notices,
-        findings: report.findings.iter().map(|found| finding(found, clock)).collect(),
+        findings: report
+            .findings
+            .iter()
+            .map(|found| Shape { log: report.source_of(found), ..finding(found, clock) })
+            .collect(),
         targets: report.targets.as_deref(),
         sockets: report.listing.as_ref().map(|listing| sockets(listing, clock)),
         stats: report.stats,

@@ -1,23 +1,37 @@
 //! What people and programs get to see: one file a format, over one [`Report`].
 
+pub mod chart;
 mod ended;
 pub mod escape;
+mod github;
+#[cfg(test)]
+mod hostile;
+mod html;
 pub mod json;
+mod junit;
 pub mod listing;
+mod markdown;
+mod merge;
 pub mod notices;
+mod sarif;
+pub mod story;
 #[cfg(test)]
 mod tests;
 pub mod text;
+pub mod timeline;
 pub mod words;
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+
+pub use merge::merged;
 
 use crate::cli::Format;
 use crate::clock::Anchors;
-use crate::event::BootTime;
+use crate::event::{BootTime, ProcessKey};
 use crate::ledger::Ledger;
-use crate::ledger::finding::Finding;
+use crate::ledger::finding::{Finding, FindingId};
 use crate::log::Host;
 use crate::secrets::mask_arguments;
 
@@ -57,9 +71,26 @@ pub struct Report {
     notices: Vec<String>,
     findings: Vec<Finding>,
     left_out: usize,
+    /// Names of the logs that this is about.
+    logs: Vec<String>,
+    /// Of several logs, the one that a finding is from: its evidence is in there.
+    sources: BTreeMap<FindingId, usize>,
+    /// What users wrote into the recording, in order.
+    notes: Vec<Remark>,
     targets: Option<Vec<listing::Answer>>,
     listing: Option<listing::Listing>,
     show_secrets: bool,
+}
+
+/// A note of a user in a recording (`bindwatch mark`).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Remark {
+    /// When.
+    pub at: BootTime,
+    /// What they wrote: data.
+    pub text: String,
+    /// Who.
+    pub process: ProcessKey,
 }
 
 impl Report {
@@ -68,7 +99,36 @@ impl Report {
     pub fn new(host: Host, clock: Anchors, window: Window, stats: Stats, show_secrets: bool) -> Self {
         let (notices, findings, left_out) = (Vec::new(), Vec::new(), 0);
         let (targets, listing) = (None, None);
-        Self { host, clock, window, stats, notices, findings, left_out, targets, listing, show_secrets }
+        let (logs, sources, notes) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self {
+            host,
+            clock,
+            window,
+            stats,
+            notices,
+            findings,
+            left_out,
+            logs,
+            sources,
+            notes,
+            targets,
+            listing,
+            show_secrets,
+        }
+    }
+
+    /// Says which log this is about.
+    #[must_use]
+    pub fn of_log(mut self, name: String) -> Self {
+        self.logs = vec![name];
+        self
+    }
+
+    /// The log that a finding's evidence is in, where there are several.
+    #[must_use]
+    pub fn source_of(&self, finding: &Finding) -> Option<&str> {
+        let at = self.sources.get(&finding.id)?;
+        self.logs.get(*at).map(String::as_str)
     }
 
     /// Says in the first lines of every format what makes this report less than whole: loss, a log cut short. One
@@ -130,17 +190,39 @@ impl Report {
     /// Writes the report.
     ///
     /// # Errors
-    /// When `out` cannot be written to, or the format is not among [`Format::AVAILABLE`].
+    /// When `out` cannot be written to.
     pub fn write(&self, format: Format, style: text::Style, out: &mut dyn Write) -> io::Result<()> {
         match format {
             Format::Text if self.targets.is_some() => listing::write_answers(self, style, out),
             Format::Text if self.listing.is_some() => listing::write(self, style, out),
-            Format::Text => text::write(self, style, out),
-            Format::Json => json::write(self, out),
-            Format::Markdown | Format::Html | Format::Junit | Format::Sarif | Format::Github => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, format.unavailable().unwrap_or_default()))
-            }
+            _ => write_all(std::slice::from_ref(self), format, style, out),
         }
+    }
+}
+
+/// Writes reports of several machines: as one document, or, as JSON, as one document after the other.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn write_all(
+    reports: &[Report],
+    format: Format,
+    style: text::Style,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    match format {
+        Format::Markdown => markdown::write(reports, out),
+        Format::Html => html::write(reports, out),
+        Format::Junit => junit::write(reports, out),
+        Format::Sarif => sarif::write(reports, out),
+        Format::Github => github::write(reports, out),
+        Format::Json => reports.iter().try_for_each(|report| json::write(report, out)),
+        Format::Text => reports.iter().enumerate().try_for_each(|(at, report)| {
+            if at > 0 {
+                writeln!(out)?;
+            }
+            text::write(report, style, out)
+        }),
     }
 }
 

@@ -78,11 +78,11 @@ fn finding(kind: Kind) -> Finding {
     }
 }
 
-fn co_bind() -> Finding {
+pub(super) fn co_bind() -> Finding {
     Finding { overlap: Some(7_012_000_000), receives: Some(Receives::Split), ..finding(Kind::CoBind) }
 }
 
-fn refused(cause: Cause) -> Finding {
+pub(super) fn refused(cause: Cause) -> Finding {
     let asked = Holder { address: "127.0.0.1".parse().unwrap(), port: 8080, ..holder(900, "python3") };
     let victim = Victim { holder: asked, errno: Errno::EADDRINUSE, call: "bind" };
     let nginx = Holder {
@@ -317,7 +317,7 @@ fn table() -> Vec<(Finding, &'static str)> {
     ]
 }
 
-fn report(findings: Vec<Finding>, show_secrets: bool) -> Report {
+pub(super) fn report(findings: Vec<Finding>, show_secrets: bool) -> Report {
     let host = Host { hostname: "ci-7".to_owned(), kernel: "6.1.0".to_owned(), boot_id: "b".to_owned() };
     let window = Window { start: s(10), end: s(40), complete: true };
     let stats = Stats { events: 90, lost: 0, sockets: 12, binds: 30, binds_failed: 2 };
@@ -495,16 +495,14 @@ fn json_has_the_shape_of_the_contract() {
 #[test]
 fn secrets_are_masked_in_every_format_unless_asked_for() {
     let everybody = Finding { last_owner: Some(holder(1, "x")), ..refused(Cause::Orphan) };
-    for format in Format::AVAILABLE {
+    for format in Format::ALL {
         let style = text::Style { colored: false, whole: true };
         let masked = written(&report(vec![everybody.clone()], false), format, style);
         let shown = written(&report(vec![everybody.clone()], true), format, style);
-        assert_eq!(
-            (masked.contains("hunter2"), shown.matches("hunter2").count()),
-            (false, 3),
-            "{}",
-            format.name()
-        );
+        assert!(!masked.contains("hunter2"), "{}", format.name());
+        // Annotations have no room for arguments.
+        let places = if matches!(format, Format::Github | Format::Sarif) { 0 } else { 3 };
+        assert_eq!(shown.matches("hunter2").count(), places, "{}", format.name());
     }
 }
 
@@ -543,7 +541,7 @@ proptest! {
         for sentence in [words::summary(&finding, CLOCK), words::hint(&finding)] {
             prop_assert!(sentence.chars().all(escape::is_seen));
         }
-        for format in Format::AVAILABLE {
+        for format in Format::ALL {
             for whole in [false, true] {
                 let written = written(&report, format, text::Style { colored: false, whole });
                 prop_assert!(written.chars().all(|c| c == '\n' || escape::is_seen(c)));

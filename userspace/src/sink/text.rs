@@ -3,8 +3,9 @@
 use std::io::{self, BufWriter, Write};
 
 use super::json::option_names;
+use super::timeline::{self, Timeline};
 use super::words::{self, endpoint, plural};
-use super::{Report, escape};
+use super::{Report, chart, escape, story};
 use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::event::BootTime;
@@ -59,7 +60,9 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
     let watched = duration_text(window.end.since(window.start));
     writeln!(
         out,
-        "{} (Linux {}), {} to {} ({watched})",
+        "{}{} (Linux {}), {} to {} ({watched})",
+        // A line that begins so would be a command to GitHub's runner.
+        if report.host.hostname.trim_start().starts_with("::") { "host " } else { "" },
         escape::cut(&report.host.hostname, PATH_CHARS),
         escape::cut(&report.host.kernel, PATH_CHARS),
         clock.rfc3339(window.start),
@@ -68,28 +71,52 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
     for notice in &report.notices {
         writeln!(out, "{}: {notice}", style.severity(Severity::Warning))?;
     }
-    let left_out = match report.left_out {
-        0 => String::new(),
-        count => format!("; {} left out by the options", plural(count as u64, "finding")),
-    };
+    let left_out = left_out(report);
     if report.findings.is_empty() {
-        let stats = report.stats;
-        let uncertain = if report.notices.is_empty() { "" } else { " in what could be seen" };
-        writeln!(
-            out,
-            "No findings{uncertain}: {} ({} failed) in {watched}; {} open at the end{left_out}",
-            plural(stats.binds + stats.binds_failed, "bind"),
-            stats.binds_failed,
-            words::were(stats.sockets, "socket"),
-        )?;
+        writeln!(out, "{}{left_out}", self::watched(report))?;
     } else {
         writeln!(out, "{}{left_out}", words::totals(&report.findings))?;
     }
-    for finding in &report.findings {
-        writeln!(out)?;
-        one(finding, clock, style, &mut out)?;
+    for case in timeline::cases(&report.findings, window.end) {
+        for (at, finding) in case.findings.iter().enumerate() {
+            writeln!(out)?;
+            one(finding, case.timeline.as_ref().filter(|_| at == 0), clock, style, &mut out)?;
+            if let Some(log) = report.source_of(finding) {
+                writeln!(out, "  log     {}", escape::cut(log, PATH_CHARS))?;
+            }
+        }
     }
     out.flush()
+}
+
+/// What there was when nothing was found, and how much was watched.
+pub(super) fn watched(report: &Report) -> String {
+    let stats = report.stats;
+    let found = match (report.findings.is_empty(), report.notices.is_empty()) {
+        (true, true) => "No findings: ",
+        (true, false) => "No findings in what could be seen: ",
+        (false, _) => "",
+    };
+    format!(
+        "{found}{} ({} failed) in {}; {} open at the end",
+        plural(stats.binds + stats.binds_failed, "bind"),
+        stats.binds_failed,
+        duration_text(report.window.end.since(report.window.start)),
+        words::were(stats.sockets, "socket"),
+    )
+}
+
+/// How many findings were not asked for.
+pub(super) fn left_out(report: &Report) -> String {
+    match report.left_out {
+        0 => String::new(),
+        count => format!("; {} left out by the options", plural(count as u64, "finding")),
+    }
+}
+
+/// One finding as the whole report has it, without its chart.
+pub(super) fn finding(report: &Report, finding: &Finding, out: &mut impl Write) -> io::Result<()> {
+    one(finding, None, report.clock, Style::default(), out)
 }
 
 /// Writes the totals and one line for each finding: what `run` says at its end. `log` is where to read more.
@@ -115,9 +142,21 @@ pub fn brief(report: &Report, log: &str, style: Style, out: &mut dyn Write) -> i
     out.flush()
 }
 
-fn one(finding: &Finding, clock: Anchors, style: Style, out: &mut impl Write) -> io::Result<()> {
+fn one(
+    finding: &Finding,
+    timeline: Option<&Timeline<'_>>,
+    clock: Anchors,
+    style: Style,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let severity = style.severity(finding.kind.severity());
     writeln!(out, "{severity} {}: {}", finding.kind.name(), words::summary(finding, clock))?;
+    if let Some(story) = story::sentence(finding, clock) {
+        writeln!(out, "  story   {story}")?;
+    }
+    for line in timeline.map(|timeline| chart::lines(timeline, clock)).unwrap_or_default() {
+        writeln!(out, "          {line}")?;
+    }
     let shown = style.at_most(HOLDERS_SHOWN);
     for held in finding.holders.iter().take(shown) {
         holder("holder", held, clock, style, out)?;
@@ -183,8 +222,12 @@ fn holder(label: &str, held: &Holder, clock: Anchors, style: Style, out: &mut im
         let arguments = escape::arguments(&held.cmdline);
         writeln!(out, "          $ {}{cut}", style.cut(&arguments, ARGUMENTS_CHARS))?;
     }
-    let exe =
-        if held.exe.is_empty() { String::new() } else { format!("{}, ", style.cut(&held.exe, PATH_CHARS)) };
+    let exe = match style.cut(&held.exe, PATH_CHARS) {
+        exe if exe.is_empty() => exe,
+        exe if exe.starts_with('/') => format!("{exe}, "),
+        // No line begins with what a process said: it could be a command to a CI system.
+        exe => format!("program {exe}, "),
+    };
     write!(out, "          {exe}started {}", clock.rfc3339(held.process.started()))?;
     let shown = style.at_most(PARENTS_SHOWN);
     let parents: Vec<_> = held

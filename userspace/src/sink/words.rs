@@ -11,6 +11,7 @@ use crate::clock::Anchors;
 use crate::event::{BootTime, Protocol, TcpState};
 use crate::ledger::finding::{Cause, Finding, Holder, Kind, PortRange, PortUser, Receives, Severity, Victim};
 use crate::sink::escape;
+use crate::sink::timeline::Span;
 
 /// Processes that a sentence names; the rest are counted.
 const NAMED_MAX: usize = 3;
@@ -76,6 +77,22 @@ pub const fn severity(severity: Severity) -> &'static str {
         Severity::Error => "error",
         Severity::Warning => "warning",
         Severity::Note => "note",
+    }
+}
+
+/// What a kind of finding means.
+#[must_use]
+pub const fn kind_meaning(kind: Kind) -> &'static str {
+    match kind {
+        Kind::CoBind => "Unrelated processes hold live sockets on exactly the same endpoint",
+        Kind::Handover => {
+            "A newcomer of the same program took an endpoint over, and the older one stopped in time"
+        }
+        Kind::Shadow => "Unrelated processes hold overlapping endpoints",
+        Kind::Refused => "A bind or listen was refused: the address is in use",
+        Kind::Orphan => "A socket outlived what it belonged to",
+        Kind::Exhausted => "No free port was left",
+        Kind::Denied => "Enforcement refused a bind",
     }
 }
 
@@ -423,6 +440,19 @@ fn denied(finding: &Finding) -> String {
         text = format!("{text}: {} {verb} it", listed(finding.holders.iter()));
     }
     text
+}
+
+/// `at` as precise as telling times within `span` apart takes, UTC: `12:37:40`, `12:37:40.123`, and with the day when it
+/// reaches into another one.
+#[must_use]
+pub fn time(anchors: Anchors, at: BootTime, span: Span) -> String {
+    /// The shortest time that is told in whole seconds, ns.
+    const SECONDS_FROM: u64 = 2_000_000_000;
+    let text = anchors.rfc3339(at);
+    let day = |at| anchors.rfc3339(at).get(..10).map(str::to_owned);
+    let end = if span.length() < SECONDS_FROM { 23 } else { 19 };
+    let start = if day(span.from) == day(span.to) && day(at) == day(span.from) { 11 } else { 0 };
+    text.get(start..end).unwrap_or_default().replace('T', " ")
 }
 
 /// The time of day of `at`, UTC: `12:37:40`.
