@@ -53,8 +53,8 @@ static CLAIMS: Array<Bucket, { BUCKETS as usize }, 0> = Array::new();
 pub enum Verdict {
     /// It is the socket's.
     Granted,
-    /// An unrelated process has the endpoint, or one that overlaps.
-    Denied {
+    /// An unrelated process has the endpoint, or one that overlaps. Where nothing is denied the claim was made as well.
+    Contested {
         /// Cookie of its socket.
         cookie: u64,
         /// Its name.
@@ -128,12 +128,14 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
     if is_multicast(address, planes) {
         return Verdict::Nothing;
     }
-    // SAFETY: a value of the map, which nobody removes but the end of this socket.
-    if unsafe { CLAIMED.get(cookie) }.is_some() {
+    // Of one bind both the program that denies and the census come here. That it was elsewhere means that another tool
+    // denied a bind which was granted here, or that the socket gave its port up.
+    if claimed_here(cookie, netns, address[0], address[1], u64::from(port)) != 0 {
         return Verdict::Granted;
     }
     let device = sk.device();
-    let (allowed, allowed_to_some) = allowed(address, port);
+    let rules = rules_on(address[0], address[1], u64::from(port));
+    let (allowed, allowed_to_some) = (rules >> 32, rules as u32);
     let mixed = (netns ^ u64::from(port) << 16 ^ u64::from(protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let index = (mixed >> 40) as u32 & (BUCKETS - 1);
     let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return Verdict::Nothing };
@@ -202,7 +204,7 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
         at
     };
     if deny && enemy != 0 {
-        return Verdict::Denied { cookie: enemy_cookie, holder: enemy };
+        return Verdict::Contested { cookie: enemy_cookie, holder: enemy };
     }
     if unknown != 0 || at >= SLOTS as u64 {
         count(counter::GUARD);
@@ -210,12 +212,37 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
     if at < SLOTS as u64 {
         let _ = CLAIMED.insert(cookie, index * SLOTS as u32 + at as u32, 0);
     }
-    Verdict::Granted
+    if enemy != 0 { Verdict::Contested { cookie: enemy_cookie, holder: enemy } } else { Verdict::Granted }
 }
 
-/// What the allow rules say of an endpoint: 1 when whoever may share it, and the rules by which some may.
-#[inline(always)]
-fn allowed(address: [u64; 2], port: u16) -> (u64, u32) {
+/// Whether a socket has a claim on this endpoint: 1 or 0. One that it has on another is given up.
+///
+/// A function of its own, global, so that the verifier follows it once and not on each of its callers' paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn claimed_here(cookie: u64, netns: u64, first: u64, second: u64, port: u64) -> u64 {
+    // SAFETY: copied out at once.
+    let Some(at) = (unsafe { CLAIMED.get(cookie) }).copied() else { return 0 };
+    let Some(bucket) = CLAIMS.get_ptr_mut(at / SLOTS as u32) else { return 0 };
+    // SAFETY: as in `claim`. Read without the lock: the slot is this socket's as long as it is counted there, and
+    // nobody writes these fields meanwhile.
+    let here = unsafe {
+        let slots = (&raw const (*bucket).slots).cast::<Slot>();
+        let slot = &*slots.add(at as usize & (SLOTS - 1));
+        let differs = slot.address[0] ^ first | slot.address[1] ^ second | slot.netns ^ netns;
+        differs | u64::from(slot.port) ^ port == 0
+    };
+    if !here {
+        release(cookie);
+    }
+    u64::from(here)
+}
+
+/// What the allow rules say of an endpoint: 1 when whoever may share it, in the upper half, and in the lower the rules by
+/// which some may. A function of its own as `claimed_here` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rules_on(first: u64, second: u64, port: u64) -> u64 {
     let (mut everybody, mut some) = (opaque(0), opaque(0));
     let mut i = 0;
     while i < RULES_MAX {
@@ -224,17 +251,17 @@ fn allowed(address: [u64; 2], port: u16) -> (u64, u32) {
             break;
         }
         let any = is_zero(rule.address[0] | rule.address[1]);
-        let same = is_zero(rule.address[0] ^ address[0] | rule.address[1] ^ address[1]);
+        let same = is_zero(rule.address[0] ^ first | rule.address[1] ^ second);
         // A difference below zero has its highest bit set.
-        let before = u64::from(port).wrapping_sub(u64::from(rule.first)) >> 63;
-        let after = u64::from(rule.last).wrapping_sub(u64::from(port)) >> 63;
+        let before = port.wrapping_sub(u64::from(rule.first)) >> 63;
+        let after = u64::from(rule.last).wrapping_sub(port) >> 63;
         let here = (any | same) & not(opaque(before | after));
         let for_all = is_zero(u64::from(rule.about_who));
         everybody |= here & for_all;
         some |= (here & not(for_all)) << i;
         i += 1;
     }
-    (everybody, some as u32)
+    everybody << 32 | some & 0xffff_ffff
 }
 
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.

@@ -47,13 +47,29 @@ impl Recording {
     #[must_use]
     #[track_caller]
     pub fn with<S: AsRef<OsStr>>(options: impl IntoIterator<Item = S>) -> Self {
+        Self::by("record", options)
+    }
+
+    /// Starts `bindwatch enforce` on a cgroup, with more options: it records as well.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    #[track_caller]
+    pub fn enforcing<S: AsRef<OsStr>>(cgroup: &Cgroup, options: impl IntoIterator<Item = S>) -> Self {
+        let cgroup = [OsStr::new("--cgroup").to_owned(), cgroup.path().into()];
+        Self::by("enforce", options.into_iter().map(|option| option.as_ref().to_owned()).chain(cgroup))
+    }
+
+    #[track_caller]
+    fn by<S: AsRef<OsStr>>(verb: &str, options: impl IntoIterator<Item = S>) -> Self {
         let folder = Folder::new();
         let (log, ready) = (folder.file("log.jsonl"), folder.file("ready"));
         let watch =
             inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).expect("inotify");
         let appears = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, folder.path(), appears).expect("a watch on the folder");
-        let mut started = Run::bindwatch(["record", "--output"])
+        let mut started = Run::bindwatch([verb, "--output"])
             .args([&log])
             .args(["--ready-file"])
             .args([&ready])

@@ -23,6 +23,82 @@ fn root_among(mounts: impl IntoIterator<Item = Mount>) -> Option<PathBuf> {
     hierarchies.min_by_key(|mount| mount.root != b"/").map(|mount| mount.point)
 }
 
+/// A cgroup2 directory that is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// No hierarchy.
+    #[error("no cgroup2 hierarchy is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup)")]
+    NoHierarchy,
+    /// Neither a directory of the hierarchy nor a path in it.
+    #[error("there is no cgroup {}: give its directory, or its path as /proc/PID/cgroup shows it", .0.display())]
+    Missing(PathBuf),
+    /// A directory of something else.
+    #[error("{} is not a cgroup of the cgroup2 hierarchy, which is mounted at {}", .0.display(), .1.display())]
+    Elsewhere(PathBuf, PathBuf),
+    /// It cannot be opened.
+    #[error("the cgroup {} cannot be opened: {}", .0.display(), .1)]
+    Open(PathBuf, #[source] std::io::Error),
+}
+
+/// A cgroup, by its directory and its path in the hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    directory: PathBuf,
+    path: String,
+}
+
+impl Directory {
+    /// The cgroup that a user means: a directory, or a path from the root of the hierarchy.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(named: &Path) -> Result<Self, DirectoryError> {
+        let root = mount_point().ok_or(DirectoryError::NoHierarchy)?;
+        let root = root.canonicalize().unwrap_or(root);
+        let inside = || root.join(named.strip_prefix("/").unwrap_or(named)).canonicalize().ok();
+        let found =
+            named.canonicalize().ok().filter(|directory| directory.starts_with(&root)).or_else(inside);
+        match found {
+            Some(directory)
+                if directory.starts_with(&root) && directory.join("cgroup.controllers").exists() =>
+            {
+                let path = directory.strip_prefix(&root).unwrap_or(Path::new(""));
+                let path = format!("/{}", path.to_string_lossy());
+                Ok(Self { directory, path })
+            }
+            _ if named.exists() => Err(DirectoryError::Elsewhere(named.to_owned(), root)),
+            _ => Err(DirectoryError::Missing(named.to_owned())),
+        }
+    }
+
+    /// One whose path is known.
+    #[must_use]
+    pub fn known(directory: &Path, path: &str) -> Self {
+        Self { directory: directory.to_owned(), path: path.to_owned() }
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its path, from the root of the hierarchy.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Opens it, as the kernel wants it for attaching.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self) -> Result<std::fs::File, DirectoryError> {
+        std::fs::File::open(&self.directory)
+            .map_err(|error| DirectoryError::Open(self.directory.clone(), error))
+    }
+}
+
 /// Paths of cgroups by id. An id is the inode number of the cgroup's directory; ids are not used twice.
 #[derive(Debug, Default)]
 pub struct Paths {

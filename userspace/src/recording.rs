@@ -6,16 +6,17 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, OnConflict, RecordingArgs, ReportTarget};
+use crate::cgroup2::Directory;
+use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, RecordingArgs, ReportTarget};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::drive::Recorder;
 use crate::enrich::Processes;
-use crate::event::{Body, BootTime, Event, ProcessKey};
+use crate::event::{Body, BootTime, Enforcement, EnforcementMode, Event, ProcessKey};
 use crate::judge::Rules;
 use crate::ledger::Ledger;
 use crate::log::{self, Header, Host, RefusedHook, Writer};
-use crate::probe::{Attached, Options};
+use crate::probe::{Attached, Guarding, Options};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
 
@@ -49,13 +50,18 @@ impl Recording {
     ///
     /// # Errors
     /// When the probe does not load, or the log cannot be created.
-    pub fn begin(args: &RecordingArgs, config: &Config, globals: &Globals) -> anyhow::Result<Self> {
+    pub fn begin(
+        args: &RecordingArgs,
+        guard: Guarding,
+        config: &Config,
+        globals: &Globals,
+    ) -> anyhow::Result<Self> {
         let rules = Rules::resolve(&args.judge, config, Rules::default());
         let options = Options {
             ring_bytes: args.ring_size,
             errno: args.errno == ErrnoSource::Auto,
             diagnostics: globals.verbose >= 2,
-            guard: args.on_conflict == OnConflict::Deny,
+            guard,
             only: None,
         };
         let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
@@ -87,15 +93,23 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Denies conflicting binds in a cgroup from now on; for a recording that began with `--on-conflict deny`.
+    /// Denies conflicting binds in these cgroups from now on, or tells what it would deny; for a recording that began so.
+    /// Once.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn enforce(&mut self, directory: &Path, args: &RecordingArgs, config: &Config) -> anyhow::Result<()> {
+    pub fn enforce(
+        &mut self,
+        cgroups: &[Directory],
+        mode: EnforcementMode,
+        args: &RecordingArgs,
+        config: &Config,
+    ) -> anyhow::Result<()> {
         let settings = Rules::resolve(&args.judge, config, Rules::default()).into();
-        let cgroup = std::fs::File::open(directory)
-            .with_context(|| format!("the cgroup {} cannot be opened", directory.display()))?;
-        Ok(self.live.enforce(&cgroup, &settings)?)
+        let files = cgroups.iter().map(Directory::open).collect::<Result<Vec<_>, _>>()?;
+        self.live.enforce(&files, &settings)?;
+        let cgroups = cgroups.iter().map(|cgroup| cgroup.path().to_owned()).collect();
+        self.insert(Body::Enforcement(Enforcement { mode, cgroups }), &[])
     }
 
     /// Waits for what comes next and takes it.

@@ -22,6 +22,10 @@ use crate::maps::call;
 use crate::sock::{AF_INET, AF_INET6, Sk};
 use crate::task;
 
+/// Not 0: nothing is denied, only told. Set by the loader.
+#[unsafe(no_mangle)]
+static DRY_RUN: u32 = 0;
+
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 const EADDRINUSE: i32 = 98;
@@ -71,8 +75,10 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
         count(counter::GUARD);
         return ALLOW;
     };
-    let Verdict::Denied { cookie: holder_cookie, holder } =
-        claim(sk, family, sk.options(family), cookie, netns, owner, true)
+    // SAFETY: initialised, never written; volatile because the loader overrides it.
+    let deny = unsafe { core::ptr::read_volatile(&raw const DRY_RUN) } == 0;
+    let Verdict::Contested { cookie: holder_cookie, holder } =
+        claim(sk, family, sk.options(family), cookie, netns, owner, deny)
     else {
         return ALLOW;
     };
@@ -80,7 +86,9 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
         Some(entry) => {
             // SAFETY: the entry is this thread's own.
             let entry = unsafe { &mut *entry };
-            entry.call = call::DENIED;
+            if deny {
+                entry.call = call::DENIED;
+            }
             entry.port
         }
         None => sk.port(),
@@ -98,7 +106,7 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
             (*to).netns = sk.netns();
             (*to).uid = sk.uid();
             (*to).device = sk.device();
-            (*to).errno = EADDRINUSE as u32;
+            (*to).errno = if deny { EADDRINUSE as u32 } else { 0 };
             (*to).port = sk.port();
             (*to).requested_port = requested_port;
             (*to).options = sk.options(family);
@@ -111,6 +119,9 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
             (*record).holder = holder;
         }
     });
+    if !deny {
+        return ALLOW;
+    }
     // SAFETY: takes a number (5.18).
     unsafe { bpf_set_retval(-EADDRINUSE) };
     DENY

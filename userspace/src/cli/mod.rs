@@ -88,6 +88,10 @@ pub enum Verb {
     List(ListArgs),
     /// Ask whether an address and port are free: exit 0 free, 1 held
     Check(CheckArgs),
+    /// Deny conflicting binds of the processes in some cgroups, until it is stopped
+    Enforce(EnforceArgs),
+    /// Move processes into a cgroup in which conflicting binds are denied
+    Enroll(EnrollArgs),
     /// Show what this kernel and this user can do, and how to get what is missing
     Doctor(DoctorArgs),
     /// End the caller's running recording in order
@@ -292,6 +296,52 @@ pub struct CheckArgs {
     /// Do not mask what looks like a password, token or key
     #[arg(long)]
     pub show_secrets: bool,
+}
+
+/// `enforce`
+#[derive(Clone, Debug, Args)]
+#[command(mut_arg("on_conflict", |arg| arg.hide(true)))]
+#[command(after_help = "Examples:
+  sudo bindwatch enforce --cgroup /sys/fs/cgroup/ci.slice
+  sudo bindwatch enforce --dry-run --cgroup /ci.slice --duration 1h --report json=would.json
+  sudo bindwatch enforce --cgroup /ci.slice & sudo bindwatch enroll --cgroup /ci.slice $$
+
+A bind that would share a port with an unrelated process fails with EADDRINUSE.
+What this can promise is in docs/security.md.
+
+Exit code: 0 when it was ended in order, 1 when --fail-on matched, 125 bindwatch failed.")]
+pub struct EnforceArgs {
+    /// Cgroups (cgroup2) whose processes, those in cgroups below included, may not share: directories, or paths as in
+    /// /proc/PID/cgroup
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub cgroup: Vec<PathBuf>,
+    /// Deny nothing: report what would have been denied
+    #[arg(long)]
+    pub dry_run: bool,
+    /// What is recorded and how.
+    #[command(flatten)]
+    pub recording: RecordingArgs,
+    /// End by itself after this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+}
+
+/// `enroll`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  sudo bindwatch enroll --cgroup /ci.slice 4711 4712
+  bindwatch enroll --cgroup /user.slice/tests $$
+
+Sockets that a process made before stay outside; what it makes from then on is inside.
+
+Exit code: 0 when all were moved, 125 when one is not there, not the caller's, or may not be moved.")]
+pub struct EnrollArgs {
+    /// The cgroup: its directory, or its path as in /proc/PID/cgroup
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: PathBuf,
+    /// Processes, by their PIDs
+    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pids: Vec<u32>,
 }
 
 /// `doctor`

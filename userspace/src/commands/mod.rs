@@ -4,6 +4,8 @@ mod census;
 mod check;
 mod completions;
 mod doctor;
+mod enforce;
+mod enroll;
 mod janitor;
 mod launch;
 mod list;
@@ -59,6 +61,8 @@ pub fn run(cli: &Cli) -> ExitCode {
         Verb::List(args) => list::run(args, globals),
         Verb::Check(args) => check::run(args, globals),
         Verb::Doctor(args) => doctor::run(args, globals),
+        Verb::Enforce(args) => enforce::run(args, globals),
+        Verb::Enroll(args) => enroll::run(args, globals),
         Verb::Stop(args) => stop::run(args, globals),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_FAILED, EXIT_FOUND, UsageError};
-use crate::cli::{Globals, OnConflict, RecordArgs};
+use crate::cli::{Globals, OnConflict, RecordArgs, RecordingArgs};
 use crate::config::Config;
 use crate::control::Door;
+use crate::probe::Guarding;
 use crate::recording::{self, Recording, say};
 
 /// Longer than any recording: what `--duration` is without it.
@@ -17,8 +18,7 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// Runs the verb.
 pub(super) fn run(args: &RecordArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     if args.recording.on_conflict == OnConflict::Deny {
-        let text =
-            "record only watches: --on-conflict deny is for `bindwatch run`, whose command it concerns";
+        let text = "record only watches: --on-conflict deny is for `bindwatch run`, and `bindwatch enforce` denies in any cgroup";
         return Err(UsageError(text.to_owned()).into());
     }
     let config = Config::load(globals.config.as_deref())?;
@@ -29,21 +29,35 @@ pub(super) fn run(args: &RecordArgs, globals: &Globals) -> anyhow::Result<ExitCo
 }
 
 async fn record(args: &RecordArgs, config: &Config, globals: &Globals) -> anyhow::Result<ExitCode> {
+    let begin = || Recording::begin(&args.recording, Guarding::Off, config, globals);
+    let what = format!("recording to {}", args.recording.output.display());
+    until_stopped(&args.recording, args.duration, config, globals, &what, begin).await
+}
+
+/// Records what `begin` gives until a signal, `bindwatch stop` or the time ends it; then the reports.
+pub(super) async fn until_stopped(
+    args: &RecordingArgs,
+    duration: Option<Duration>,
+    config: &Config,
+    globals: &Globals,
+    what: &str,
+    begin: impl FnOnce() -> anyhow::Result<Recording>,
+) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    if let Some(path) = &args.recording.ready_file {
+    if let Some(path) = &args.ready_file {
         recording::remove_ready_file(path)?;
     }
-    let mut recording = Recording::begin(&args.recording, config, globals)?;
+    let mut recording = begin()?;
     let door = Door::open()?;
-    if let Some(path) = &args.recording.ready_file {
+    if let Some(path) = &args.ready_file {
         recording::create_ready_file(path)?;
     }
     if !globals.quiet {
-        say(&format!("recording to {}; Ctrl-C or `bindwatch stop` ends it", args.recording.output.display()));
+        say(&format!("{what}; Ctrl-C or `bindwatch stop` ends it"));
     }
-    let over = tokio::time::sleep(args.duration.unwrap_or(FOR_EVER));
+    let over = tokio::time::sleep(duration.unwrap_or(FOR_EVER));
     tokio::pin!(over);
     // Made once: a request that is being read must not be dropped because a record came.
     let asked = door.asked_to_stop();
@@ -66,15 +80,15 @@ async fn record(args: &RecordArgs, config: &Config, globals: &Globals) -> anyhow
             break "log";
         }
     };
-    let outcome = recording.end(reason, args.recording.show_secrets)?;
+    let outcome = recording.end(reason, args.show_secrets)?;
     if let Some(waiter) = waiter {
         waiter.tell_ended().await;
     }
-    outcome.write_reports(&args.recording.report)?;
+    outcome.write_reports(&args.report)?;
     if outcome.broken {
         return Ok(ExitCode::from(EXIT_FAILED));
     }
-    let fail_on = args.recording.judge.fail_on.clone().or_else(|| config.fail_on.clone());
+    let fail_on = args.judge.fail_on.clone().or_else(|| config.fail_on.clone());
     let failed = fail_on.is_some_and(|fail_on| outcome.fails(&fail_on));
     Ok(if failed { ExitCode::from(EXIT_FOUND) } else { ExitCode::SUCCESS })
 }

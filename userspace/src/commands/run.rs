@@ -4,10 +4,12 @@ use std::io;
 use std::process::ExitCode;
 
 use super::{EXIT_FAILED, EXIT_FOUND};
+use crate::cgroup2::Directory;
 use crate::cli::{Globals, OnConflict, RunArgs};
 use crate::config::Config;
-use crate::event::{Body, Job as JobEvent, JobPhase, ProcessKey};
+use crate::event::{Body, EnforcementMode, Job as JobEvent, JobPhase, ProcessKey};
 use crate::job::{Account, Ended, Job, Running};
+use crate::probe::Guarding;
 use crate::recording::{self, Outcome, Recording, say};
 use crate::sink::text;
 
@@ -28,10 +30,13 @@ async fn watch(
     if let Some(path) = &args.recording.ready_file {
         recording::remove_ready_file(path)?;
     }
-    let mut recording = Recording::begin(&args.recording, config, globals)?;
+    let deny = args.recording.on_conflict == OnConflict::Deny;
+    let guard = if deny { Guarding::Deny } else { Guarding::Off };
+    let mut recording = Recording::begin(&args.recording, guard, config, globals)?;
     let job = Job::create()?;
-    if args.recording.on_conflict == OnConflict::Deny {
-        recording.enforce(job.directory(), &args.recording, config)?;
+    if deny {
+        let cgroup = Directory::known(job.directory(), job.cgroup());
+        recording.enforce(&[cgroup], EnforcementMode::Deny, &args.recording, config)?;
     }
     if let Some(path) = &args.recording.ready_file {
         recording::create_ready_file(path)?;

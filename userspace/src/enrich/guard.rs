@@ -1,7 +1,7 @@
 //! For enforcement: what the guard has to be told of processes, and what it tells.
 
 use super::{Enricher, Fact, Lookups};
-use crate::event::{Body, BootTime, Cookie, Denied, Hook, Process, ProcessKey};
+use crate::event::{Body, BootTime, Cookie, Denied, Errno, Hook, Process, ProcessKey};
 use crate::probe::Kinship;
 use crate::wire::Call;
 
@@ -20,7 +20,7 @@ impl<L: Lookups> Enricher<L> {
         Some((described, above.collect()))
     }
 
-    /// A bind that was refused.
+    /// A bind that was refused, or would have been.
     pub(super) fn denied(
         &mut self,
         call: Call,
@@ -32,6 +32,7 @@ impl<L: Lookups> Enricher<L> {
     ) {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
         self.processes.publish(holder, None, &mut self.cgroups, at, facts);
+        let dry_run = call.errno == Errno::UNKNOWN;
         let body = Denied {
             process: call.task.process,
             tid: call.task.tid,
@@ -40,6 +41,8 @@ impl<L: Lookups> Enricher<L> {
             requested_port: call.requested_port,
             holder_cookie,
             holder,
+            errno: if dry_run { Errno::EADDRINUSE } else { call.errno },
+            dry_run,
         };
         facts.push(Fact { at, hook, body: Body::Denied(body) });
     }

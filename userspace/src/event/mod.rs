@@ -17,7 +17,10 @@ pub use socket::{
     Holders, Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState,
     Unlisten, Unresolved,
 };
-pub use system::{CgroupRemoved, Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost, Note};
+pub use system::{
+    CgroupRemoved, Enforcement, EnforcementMode, Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost,
+    Note,
+};
 
 /// One fact, in its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +53,7 @@ pub enum Body {
     Bind(Bind),
     /// A bind failed.
     BindFailed(BindFailed),
-    /// Enforcement refused a bind.
+    /// Enforcement refused a bind, or would have.
     Denied(Denied),
     /// A bind was entered and nobody can tell how it ended.
     Unresolved(Unresolved),
@@ -86,6 +89,8 @@ pub enum Body {
     Limit(Limit),
     /// A job (the command of `run`) started or ended.
     Job(Job),
+    /// Conflicting binds are refused from now on.
+    Enforcement(Enforcement),
     /// A cgroup was removed in which a process was that this log tells of.
     CgroupRemoved(CgroupRemoved),
     /// A note from a user (`bindwatch mark`).
@@ -122,6 +127,7 @@ impl Body {
             Self::Lost(_) => "lost",
             Self::Limit(_) => "limit",
             Self::Job(_) => "job",
+            Self::Enforcement(_) => "enforcement",
             Self::CgroupRemoved(_) => "cgroup-removed",
             Self::Note(_) => "note",
         }

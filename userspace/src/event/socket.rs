@@ -239,7 +239,7 @@ pub struct BindFailed {
     pub door: Door,
 }
 
-/// Enforcement refused a bind with EADDRINUSE. The socket's port is the one it had got for a moment.
+/// Enforcement refused a bind, or would have. The socket's port is the one it had got for a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denied {
     /// Who.
@@ -256,6 +256,21 @@ pub struct Denied {
     pub holder_cookie: Cookie,
     /// Who bound that one.
     pub holder: ProcessKey,
+    /// The errno that the call got, or would have got.
+    #[serde(default = "address_in_use", skip_serializing_if = "is_address_in_use")]
+    pub errno: Errno,
+    /// It was let through: a dry run only tells what it would have refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+const fn address_in_use() -> Errno {
+    Errno::EADDRINUSE
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_address_in_use(errno: &Errno) -> bool {
+    *errno == Errno::EADDRINUSE
 }
 
 /// A bind whose end nobody saw.

@@ -130,6 +130,35 @@ pub enum JobPhase {
     End,
 }
 
+/// Conflicting binds of the processes in some cgroups are refused from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforcement {
+    /// How.
+    pub mode: EnforcementMode,
+    /// Paths of the cgroups, from the root of the hierarchy.
+    pub cgroups: Vec<String>,
+}
+
+/// How enforcement decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnforcementMode {
+    /// When the port is known, exactly: EADDRINUSE.
+    Deny,
+    /// Nothing is refused, only told.
+    DryRun,
+    /// Before the port is known, which two that race can both pass: EPERM. For kernels that cannot do better.
+    Check,
+}
+
+impl EnforcementMode {
+    /// Whether something is refused.
+    #[must_use]
+    pub const fn denies(self) -> bool {
+        !matches!(self, Self::DryRun)
+    }
+}
+
 /// A cgroup of the cgroup2 hierarchy was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupRemoved {

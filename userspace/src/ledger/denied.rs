@@ -1,9 +1,9 @@
 //! Binds that enforcement refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::event::{Cookie, Denied, Errno};
+use crate::event::{Cookie, Denied, Enforcement};
 
 use super::Ledger;
 use super::finding::{FindingId, HolderState, Kind};
@@ -11,17 +11,60 @@ use super::party::Party;
 use super::place::PortKey;
 use super::record::Moment;
 use super::refused::Call;
+use super::settings::is_at_or_below;
 
 /// Denials that later ones are put together with, the latest, endpoints.
 const DENIALS_MAX: usize = 1_024;
+/// Commands whose binds are judged, cgroups; `run` has one.
+const JOBS_MAX: usize = 64;
 
 /// The finding of each endpoint and the socket that it was kept for.
 #[derive(Default)]
 pub(super) struct Denials {
+    /// Cgroups of commands whose binds are reported and not refused.
+    judged: BTreeSet<String>,
     known: BTreeMap<(PortKey, IpAddr, Cookie), FindingId>,
 }
 
 impl Ledger {
+    /// From now on binds are refused, or those that would be are told.
+    pub(super) fn enforced(&mut self, enforcement: &Enforcement) {
+        if enforcement.mode.denies() {
+            // What comes to share in spite of it was let through.
+            self.denials.judged.clear();
+        }
+    }
+
+    /// A command runs in this cgroup.
+    pub(super) fn watch_command(&mut self, cgroup: &str) {
+        if self.denials.judged.len() < JOBS_MAX && !cgroup.trim_matches('/').is_empty() {
+            self.denials.judged.insert(cgroup.to_owned());
+        }
+    }
+
+    /// Counts the binds of commands in a finding that enforcement would have refused: an unrelated process had the
+    /// endpoint before them.
+    pub(super) fn would_deny(&mut self, id: FindingId) {
+        if self.denials.judged.is_empty() {
+            return;
+        }
+        let Some(record) = self.records.peek(id) else { return };
+        for nth in 0..record.parties.len() {
+            let (before, rest) = record.parties.split_at_mut(nth);
+            let Some(party) = rest.first_mut().filter(|party| party.would_be_denied.is_none()) else {
+                continue;
+            };
+            let cgroup = party.facts.as_ref().map_or("", |facts| facts.cgroup.as_str());
+            let of_a_command =
+                party.bound_itself() && self.denials.judged.iter().any(|top| is_at_or_below(cgroup, top));
+            let contested = of_a_command
+                && before.iter().any(|earlier| {
+                    !self.kin.any_related(std::iter::once(party.process), &std::iter::once(earlier.process))
+                });
+            party.would_be_denied = Some(contested);
+        }
+    }
+
     /// One holder kept one endpoint: one finding, whoever wanted it and however often.
     pub(super) fn denied(&mut self, denied: &Denied, now: Moment) {
         let port = PortKey::of(&denied.socket);
@@ -30,7 +73,7 @@ impl Ledger {
             process: denied.process,
             comm: &denied.comm,
             facts: &denied.socket,
-            errno: Errno::EADDRINUSE,
+            errno: denied.errno,
             name: "bind",
         };
         let victim = call.victim(self);
@@ -58,6 +101,7 @@ impl Ledger {
             record.last_seen = now.at;
         }
         record.victim = Some(victim);
+        record.dry_run = denied.dry_run;
         for party in holders {
             record.join(party);
         }

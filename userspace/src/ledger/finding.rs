@@ -283,6 +283,10 @@ pub struct Finding {
     pub others: Rest,
     /// How often.
     pub count: u64,
+    /// Of `denied`: nothing was refused, it only would have been.
+    pub dry_run: bool,
+    /// Of what overlaps in a `run` that only reports: how many of its processes enforcement would have refused the bind.
+    pub would_deny: u64,
     /// Lost events could have changed it.
     pub uncertain: bool,
     /// Who gets the traffic.

@@ -171,6 +171,7 @@ impl Ledger {
             }
             Body::CgroupRemoved(removed) => self.cgroup_removed(&removed.path, now),
             Body::Job(job) => self.job(job, now),
+            Body::Enforcement(enforcement) => self.enforced(enforcement),
             Body::Unresolved(unresolved) => self.unresolved(unresolved, now),
             Body::Limit(_) | Body::Note(_) => {}
         }

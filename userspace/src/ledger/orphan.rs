@@ -78,6 +78,7 @@ impl Ledger {
     /// A job began or ended: at its end, what only its own processes still hold is orphaned.
     pub(super) fn job(&mut self, job: &Job, now: Moment) {
         if job.phase == JobPhase::Start {
+            self.watch_command(&job.cgroup);
             if let Some(process) = job.process.filter(|_| self.wards.jobs.len() < JOBS_MAX) {
                 self.wards.jobs.insert(process);
             }

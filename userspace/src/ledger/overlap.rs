@@ -185,6 +185,7 @@ impl Ledger {
             record.evidence.add(now.seq);
             self.records.touch(id);
             self.records.link(id, &mut self.holdings);
+            self.would_deny(id);
         }
     }
 

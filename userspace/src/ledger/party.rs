@@ -53,6 +53,8 @@ pub(super) struct Party {
     /// Connections that were lost in its queues.
     pub(super) backlog: u64,
     inherited_from: Option<ProcessKey>,
+    /// Enforcement would have refused its bind; None not judged.
+    pub(super) would_be_denied: Option<bool>,
     /// The other side, and whether the process connected to it.
     pub(super) connection: Option<(SocketAddr, bool)>,
 }
@@ -108,8 +110,14 @@ impl Party {
             stopped_at: None,
             backlog: 0,
             inherited_from: None,
+            would_be_denied: None,
             connection: None,
         }
+    }
+
+    /// Its bind was seen, and its own.
+    pub(super) const fn bound_itself(&self) -> bool {
+        self.bound_at.is_some() && self.inherited_from.is_none()
     }
 
     pub(super) fn stake(&mut self, cookie: Cookie) -> Option<&mut Stake> {

@@ -53,6 +53,8 @@ pub(super) struct Record {
     pub(super) users: Vec<PortUser>,
     pub(super) others: Rest,
     pub(super) count: u64,
+    /// Of `denied`: nothing was refused.
+    pub(super) dry_run: bool,
     pub(super) uncertain: bool,
     pub(super) receives: Option<Receives>,
     pub(super) evidence: Evidence,
@@ -267,6 +269,9 @@ impl Record {
             users: self.users.clone(),
             others: self.others,
             count: self.count,
+            dry_run: self.dry_run,
+            would_deny: self.parties.iter().filter(|party| party.would_be_denied == Some(true)).count()
+                as u64,
             uncertain: self.uncertain,
             receives: self.receives,
             evidence: self.evidence.as_slice().to_vec(),
@@ -325,6 +330,7 @@ impl Records {
             users: Vec::new(),
             others: Rest::default(),
             count: 1,
+            dry_run: false,
             uncertain: self.lossy,
             receives: None,
             evidence: Evidence::default(),

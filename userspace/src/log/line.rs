@@ -79,6 +79,7 @@ pub fn encode(event: &Event, out: &mut Vec<u8>) -> Result<(), serde_json::Error>
         Body::Lost(body) => fields(body, out),
         Body::Limit(body) => fields(body, out),
         Body::Job(body) => fields(body, out),
+        Body::Enforcement(body) => fields(body, out),
         Body::CgroupRemoved(body) => fields(body, out),
         Body::Note(body) => fields(body, out),
     }?;
@@ -255,6 +256,7 @@ kinds! {
     "lost" => Lost,
     "limit" => Limit,
     "job" => Job,
+    "enforcement" => Enforcement,
     "cgroup-removed" => CgroupRemoved,
     "note" => Note,
 }

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::net::IpAddr;
 
 use aya::maps::{Array, HashMap, MapData};
-use aya::programs::{CgroupAttachMode, Program};
+use aya::programs::{CgroupAttachMode, Program, ProgramInfo, loaded_programs};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS};
 
-use super::load::{Options, open_root, reason};
-use super::{Probe, ProbeError};
+use super::load::{Guarding, Options, open_root, reason};
+use super::{Probe, ProbeError, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
 use crate::ledger::{AllowRule, Standing};
@@ -62,7 +62,7 @@ impl Probe {
     /// # Errors
     /// Why it does not.
     pub fn try_guard() -> Result<(), ProbeError> {
-        let mut probe = Self::load(&Options { guard: true, ..Options::default() })?;
+        let mut probe = Self::load(&Options { guard: Guarding::Deny, ..Options::default() })?;
         for name in GUARD_HOOKS {
             let Some(Program::CgroupSock(program)) = probe.ebpf.program_mut(name) else {
                 return Err(refused(name, "it is not in the object".to_owned()));
@@ -151,6 +151,28 @@ impl Probe {
         program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| refused(name, reason(&error)))?;
         Ok(())
     }
+}
+
+/// Whether conflicting binds are denied in a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforced {
+    /// By some bindwatch, there or above.
+    Yes,
+    /// By none.
+    No,
+    /// The caller may not see it.
+    Unknown,
+}
+
+/// Whether a program that denies runs for the processes of a cgroup.
+#[must_use]
+pub fn enforced(cgroup: &File) -> Enforced {
+    let Ok(there) = syscall::programs_at(cgroup, syscall::INET4_POST_BIND) else { return Enforced::Unknown };
+    let denies = |program: &ProgramInfo| {
+        there.contains(&program.id()) && program.name_as_str().is_some_and(|name| GUARD_HOOKS.contains(&name))
+    };
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    if programs.any(|program| denies(&program)) { Enforced::Yes } else { Enforced::No }
 }
 
 const BPF_NOEXIST: u64 = 1;

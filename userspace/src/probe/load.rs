@@ -32,10 +32,22 @@ pub struct Options {
     pub errno: bool,
     /// Let the programs' own diagnostics through.
     pub diagnostics: bool,
-    /// Make room for what the guard decides with ([`Probe::guard`]).
-    pub guard: bool,
+    /// Make room for what the guard decides with ([`Probe::guard`]), and what it is to do.
+    pub guard: Guarding,
     /// Attach these programs of [`HOOKS`] and no others, each of which is needed then. None attaches all.
     pub only: Option<&'static [&'static str]>,
+}
+
+/// What is done about binds that conflict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guarding {
+    /// Nothing: the guard is not loaded.
+    #[default]
+    Off,
+    /// They are told.
+    DryRun,
+    /// They are refused.
+    Deny,
 }
 
 impl Options {
@@ -55,7 +67,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false, guard: false, only: None }
+        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false, guard: Guarding::Off, only: None }
     }
 }
 
@@ -240,15 +252,17 @@ pub(super) fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) 
 fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError> {
     let level: u8 = if options.diagnostics { 4 } else { 0 };
     let words = wire::offset_words(offsets);
+    let dry_run = u32::from(options.guard == Guarding::DryRun);
     let mut loader = EbpfLoader::new();
     loader
         // The object has no relocations against the kernel's types: their parsing is saved.
         .btf(None)
         .override_global(ABI_SYMBOL, &ABI_VERSION, true)
         .override_global("OFFSETS", words.as_slice(), true)
+        .override_global("DRY_RUN", &dry_run, true)
         .override_global(LOG_LEVEL_SYMBOL, &level, false)
         .map_max_entries("RING", options.ring_bytes);
-    if !options.guard {
+    if options.guard == Guarding::Off {
         // Made with the object, whether or not the guard is attached.
         for map in ["KIN", "CLAIMED", "CLAIMS"] {
             loader.map_max_entries(map, 1);

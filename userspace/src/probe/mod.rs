@@ -11,11 +11,12 @@ mod maps;
 mod membership;
 mod offsets;
 mod ring;
+mod syscall;
 mod task_files;
 pub mod tracefs;
 
-pub use guard::{Kinship, Standings, process_of};
-pub use load::{Attached, Options, Probe, Refused, release_memory};
+pub use guard::{Enforced, Kinship, Standings, enforced, process_of};
+pub use load::{Attached, Guarding, Options, Probe, Refused, release_memory};
 pub use maps::{Accepted, Counters, Idle, Owners};
 pub use membership::{Group, is_member};
 pub use offsets::VMLINUX;

@@ -15,6 +15,6 @@ mod tests;
 pub use cgroup::{container_id, container_of, unified_path};
 pub use mounts::{Mount, mounts};
 pub(crate) use read::{Folder, PidPath, link_at, read_at};
-pub use scan::{CMDLINE_MAX, Proc};
+pub use scan::{CMDLINE_MAX, Proc, uids};
 pub use stat::Stat;
 pub(crate) use stat::number;

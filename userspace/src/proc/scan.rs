@@ -273,9 +273,22 @@ fn same_program(childs_exe: &str, parents_exe: &str, parent_tgid: u32) -> bool {
 }
 
 fn real_uid(status: &[u8]) -> Option<Uid> {
-    let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"))?;
-    let digits = line.split(|&b| b == b'\t').next()?;
-    number(digits).and_then(|uid| u32::try_from(uid).ok()).map(Uid)
+    uids_of(status).next()
+}
+
+/// Real, effective, saved and filesystem user id (proc_pid_status(5)).
+fn uids_of(status: &[u8]) -> impl Iterator<Item = Uid> {
+    let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"));
+    let digits = line.into_iter().flat_map(|line| line.split(|&b| b == b'\t'));
+    digits.map_while(|digits| number(digits).and_then(|uid| u32::try_from(uid).ok()).map(Uid))
+}
+
+/// The user ids of a process: real, effective, saved, filesystem.
+///
+/// # Errors
+/// When it is gone.
+pub fn uids(tgid: u32) -> io::Result<Vec<Uid>> {
+    Ok(uids_of(&std::fs::read(format!("/proc/{tgid}/status"))?).collect())
 }
 
 /// Splits an argument area at its NULs. A process that overwrote it with one line for `ps` gives one argument.

@@ -67,12 +67,21 @@ pub struct Shape<'a> {
     users: Vec<PortUser<'a>>,
     other_users: Rest,
     count: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    would_deny: u64,
     uncertain: bool,
     receives: Option<String>,
     story: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<&'a str>,
     evidence: &'a [Seq],
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if wants a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A process that uses up ports.
@@ -191,6 +200,8 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
             .collect(),
         other_users: finding.others,
         count: finding.count,
+        dry_run: finding.dry_run,
+        would_deny: finding.would_deny,
         uncertain: finding.uncertain,
         receives: finding.receives.map(|receives| match receives {
             Receives::Split => "split".to_owned(),

@@ -72,6 +72,8 @@ fn finding(kind: Kind) -> Finding {
         users: vec![],
         others: Rest::default(),
         count: 1,
+        dry_run: false,
+        would_deny: 0,
         uncertain: false,
         receives: None,
         evidence: vec![Seq(17), Seq(42)],

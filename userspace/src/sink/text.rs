@@ -194,7 +194,16 @@ fn one(
         } else {
             format!("at {}", clock.rfc3339(finding.last_seen))
         };
-        writeln!(out, "          {}() failed with {} {times}", victim.call, victim.errno)?;
+        let failed = if finding.dry_run { "would have failed" } else { "failed" };
+        writeln!(out, "          {}() {failed} with {} {times}", victim.call, victim.errno)?;
+    }
+    if finding.would_deny > 0 {
+        let of = finding.holders.len();
+        writeln!(
+            out,
+            "  deny    --on-conflict deny would have refused {} of these {of} the bind",
+            finding.would_deny
+        )?;
     }
     if let Some(cause) = finding.cause {
         writeln!(out, "  cause   {}: {}", words::cause(cause), words::cause_meaning(cause))?;

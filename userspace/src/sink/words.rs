@@ -434,7 +434,8 @@ pub fn port_user(user: &PortUser) -> String {
 
 fn denied(finding: &Finding) -> String {
     let (who, times) = (victim(finding.victim.as_ref()), attempts(finding));
-    let mut text = format!("{who} was denied {}{times}", place(finding));
+    let was = if finding.dry_run { "would have been" } else { "was" };
+    let mut text = format!("{who} {was} denied {}{times}", place(finding));
     if !finding.holders.is_empty() {
         let verb = if finding.holders.len() > 1 { "hold" } else { "holds" };
         text = format!("{text}: {} {verb} it", listed(finding.holders.iter()));

@@ -19,7 +19,9 @@ use crate::event::{
     Seq, Setting,
 };
 use crate::ledger::{Settings, Standing};
-use crate::probe::{Attached, Counters, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory};
+use crate::probe::{
+    Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory,
+};
 use crate::wire::{self, Record, Stamped};
 
 /// How often the ring is looked into while records come.
@@ -82,7 +84,7 @@ impl Live {
         let attached = probe.attached().clone();
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         processes.scan();
-        if options.guard {
+        if options.guard != Guarding::Off {
             probe.guard(|| processes.kinships())?;
         }
         let enricher = Enricher::new(
@@ -105,7 +107,7 @@ impl Live {
             unsettled: None,
         };
         live.take_inventory(events)?;
-        if options.guard {
+        if options.guard != Guarding::Off {
             live.enricher.lookups().probe().guard_older()?;
         }
         release_memory();
@@ -118,17 +120,18 @@ impl Live {
         &self.attached
     }
 
-    /// Denies conflicting binds in a cgroup, for a source that was started with `guard`.
+    /// Denies conflicting binds in these cgroups, for a source that was started with `guard`. Once.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn enforce(&mut self, cgroup: &std::fs::File, settings: &Settings) -> Result<(), LiveError> {
+    pub fn enforce(&mut self, cgroups: &[std::fs::File], settings: &Settings) -> Result<(), LiveError> {
         let standings = self.enricher.lookups().probe().standings(&settings.allow)?;
         self.guard = Some((standings, settings.clone()));
         for known in self.enricher.kinships() {
             self.judge(known.process);
         }
-        Ok(self.enricher.lookups().probe().enforce(cgroup)?)
+        let probe = self.enricher.lookups().probe();
+        Ok(cgroups.iter().try_for_each(|cgroup| probe.enforce(cgroup))?)
     }
 
     /// Tells the guard how a process stands: of which pool it is, and what it is allowed.

@@ -62,7 +62,7 @@ pub enum Record {
     BindFailed(Call),
     /// The guard refused a bind.
     Denied {
-        /// The bind, as one that failed.
+        /// The bind, as one that failed; without an errno, as one that would have.
         call: Call,
         /// The socket in its way.
         holder_cookie: Cookie,
