@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Anchors;
-use crate::event::{BootTime, Event, Protocol};
+use crate::event::{Body, BootTime, Event, Protocol};
 use crate::ledger::finding::{Finding, FindingId, Kind};
 use crate::ledger::{Ledger, Settings};
 use crate::log::{End, Progress, WriteError, Writer};
-use crate::sink::json;
 use crate::sink::notices::Unseen;
+use crate::sink::{Remark, json};
 
 /// How long a finding that may still turn out to be meant is not told, ns: a socket joins its multicast group after its
 /// bind, at once or when its program has looked at the interfaces.
@@ -32,8 +32,13 @@ pub struct Recorder {
     held: BTreeMap<FindingId, BootTime>,
     last: BootTime,
     unseen: Unseen,
+    /// Notes of users, the first of them.
+    notes: Vec<Remark>,
     dirty: bool,
 }
+
+/// Notes of users that are kept for the reports; all of them are in the log.
+const NOTES_MAX: usize = 1000;
 
 impl Recorder {
     /// Into `writer`, or into nothing.
@@ -51,6 +56,7 @@ impl Recorder {
             held: BTreeMap::new(),
             last: BootTime(0),
             unseen: Unseen::default(),
+            notes: Vec::new(),
             dirty: false,
         }
     }
@@ -60,6 +66,11 @@ impl Recorder {
         for event in events.drain(..) {
             self.last = self.last.max(event.at);
             self.unseen.event(&event);
+            if let Body::Note(note) = &event.body
+                && self.notes.len() < NOTES_MAX
+            {
+                self.notes.push(Remark { at: event.at, text: note.text.clone(), process: note.process });
+            }
             match self.writer.as_mut().map(|writer| writer.event(&event)) {
                 None | Some(Ok(Progress::Written | Progress::Dropped)) => {}
                 Some(Ok(Progress::LimitReached)) => self.is_full = true,
@@ -153,6 +164,12 @@ impl Recorder {
         &self.unseen
     }
 
+    /// What users wrote into the recording, in order.
+    #[must_use]
+    pub fn notes(&self) -> &[Remark] {
+        &self.notes
+    }
+
     /// Ends the log in order and hands over the ledger.
     ///
     /// # Errors
@@ -203,7 +220,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
     use super::*;
-    use crate::event::{Bind, Body, Door, Hook, OptionSet, Options, Process, Seq, Setting, SocketFacts, Tid};
+    use crate::event::{Bind, Door, Hook, OptionSet, Options, Process, Seq, Setting, SocketFacts, Tid};
     use crate::log::{create, samples};
 
     /// A recording that two processes begin by binding one UDP port, each with a socket of its own.

@@ -180,6 +180,7 @@ impl Recording {
         // The programs go first: nothing is held up by what is still to be written.
         drop(live);
         let unseen = recorder.unseen().sentence();
+        let notes = recorder.notes().to_vec();
         let (ledger, failure) = recorder.end(reason, end);
         if let Some(failure) = failure {
             say(&failure.to_string());
@@ -187,7 +188,8 @@ impl Recording {
         }
         let window = Window { start, end, complete: !broken };
         let mut report = sink::report_of(&ledger, host, clock, window, show_secrets)
-            .of_log(output.to_string_lossy().into_owned());
+            .of_log(output.to_string_lossy().into_owned())
+            .with_notes(notes);
         if let Some(unseen) = unseen {
             report.notice(&unseen);
         }

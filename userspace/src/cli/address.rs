@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::quantity::shown;
-use crate::event::Protocol;
+use crate::event::{Protocol, SocketFacts};
 
 /// Which local addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,26 @@ pub struct Target {
     pub place: Place,
     /// Which port; None is every port.
     pub port: Option<u16>,
+}
+
+impl Target {
+    /// Whether a user who asks for this wants to see `socket`: what is bound to the address, or takes it in.
+    #[must_use]
+    pub fn takes(&self, socket: &SocketFacts) -> bool {
+        let here = match &self.place {
+            Place::Every => true,
+            Place::Only(addresses) => addresses.iter().any(|address| takes_in(socket, *address)),
+        };
+        here && self.port.is_none_or(|port| port == socket.port)
+            && self.protocol.is_none_or(|protocol| protocol == socket.protocol)
+    }
+}
+
+fn takes_in(socket: &SocketFacts, address: IpAddr) -> bool {
+    let own = socket.address.to_canonical();
+    let dual = own.is_ipv6() && own.is_unspecified() && !socket.options.v6_only;
+    let same_plane = own.is_ipv4() == address.to_canonical().is_ipv4();
+    own == address.to_canonical() || own.is_unspecified() && !address.is_unspecified() && (same_plane || dual)
 }
 
 impl FromStr for Target {

@@ -84,6 +84,8 @@ pub enum Verb {
     Record(RecordArgs),
     /// Tell what a log shows: findings with their evidence
     Report(ReportArgs),
+    /// Tell the whole story of one address or endpoint: who held it when, and what failed there
+    Explain(ExplainArgs),
     /// Show who holds which port now
     List(ListArgs),
     /// Ask whether an address and port are free: exit 0 free, 1 held
@@ -241,6 +243,34 @@ pub struct ReportArgs {
     /// Only findings with this process: a PID, or a part of its name or program path
     #[arg(long, value_name = "PID|NAME", help_heading = "Choosing findings")]
     pub process: Option<String>,
+    /// How to judge.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+}
+
+/// `explain`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch explain bindwatch.jsonl 127.0.0.1:8080
+  bindwatch explain bindwatch.jsonl :5432 --at 12s
+  bindwatch explain ci.jsonl.zst udp/127.0.0.1 --format json
+
+Works while the recording still goes on. Numbers are those of the events in the log.
+
+Exit code: 0, 125 when the log cannot be read.")]
+pub struct ExplainArgs {
+    /// The log; - is standard input
+    #[arg(value_name = "LOG")]
+    pub log: PathBuf,
+    /// What to tell of: 127.0.0.1:80, [::1]:80, :80, tcp/…, udp/…; a bare address is every port on it
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub target: Target,
+    /// Also who held it then (RFC 3339, or 30s: that long after the start of the log)
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<crate::clock::When>,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
     /// How to judge.
     #[command(flatten)]
     pub judge: JudgeArgs,

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use super::census::Census;
 use super::{EXIT_FOUND, text_or_json};
-use crate::cli::{Globals, ListArgs, Place, Target};
+use crate::cli::{Globals, ListArgs};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::event::{
     Body, BootTime, Cookie, Event, Hook, Inventory as Boundary, InventoryPhase, OptionSet, Process,
-    ProcessKey, Protocol, Seq, Setting, SocketFacts, TcpState,
+    ProcessKey, Protocol, Seq, Setting, TcpState,
 };
 use crate::judge::Rules;
 use crate::ledger::Ledger;
@@ -99,24 +99,7 @@ fn states(args: &ListArgs) -> States {
 }
 
 fn is_shown(socket: &InventorySocket, args: &ListArgs) -> bool {
-    args.targets.is_empty() || args.targets.iter().any(|target| matches(target, &socket.socket))
-}
-
-/// Whether a user who asks for `target` wants to see `socket`: what is bound to the address, or takes it in.
-fn matches(target: &Target, socket: &SocketFacts) -> bool {
-    let here = match &target.place {
-        Place::Every => true,
-        Place::Only(addresses) => addresses.iter().any(|address| takes_in(socket, *address)),
-    };
-    here && target.port.is_none_or(|port| port == socket.port)
-        && target.protocol.is_none_or(|protocol| protocol == socket.protocol)
-}
-
-fn takes_in(socket: &SocketFacts, address: IpAddr) -> bool {
-    let own = socket.address.to_canonical();
-    let dual = own.is_ipv6() && own.is_unspecified() && !socket.options.v6_only;
-    let same_plane = own.is_ipv4() == address.to_canonical().is_ipv4();
-    own == address.to_canonical() || own.is_unspecified() && !address.is_unspecified() && (same_plane || dual)
+    args.targets.is_empty() || args.targets.iter().any(|target| target.takes(&socket.socket))
 }
 
 /// Whose connections were that are over: only a recording that saw them being opened knows.
@@ -254,6 +237,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
     use super::*;
+    use crate::cli::Target;
+    use crate::event::SocketFacts;
     use crate::event::{Family, Inum, NetnsCookie, Options as Set, Uid};
 
     fn socket(address: &str, v6_only: bool) -> InventorySocket {
@@ -301,11 +286,7 @@ mod tests {
             ("udp/:80", "::1", true, false),
         ] {
             let asked: Target = target.parse().unwrap();
-            assert_eq!(
-                matches(&asked, &socket(address, v6_only).socket),
-                shown,
-                "{target} {address} {v6_only}"
-            );
+            assert_eq!(asked.takes(&socket(address, v6_only).socket), shown, "{target} {address} {v6_only}");
         }
     }
 

@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod enforce;
 mod enroll;
+mod explain;
 mod janitor;
 mod launch;
 mod list;
@@ -58,6 +59,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Verb::Run(args) => run::run(args, globals),
         Verb::Record(args) => record::run(args, globals),
         Verb::Report(args) => report::run(args, globals),
+        Verb::Explain(args) => explain::run(args, globals),
         Verb::List(args) => list::run(args, globals),
         Verb::Check(args) => check::run(args, globals),
         Verb::Doctor(args) => doctor::run(args, globals),

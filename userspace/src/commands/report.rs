@@ -53,9 +53,10 @@ fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Res
     let ending = reader.ending();
     let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
     let unseen = recorder.unseen().sentence();
+    let notes = recorder.notes().to_vec();
     let (ledger, _) = recorder.end("replayed", end);
     let window = Window { start, end, complete: ending.complete() };
-    let mut report = report_of(&ledger, header.host, clock, window, args.show_secrets);
+    let mut report = report_of(&ledger, header.host, clock, window, args.show_secrets).with_notes(notes);
     for notice in notices::of_ending(ending).iter().chain(&unseen) {
         report.notice(notice);
     }

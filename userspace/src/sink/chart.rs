@@ -1,20 +1,22 @@
 //! A timeline as lines of characters, for terminals, logs and Markdown.
 
 use super::timeline::{Bar, Span, Timeline};
-use super::{escape, words};
+use super::{Remark, escape, words};
 use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::event::BootTime;
 
 /// Columns of the line that stands for the time.
 const WIDTH: usize = 48;
+/// Notes of users in a chart.
+const REMARKS_MAX: usize = 8;
 /// Longest name behind a line, characters.
 const LABEL_CHARS: usize = 60;
 
 /// The lines of a chart: what a column is first, then one for each holder and each call that failed, names behind.
 /// Text from processes in it is escaped.
 #[must_use]
-pub fn lines(timeline: &Timeline<'_>, anchors: Anchors) -> Vec<String> {
+pub fn lines(timeline: &Timeline<'_>, remarks: &[Remark], anchors: Anchors) -> Vec<String> {
     let mut rows: Vec<(String, String)> = Vec::new();
     let several = timeline.bars.windows(2).any(|pair| match pair {
         [a, b] => a.holder.address != b.holder.address,
@@ -34,6 +36,11 @@ pub fn lines(timeline: &Timeline<'_>, anchors: Anchors) -> Vec<String> {
         rows.push((words::process(&mark.victim.holder), failed(timeline, mark.span)));
     }
     let span = timeline.span;
+    let said = remarks.iter().filter(|remark| remark.at >= span.from && remark.at <= span.to);
+    for remark in said.take(REMARKS_MAX) {
+        let at = Span { from: remark.at, to: remark.at };
+        rows.push((format!("note: {}", escape::line(&remark.text)), failed(timeline, at).replace('×', "¦")));
+    }
     let mut lines = vec![format!(
         "{} to {}: ━ held{}{}",
         words::time(anchors, span.from, span),

@@ -7,7 +7,7 @@ use serde_json::ser::PrettyFormatter;
 
 use super::escape::SafeJson;
 use super::listing::{Answer, Listed, Listing, Person};
-use super::{Report, Stats, story, words};
+use super::{Report, Stats, history, story, words};
 use crate::clock::Anchors;
 use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Rest, Seq, TcpState};
 use crate::ledger::finding::{Cause, Finding, HolderState, Kind, PortRange, Receives, Severity};
@@ -24,12 +24,25 @@ struct Document<'a> {
     window: Window,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     notices: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<history::Shape<'a>>,
     findings: Vec<Shape<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<Note<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     targets: Option<&'a [Answer]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sockets: Option<Vec<Socket<'a>>>,
     stats: Stats,
+}
+
+/// What a user wrote.
+#[derive(Serialize)]
+struct Note<'a> {
+    at: String,
+    text: &'a str,
+    pid: u32,
+    id: ProcessKey,
 }
 
 #[derive(Serialize)]
@@ -349,6 +362,17 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             .findings
             .iter()
             .map(|found| Shape { log: report.source_of(found), ..finding(found, clock) })
+            .collect(),
+        history: report.history.as_ref().map(|history| history.shape(clock)),
+        notes: report
+            .notes
+            .iter()
+            .map(|note| Note {
+                at: clock.rfc3339(note.at),
+                text: &note.text,
+                pid: note.process.tgid,
+                id: note.process,
+            })
             .collect(),
         targets: report.targets.as_deref(),
         sockets: report.listing.as_ref().map(|listing| sockets(listing, clock)),

@@ -133,7 +133,7 @@ fn section(case: &Case<'_>, report: &Report) -> String {
         if at == 0
             && let Some(timeline) = &case.timeline
         {
-            text.push_str(&fenced(&chart::lines(timeline, report.clock)));
+            text.push_str(&fenced(&chart::lines(timeline, &report.notes, report.clock)));
             text.push('\n');
         }
         text.push_str(&evidence(finding, report));

@@ -59,6 +59,14 @@ fn of_one_machine(mut reports: Vec<Report>) -> Option<Report> {
             last_start = report.window.start;
             merged.logs.push(log.clone());
         }
+        if number > 0 {
+            for note in report.notes {
+                // Both may have been told.
+                if !merged.notes.contains(&note) {
+                    merged.notes.push(note);
+                }
+            }
+        }
         for notice in &report.notices {
             merged.notice(&format!("{log}: {notice}"));
         }
@@ -77,6 +85,7 @@ fn of_one_machine(mut reports: Vec<Report>) -> Option<Report> {
     // What an earlier log ended with is not so any longer, or a later one would have told it as well.
     let gone = |finding: &&mut Finding| finding.live && finding.last_seen < last_start;
     findings.iter_mut().filter(gone).for_each(|finding| finding.live = false);
+    merged.notes.sort_by_key(|note| note.at);
     Some(merged.with_findings(findings, left_out))
 }
 

@@ -4,6 +4,7 @@ pub mod chart;
 mod ended;
 pub mod escape;
 mod github;
+pub mod history;
 #[cfg(test)]
 mod hostile;
 mod html;
@@ -77,13 +78,15 @@ pub struct Report {
     sources: BTreeMap<FindingId, usize>,
     /// What users wrote into the recording, in order.
     notes: Vec<Remark>,
+    /// What `explain` tells.
+    history: Option<history::History>,
     targets: Option<Vec<listing::Answer>>,
     listing: Option<listing::Listing>,
     show_secrets: bool,
 }
 
 /// A note of a user in a recording (`bindwatch mark`).
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
     /// When.
     pub at: BootTime,
@@ -98,7 +101,7 @@ impl Report {
     #[must_use]
     pub fn new(host: Host, clock: Anchors, window: Window, stats: Stats, show_secrets: bool) -> Self {
         let (notices, findings, left_out) = (Vec::new(), Vec::new(), 0);
-        let (targets, listing) = (None, None);
+        let (history, targets, listing) = (None, None, None);
         let (logs, sources, notes) = (Vec::new(), BTreeMap::new(), Vec::new());
         Self {
             host,
@@ -111,6 +114,7 @@ impl Report {
             logs,
             sources,
             notes,
+            history,
             targets,
             listing,
             show_secrets,
@@ -121,6 +125,23 @@ impl Report {
     #[must_use]
     pub fn of_log(mut self, name: String) -> Self {
         self.logs = vec![name];
+        self
+    }
+
+    /// Takes what users wrote into the recording.
+    #[must_use]
+    pub fn with_notes(mut self, notes: Vec<Remark>) -> Self {
+        self.notes = notes;
+        self
+    }
+
+    /// Takes the story of what `explain` was asked about.
+    #[must_use]
+    pub fn with_history(mut self, mut history: history::History) -> Self {
+        if !self.show_secrets {
+            history.mask();
+        }
+        self.history = Some(history);
         self
     }
 
@@ -193,6 +214,7 @@ impl Report {
     /// When `out` cannot be written to.
     pub fn write(&self, format: Format, style: text::Style, out: &mut dyn Write) -> io::Result<()> {
         match format {
+            Format::Text if self.history.is_some() => history::write(self, style, out),
             Format::Text if self.targets.is_some() => listing::write_answers(self, style, out),
             Format::Text if self.listing.is_some() => listing::write(self, style, out),
             _ => write_all(std::slice::from_ref(self), format, style, out),

@@ -89,7 +89,11 @@ fn failed(finding: &Finding, victim: &Victim, times: Span, anchors: Anchors) -> 
     let at = |time| words::time(anchors, time, times);
     let what = endpoint(victim.holder.address, victim.holder.port);
     let call = if victim.call == "listen" { "listen on" } else { "bind" };
-    let verb = if finding.kind == Kind::Denied { "was not let" } else { "could not" };
+    let verb = match (finding.kind, finding.dry_run) {
+        (Kind::Denied, false) => "was not let",
+        (Kind::Denied, true) => "would not have been let",
+        _ => "could not",
+    };
     if finding.count > 1 {
         let (first, last) = (at(finding.first_seen), at(finding.last_seen));
         return format!("{verb} {call} {what} {} times from {first} to {last}", finding.count);

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use super::json::option_names;
-use super::timeline::{self, Timeline};
+use super::timeline;
 use super::words::{self, endpoint, plural};
 use super::{Report, chart, escape, story};
 use crate::cli::duration_text;
@@ -77,16 +77,32 @@ pub(super) fn write(report: &Report, style: Style, out: &mut dyn Write) -> io::R
     } else {
         writeln!(out, "{}{left_out}", words::totals(&report.findings))?;
     }
-    for case in timeline::cases(&report.findings, window.end) {
+    findings_of(report, style, &mut out)?;
+    out.flush()
+}
+
+/// Writes the findings alone, with how many there are.
+pub(super) fn findings(report: &Report, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    let mut out = BufWriter::new(out);
+    writeln!(out, "{}", words::totals(&report.findings))?;
+    findings_of(report, style, &mut out)?;
+    out.flush()
+}
+
+fn findings_of(report: &Report, style: Style, out: &mut impl Write) -> io::Result<()> {
+    let clock = report.clock;
+    for case in timeline::cases(&report.findings, report.window.end) {
         for (at, finding) in case.findings.iter().enumerate() {
             writeln!(out)?;
-            one(finding, case.timeline.as_ref().filter(|_| at == 0), clock, style, &mut out)?;
+            let timeline = case.timeline.as_ref().filter(|_| at == 0);
+            let chart = timeline.map(|timeline| chart::lines(timeline, &report.notes, clock));
+            one(finding, &chart.unwrap_or_default(), clock, style, out)?;
             if let Some(log) = report.source_of(finding) {
                 writeln!(out, "  log     {}", escape::cut(log, PATH_CHARS))?;
             }
         }
     }
-    out.flush()
+    Ok(())
 }
 
 /// What there was when nothing was found, and how much was watched.
@@ -116,7 +132,7 @@ pub(super) fn left_out(report: &Report) -> String {
 
 /// One finding as the whole report has it, without its chart.
 pub(super) fn finding(report: &Report, finding: &Finding, out: &mut impl Write) -> io::Result<()> {
-    one(finding, None, report.clock, Style::default(), out)
+    one(finding, &[], report.clock, Style::default(), out)
 }
 
 /// Writes the totals and one line for each finding: what `run` says at its end. `log` is where to read more.
@@ -144,7 +160,7 @@ pub fn brief(report: &Report, log: &str, style: Style, out: &mut dyn Write) -> i
 
 fn one(
     finding: &Finding,
-    timeline: Option<&Timeline<'_>>,
+    chart: &[String],
     clock: Anchors,
     style: Style,
     out: &mut impl Write,
@@ -154,7 +170,7 @@ fn one(
     if let Some(story) = story::sentence(finding, clock) {
         writeln!(out, "  story   {story}")?;
     }
-    for line in timeline.map(|timeline| chart::lines(timeline, clock)).unwrap_or_default() {
+    for line in chart {
         writeln!(out, "          {line}")?;
     }
     let shown = style.at_most(HOLDERS_SHOWN);

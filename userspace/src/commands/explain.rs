@@ -1,0 +1,63 @@
+//! `bindwatch explain`: the story of one endpoint, from a log that may still grow.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::text_or_json;
+use crate::cli::{ExplainArgs, Globals};
+use crate::config::Config;
+use crate::drive::Recorder;
+use crate::event::BootTime;
+use crate::judge::Rules;
+use crate::sink::history::{History, endpoint_of};
+use crate::sink::{Window, notices, report_of, text};
+use crate::source;
+
+/// Events that are handed on at once.
+const BATCH: usize = 512;
+
+/// Runs the verb.
+pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    let format = text_or_json(globals)?;
+    let config = Config::load(globals.config.as_deref())?;
+    let mut reader = source::log::open(&args.log)?;
+    let header = reader.header().clone();
+    let clock = header.clock;
+    let start = BootTime(clock.boot_ns);
+    let at = args.at.map(|at| at.resolve(clock, start));
+    let mut recorder = Recorder::new(None, Rules::resolve(&args.judge, &config, header.rules).into(), clock);
+    let mut history = History::new(args.target.clone(), at);
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut more = true;
+    while more {
+        more = reader.fill(&mut batch, BATCH)?;
+        // The state at an instant is that behind the last event before it.
+        while !batch.is_empty() {
+            let before = history.before(&batch);
+            let mut now: Vec<_> = batch.drain(..before).collect();
+            let told = history.choose(&now);
+            recorder.take(&mut now);
+            history.take(told, &recorder.ledger().view());
+            if before == 0 || !batch.is_empty() {
+                history.reach(&recorder.ledger().view());
+            }
+        }
+    }
+    history.reach(&recorder.ledger().view());
+    let ending = reader.ending();
+    let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
+    let (unseen, notes) = (recorder.unseen().sentence(), recorder.notes().to_vec());
+    let (ledger, _) = recorder.end("replayed", end);
+    let window = Window { start, end, complete: ending.complete() };
+    let mut report = report_of(&ledger, header.host, clock, window, args.show_secrets)
+        .of_log(args.log.to_string_lossy().into_owned())
+        .with_notes(notes)
+        .with_history(history)
+        .keeping(|finding| args.target.takes(&endpoint_of(finding)));
+    for notice in notices::of_ending(ending).iter().chain(&unseen) {
+        report.notice(notice);
+    }
+    let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
+    report.write(format, style, &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
