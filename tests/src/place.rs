@@ -115,7 +115,7 @@ impl Drop for Folder {
     }
 }
 
-/// A cgroup that is removed when dropped; processes still in it are killed.
+/// A cgroup that is removed when dropped, with those below it; processes still in them are killed.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
@@ -151,11 +151,29 @@ impl Cgroup {
         &self.0
     }
 
-    /// The processes in it.
+    /// The processes in it, and in those below it.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
-        let members = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        members.lines().filter_map(|line| line.parse().ok()).collect()
+        let mut processes = Vec::new();
+        for folder in self.folders() {
+            let members = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            processes.extend(members.lines().filter_map(|line| line.parse::<u32>().ok()));
+        }
+        processes
+    }
+
+    /// Its folder and those below it, the deepest first.
+    fn folders(&self) -> Vec<PathBuf> {
+        let mut folders = vec![self.0.clone()];
+        let mut at = 0;
+        while let Some(folder) = folders.get(at) {
+            let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let below: Vec<PathBuf> = below.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+            folders.extend(below);
+            at += 1;
+        }
+        folders.reverse();
+        folders
     }
 
     /// Moves a process into it.
@@ -188,7 +206,8 @@ impl Drop for Cgroup {
                 process.signal(rustix::process::Signal::KILL);
                 let _ended = process.ended(deadline);
             }
-            let Err(error) = std::fs::remove_dir(&self.0) else { return };
+            let removed = self.folders().iter().try_for_each(std::fs::remove_dir);
+            let Err(error) = removed else { return };
             let changed = watch.as_ref().is_ok_and(|watch| {
                 let changed = readable([watch.as_fd()], deadline).is_some();
                 drain(watch);
