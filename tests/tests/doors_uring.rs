@@ -39,6 +39,28 @@ fn servers_that_bind_through_io_uring_are_named_as_others_are() {
 }
 
 #[test]
+fn an_option_set_late_through_io_uring_counts() {
+    let recording = Recording::start();
+    for how in HOWS.into_iter().filter(|how| *how != "linked") {
+        let address = loopback();
+        let (mut one, mut other) = (Actor::new(), Actor::new());
+        let socket = one.bind(&format!("tcp {address}:8000"));
+        assert_eq!(other.err(&format!("bind tcp {address}:8000 reuseport")), "EADDRINUSE", "{how}");
+        one.ok(&format!("uring-opt {how} {} reuseport 1", socket.id));
+        other.bind(&format!("tcp {address}:8000 reuseport listen"));
+        recording.fence();
+        let found = recording.so_far().report().at(address);
+        let kinds: Vec<&str> = found.iter().map(scenarios::Finding::kind).collect();
+        assert_eq!(kinds, ["co-bind", "refused"], "{how}");
+        for holder in found[0].holders() {
+            assert_eq!(holder.texts("options"), ["SO_REUSEPORT"], "{how}: {holder:?}");
+        }
+        assert_eq!(found[1].text("cause"), "exclusive", "{how}");
+    }
+    drop(recording.stop());
+}
+
+#[test]
 fn a_bind_that_is_refused_through_io_uring_is_explained() {
     let recording = Recording::start();
     let (mut holder, mut addresses) = (Actor::new(), Vec::new());

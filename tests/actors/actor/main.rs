@@ -13,7 +13,7 @@
 //! | `device ID NAME` | SO_BINDTODEVICE; `-` for none |
 //! | `enter-net PID` | into that process's network namespace |
 //! | `uring HOW PROTO ADDRESS [FLAG…]` | as `bind`, all of it through io_uring. HOW: inline, async, sqpoll, linked (bind and listen submitted as a chain) |
-//! | `uring-listen HOW ID` | listen through io_uring |
+//! | `uring-listen HOW ID`, `uring-opt HOW ID reuseport 0\|1` | listens, sets the option through io_uring |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
 //! | `socket PROTO 4\|6` | a socket that is not bound |
 //! | `listen ID`, `close ID`, `shutdown ID` | as named |
@@ -190,6 +190,7 @@ impl Actor {
             ["enter-net", pid] => enter_net(pid.parse()?),
             ["uring", how, protocol, address, flags @ ..] => self.uring(how, protocol, address, flags),
             ["uring-listen", how, id] => self.uring_listen(how, id.parse()?),
+            ["uring-opt", how, id, "reuseport", value] => self.uring_option(how, id.parse()?, value.parse()?),
             ["threads", count, protocol, address, flags @ ..] => {
                 self.threads(count.parse()?, protocol, address, flags)
             }

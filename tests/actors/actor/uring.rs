@@ -17,9 +17,9 @@ use crate::{Actor, Failure};
 const SOL_SOCKET: u32 = 1;
 const SO_REUSEADDR: u32 = 2;
 const SO_REUSEPORT: u32 = 15;
-/// How long io_uring's thread waits for more before it sleeps, ms.
 /// Requests that a ring holds.
 const ENTRIES: u32 = 8;
+/// How long io_uring's thread waits for more before it sleeps, ms.
 const SQPOLL_IDLE: u32 = 1000;
 
 impl Actor {
@@ -53,10 +53,7 @@ impl Actor {
         let on = 1_i32;
         for (flag, option) in [("reuseaddr", SO_REUSEADDR), ("reuseport", SO_REUSEPORT)] {
             if flags.contains(&flag) {
-                let set = opcode::SetSockOpt::new(fd, SOL_SOCKET, option, (&raw const on).cast(), 4)
-                    .build()
-                    .flags(chosen);
-                one(&mut ring, set)?;
+                one(&mut ring, set(fd, option, &on).flags(chosen))?;
             }
         }
         let address = SocketAddrAny::from(address);
@@ -80,6 +77,19 @@ impl Actor {
         one(&mut ring, listen.flags(chosen))?;
         Ok(String::new())
     }
+
+    /// Sets SO_REUSEPORT.
+    pub(crate) fn uring_option(&self, how: &str, id: u64, value: i32) -> Result<String, Failure> {
+        let (mut ring, chosen) = ring(how)?;
+        one(&mut ring, set(Fd(self.get(id)?.as_raw_fd()), SO_REUSEPORT, &value).flags(chosen))?;
+        Ok(String::new())
+    }
+}
+
+/// To set an option of the socket level.
+fn set(socket: Fd, option: u32, value: &i32) -> Entry {
+    let value: *const i32 = value;
+    opcode::SetSockOpt::new(socket, SOL_SOCKET, option, value.cast(), 4).build()
 }
 
 /// A ring, and the flags of the requests.

@@ -58,6 +58,13 @@ struct Known {
     chosen: bool,
     /// Bound to one IPv4 address. A wildcard's becomes one when it connects, and no event says so.
     specific: bool,
+    mptcp: bool,
+}
+
+impl Known {
+    const fn of(tcp: bool, chosen: bool, specific: bool) -> Self {
+        Self { tcp, connected: false, chosen, specific, mptcp: false }
+    }
 }
 
 /// A process.
@@ -149,7 +156,7 @@ impl World {
         }
         let keys: Vec<usize> = self.lives.keys().copied().collect();
         let who = *self.chance.pick(&keys).expect("somebody lives");
-        match self.chance.below(200) {
+        match self.chance.below(212) {
             0..70 => self.bind(who),
             70..90 => self.with_socket(who, |known| known.tcp, |id| format!("listen {id}")),
             90..125 => self.close(who),
@@ -166,6 +173,8 @@ impl World {
             193..195 => self.move_to(who),
             195 => self.brief_namespace(),
             196 => self.appear(),
+            197..202 => self.listen_only(who),
+            202..211 => self.peer(who),
             _ => self.close(who),
         }
     }
@@ -240,12 +249,65 @@ impl World {
         if tcp && self.chance.in_hundred(50) {
             flags.push_str(" listen");
         }
-        let protocol = if tcp { "tcp" } else { "udp" };
-        let answer = self.tell(who, &format!("bind {protocol} {}:{port}{flags}", addresses[at]));
+        let door = match (tcp, self.chance.below(25)) {
+            (true, 0) => "uring inline tcp",
+            (true, 1) => "uring async tcp",
+            (true, 2) => "uring sqpoll tcp",
+            (true, 3) => "uring linked tcp",
+            (true, 4) => "compat bind",
+            (true, 5) => "compat socketcall",
+            (true, 6 | 7) => "bind mptcp",
+            (true, _) => "bind tcp",
+            (false, 0) => "uring inline udp",
+            (false, 1) => "uring async udp",
+            (false, _) => "bind udp",
+        };
+        let answer = self.tell(who, &format!("{door} {}:{port}{flags}", addresses[at]));
         if answer.is_ok() {
-            let known = Known { tcp, connected: false, chosen: port == 0, specific: at < 2 };
+            let known = Known { mptcp: door == "bind mptcp", ..Known::of(tcp, port == 0, at < 2) };
             self.life(who).sockets.insert(answer.number("id"), known);
         }
+    }
+
+    /// A listener that was never bound.
+    fn listen_only(&mut self, who: usize) {
+        if self.lives[&who].sockets.len() >= SOCKETS_MAX {
+            return;
+        }
+        let family = if self.chance.in_hundred(50) { 4 } else { 6 };
+        let id = self.tell(who, &format!("socket tcp {family}")).number("id");
+        if self.chance.in_hundred(50) {
+            self.tell(who, &format!("opt {id} reuseport 1"));
+        }
+        self.tell(who, &format!("listen {id}"));
+        self.life(who).sockets.insert(id, Known::of(true, true, false));
+    }
+
+    /// A UDP socket gets or loses its peer.
+    fn peer(&mut self, who: usize) {
+        if self.chance.in_hundred(30) {
+            return self.give_up(who);
+        }
+        // What one process knows of a port that the kernel chose is not what another does that has the socket too.
+        let fits = |known: &Known| !known.tcp && known.specific && !known.chosen;
+        if let Some(id) = self.socket_of(who, fits) {
+            let port = FIRST_PORT + self.chance.below(PORTS as usize) as u64;
+            self.tell(who, &format!("reconnect {id} 127.0.0.1:{port}"));
+            if self.chance.in_hundred(50) {
+                self.tell(who, &format!("disconnect {id}"));
+            }
+        }
+    }
+
+    /// A UDP socket has no port after its peer when the kernel chose that.
+    fn give_up(&mut self, who: usize) {
+        if self.lives[&who].sockets.len() >= SOCKETS_MAX {
+            return;
+        }
+        let id = self.tell(who, "bind udp 127.0.0.1:0").number("id");
+        self.tell(who, &format!("reconnect {id} 127.0.0.1:9"));
+        self.tell(who, &format!("disconnect {id}"));
+        self.life(who).sockets.insert(id, Known::of(false, true, true));
     }
 
     fn life(&mut self, who: usize) -> &mut Life {
@@ -287,7 +349,7 @@ impl World {
 
     /// Shuts a listener down. Its port is still held then, unless the kernel chose it.
     fn stop(&mut self, who: usize) {
-        if let Some(id) = self.socket_of(who, |known| known.tcp && !known.chosen)
+        if let Some(id) = self.socket_of(who, |known| known.tcp && !known.chosen && !known.mptcp)
             && self.tell(who, &format!("listen {id}")).is_ok()
         {
             self.tell(who, &format!("shutdown {id}"));
@@ -296,7 +358,8 @@ impl World {
 
     fn connect(&mut self, who: usize) {
         let port = FIRST_PORT + self.chance.below(PORTS as usize) as u64;
-        let free = |known: &Known| known.tcp && known.specific && !known.connected && !known.chosen;
+        let free =
+            |known: &Known| known.tcp && known.specific && !known.connected && !known.chosen && !known.mptcp;
         if let Some(id) = self.socket_of(who, free)
             && self.tell(who, &format!("connect-from {id} 127.0.0.1:{port}")).is_ok()
         {
@@ -472,7 +535,7 @@ impl World {
         assert_eq!(answer.number("pid"), pid, "{answer}");
         let second = self.born(parent, &answer, BTreeMap::new());
         let bound = self.tell(second, "bind udp 127.0.0.1:0 reuseport");
-        let known = Known { tcp: false, connected: false, chosen: true, specific: true };
+        let known = Known::of(false, true, true);
         self.life(second).sockets.insert(bound.number("id"), known);
         u32::try_from(pid).expect("a process id")
     }

@@ -11,7 +11,7 @@ use bindwatch::ledger::finding::HolderState;
 use bindwatch::ledger::{Ledger, Settings};
 use bindwatch::log::{Line, decode};
 use bindwatch::source::sockets::{InventorySocket, Scope, States, Tables};
-use scenarios::{Actor, Recording};
+use scenarios::{Actor, Log, Recording};
 
 /// For so long the end of a socket's listening is held back, and other events come before it.
 const HELD: Duration = Duration::from_millis(2);
@@ -19,7 +19,7 @@ const HELD: Duration = Duration::from_millis(2);
 /// What a recording's log says so far.
 pub(crate) struct Picture {
     ledger: Ledger,
-    read: u64,
+    offset: u64,
     rest: Vec<u8>,
     /// Whose refused binds are asked about, and those.
     probers: Vec<u32>,
@@ -38,7 +38,7 @@ impl Picture {
     pub(crate) fn new(probers: Vec<u32>) -> Self {
         Self {
             ledger: Ledger::new(Settings::default()),
-            read: 0,
+            offset: 0,
             rest: Vec::new(),
             probers,
             probes: BTreeSet::new(),
@@ -68,9 +68,14 @@ impl Picture {
                 break;
             }
         }
-        let mut file = File::open(recording.log().path()).expect("a log");
-        file.seek(SeekFrom::Start(self.read)).expect("a place in the log");
-        self.read += file.read_to_end(&mut self.rest).expect("a log that can be read") as u64;
+        self.read(recording.log());
+    }
+
+    /// Takes what is in the log by now.
+    pub(crate) fn read(&mut self, log: &Log) {
+        let mut file = File::open(log.path()).expect("a log");
+        file.seek(SeekFrom::Start(self.offset)).expect("a place in the log");
+        self.offset += file.read_to_end(&mut self.rest).expect("a log that can be read") as u64;
         let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let lines: Vec<u8> = self.rest.drain(..whole).collect();
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

@@ -227,7 +227,12 @@ fn shadow(finding: &Finding) -> String {
             listed(finding.holders.iter())
         );
     };
-    let verb = if finding.live { "holds" } else { "held" };
+    let verb = |of: &[&Holder]| match (finding.live, of.len()) {
+        (true, 0 | 1) => "holds",
+        (true, _) => "hold",
+        (false, _) => "held",
+    };
+    let (holds, hold) = (verb(&inner), verb(&outer));
     let how_long = finding.overlap.filter(|_| !finding.live);
     let how_long = how_long.map_or_else(String::new, |ns| format!(" for {}", duration_text(ns)));
     let inner = if inner.is_empty() { "somebody".to_owned() } else { listed(inner.into_iter()) };
@@ -241,7 +246,7 @@ fn shadow(finding: &Finding) -> String {
         format!("; {} to {target} {went} to {}", traffic(finding.protocol), process(who))
     });
     format!(
-        "{inner} {verb} {}{how_long} while {}, unrelated, {verb} {}{received}",
+        "{inner} {holds} {}{how_long} while {}, unrelated, {hold} {}{received}",
         place(finding),
         listed(outer.iter().copied()),
         endpoint(wide.address, wide.port),
