@@ -89,6 +89,15 @@ impl Directory {
         &self.path
     }
 
+    /// Its id: the inode number of its directory.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn id(&self) -> Result<u64, DirectoryError> {
+        let metadata = std::fs::metadata(&self.directory);
+        metadata.map(|it| it.ino()).map_err(|error| DirectoryError::Open(self.directory.clone(), error))
+    }
+
     /// Opens it, as the kernel wants it for attaching.
     ///
     /// # Errors

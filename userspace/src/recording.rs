@@ -112,6 +112,14 @@ impl Recording {
         self.insert(Body::Enforcement(Enforcement { mode, cgroups }), &[])
     }
 
+    /// Lets what is enforced outlive this process.
+    ///
+    /// # Errors
+    /// When it cannot be pinned.
+    pub fn pin(&mut self) -> anyhow::Result<()> {
+        Ok(self.live.pin()?)
+    }
+
     /// Waits for what comes next and takes it.
     ///
     /// # Errors

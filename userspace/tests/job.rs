@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bindwatch::job::{Account, Job};
+use bindwatch::job::{Account, Job, Left};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -39,13 +39,9 @@ fn actor() {
         say(&format!("@pid {}", running.process().tgid));
         let status = running.wait().await.unwrap();
         let directory = job.directory().to_owned();
-        let ended = job.end();
-        let left: Vec<String> = ended.left.iter().map(|process| process.tgid.to_string()).collect();
-        say(&format!(
-            "@end {status} removed={} left={}",
-            ended.removed && !directory.exists(),
-            left.join(",")
-        ));
+        let left: Vec<String> = job.processes().iter().map(|process| process.tgid.to_string()).collect();
+        let removed = job.end(Left::LiveOn);
+        say(&format!("@end {status} removed={} left={}", removed && !directory.exists(), left.join(",")));
         status
     });
     std::process::exit(status);

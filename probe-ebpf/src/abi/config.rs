@@ -116,6 +116,8 @@ pub struct Offsets {
     pub kernfs_id: u32,
     /// `mptcp_sock.first`: the subflow that holds the port
     pub mptcp_first: u32,
+    /// Whether programs can ask what those before them have said (`bpf_get_retval`, 5.18): absent where not
+    pub get_retval: u32,
     /// `io_kiocb.file`
     pub uring_file: u32,
     /// Field `req` in the record of the tracepoint `io_uring:io_uring_complete`, from tracefs
@@ -186,6 +188,7 @@ impl Offsets {
         cgroup_kn: ABSENT,
         kernfs_id: ABSENT,
         mptcp_first: ABSENT,
+        get_retval: ABSENT,
         uring_file: ABSENT,
         uring_complete_req: ABSENT,
         uring_complete_res: ABSENT,
@@ -199,4 +202,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 51 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 52 * 4 + 4 * 12);

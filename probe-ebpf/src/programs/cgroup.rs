@@ -4,15 +4,16 @@
 //! io_uring and 32-bit system calls.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_retval, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockoptContext};
+use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{SetOption, Small, Sock, Task, door, hook, kind};
 
 use super::{attempt, uring};
 use crate::emit::{Urgency, emit, head};
-use crate::kernel::Addr;
+use crate::kernel::{Addr, offset};
 use crate::maps::{Attempt, call};
 use crate::sock::{AF_INET, AF_INET6, Sk, v4};
 use crate::task;
@@ -145,6 +146,11 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
 
 #[inline(always)]
 fn bound(ctx: &SockContext, family: u16, hook: u32) {
+    // SAFETY: takes no arguments; not reached, and not verified, where the kernel has no such helper.
+    if offset!(get_retval) != ABSENT && unsafe { bpf_get_retval() } != 0 {
+        // Another tool's program denied it, in a cgroup below: the end of the call tells with which errno.
+        return;
+    }
     let sk = Sk(Addr::of_pointer(ctx.sock));
     let entry = match attempt::of(task::tid()) {
         // SAFETY: the entry is this thread's own. The guard was here first, refused it and told so.

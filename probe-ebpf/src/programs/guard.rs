@@ -130,8 +130,14 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
 #[inline(always)]
 fn note(ctx: &SockContext, family: u16) -> i32 {
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    // SAFETY: takes no arguments (5.18).
-    if sk.options(family) & 3 == 0 || unsafe { bpf_get_retval() } != 0 {
+    if sk.options(family) & 3 == 0 {
+        return ALLOW;
+    }
+    // SAFETY: takes no arguments (5.18). Who denies in a cgroup runs before what is at the root; another tool's program
+    // may have run after the one that granted.
+    if unsafe { bpf_get_retval() } != 0 {
+        // SAFETY: ctx is the program's context.
+        release(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
         return ALLOW;
     }
     // SAFETY: the entry lives as long as the process, which is running.

@@ -189,6 +189,9 @@ pub struct RunArgs {
     /// Who the command runs as [default: the caller; under sudo, who called sudo]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
+    /// End what CMD leaves running: SIGTERM, and SIGKILL after 2 s. It is reported first
+    #[arg(long)]
+    pub kill_orphans: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
@@ -334,6 +337,7 @@ pub struct CheckArgs {
 #[command(after_help = "Examples:
   sudo bindwatch enforce --cgroup /sys/fs/cgroup/ci.slice
   sudo bindwatch enforce --dry-run --cgroup /ci.slice --duration 1h --report json=would.json
+  sudo bindwatch enforce --pin --cgroup /ci.slice --duration 1s; sudo bindwatch enforce --unpin
   sudo bindwatch enforce --cgroup /ci.slice & sudo bindwatch enroll --cgroup /ci.slice $$
 
 A bind that would share a port with an unrelated process fails with EADDRINUSE.
@@ -343,11 +347,17 @@ Exit code: 0 when it was ended in order, 1 when --fail-on matched, 125 bindwatch
 pub struct EnforceArgs {
     /// Cgroups (cgroup2) whose processes, those in cgroups below included, may not share: directories, or paths as in
     /// /proc/PID/cgroup
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, required_unless_present = "unpin", num_args = 1.., value_name = "PATH")]
     pub cgroup: Vec<PathBuf>,
     /// Deny nothing: report what would have been denied
     #[arg(long)]
     pub dry_run: bool,
+    /// Go on denying when bindwatch has ended, however it ended, until --unpin or a restart of the machine
+    #[arg(long, conflicts_with = "dry_run")]
+    pub pin: bool,
+    /// End what --pin left in force, in these cgroups or, without --cgroup, in all
+    #[arg(long, conflicts_with_all = ["pin", "dry_run"])]
+    pub unpin: bool,
     /// What is recorded and how.
     #[command(flatten)]
     pub recording: RecordingArgs,

@@ -8,10 +8,10 @@ use crate::cgroup2::Directory;
 use crate::cli::{Globals, OnConflict, RunArgs};
 use crate::config::Config;
 use crate::event::{Body, EnforcementMode, Job as JobEvent, JobPhase, ProcessKey};
-use crate::job::{Account, Ended, Job, Running};
+use crate::job::{Account, Job, Left, Running};
 use crate::probe::Guarding;
 use crate::recording::{self, Outcome, Recording, say};
-use crate::sink::text;
+use crate::sink::{text, words};
 
 /// Runs the verb.
 pub(super) fn run(args: &RunArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
@@ -57,12 +57,16 @@ async fn watch(
     // Whatever goes wrong with the recording from here on, the command is not disturbed.
     let mut failure = recording.insert(Body::Job(start), &names).err();
     let status = wait(&mut running, &mut recording, &mut failure).await?;
-    let Ended { left, .. } = job.end();
-    (ended.status, ended.left) = (Some(status), left);
+    (ended.status, ended.left) = (Some(status), job.processes());
     let names = ended.left.clone();
     if failure.is_none() {
         failure = recording.insert(Body::Job(ended), &names).err();
     }
+    if args.kill_orphans && !names.is_empty() && !globals.quiet {
+        let left = words::plural(names.len() as u64, "process");
+        say(&format!("ending {left} that the command left behind"));
+    }
+    job.end(if args.kill_orphans { Left::End } else { Left::LiveOn });
     if let Some(failure) = &failure {
         say(&format!("the recording is not whole: {failure:#}"));
     }

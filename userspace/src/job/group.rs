@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, FlockOperation};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::event::ProcessKey;
 use crate::proc::{Mount, Proc, mounts, unified_path};
@@ -24,6 +25,9 @@ const NESTED_MAX: usize = 4096;
 const ROUNDS_MAX: usize = 16;
 /// How long processes that are ending are waited for, so that the cgroup can be removed.
 const ENDING_MAX: Duration = Duration::from_secs(1);
+
+/// How long processes that were asked to end may take.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How often a cgroup is looked at when nothing is heard of it: somebody else may remove it before the kernel, which
 /// holds these messages back for 10 ms, tells that it is empty.
@@ -73,12 +77,27 @@ pub(super) struct Group {
     _lock: File,
 }
 
-impl Group {
-    pub(super) fn create() -> Result<Self, GroupError> {
+/// Where this process's cgroup is made: the cgroup it is in itself.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) directory: PathBuf,
+    path: String,
+}
+
+impl Parent {
+    pub(super) fn find() -> Result<Self, GroupError> {
         let text = fs::read("/proc/self/cgroup").map_err(|_| GroupError::NoHierarchy)?;
         let own = unified_path(&text).ok_or(GroupError::NoHierarchy)?;
-        let parent = directory_of(own, &mounts().unwrap_or_default())?;
-        remove_stale(&parent);
+        let directory = directory_of(own, &mounts().unwrap_or_default())?;
+        let path = String::from_utf8_lossy(own).trim_end_matches('/').to_owned();
+        Ok(Self { directory, path })
+    }
+}
+
+impl Group {
+    pub(super) fn create(parent: &Parent) -> Result<Self, GroupError> {
+        let Parent { directory: parent, path: above } = parent;
+        remove_stale(parent);
         let mut nth = 0;
         loop {
             nth += 1;
@@ -88,12 +107,12 @@ impl Group {
             match fs::create_dir(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && nth < NAMES_MAX => {}
                 Err(error) if not_permitted(&error) => {
-                    return Err(GroupError::NotWritable { directory: parent, error });
+                    return Err(GroupError::NotWritable { directory: parent.clone(), error });
                 }
                 Err(error) => return Err(GroupError::Io { directory, error }),
                 Ok(()) => {
-                    let path = format!("{}/{name}", String::from_utf8_lossy(own).trim_end_matches('/'));
-                    return Self::finish(&parent, &directory, path)
+                    let path = format!("{above}/{name}");
+                    return Self::finish(parent, &directory, path)
                         .inspect_err(|_| drop(fs::remove_dir(&directory)));
                 }
             }
@@ -144,6 +163,29 @@ impl Group {
             for tgid in tgids {
                 // One that ends meanwhile cannot be moved and need not be.
                 let _ = fs::write(&target, tgid.to_string());
+            }
+        }
+    }
+
+    /// Asks every process in it to end; those that have not after a while are killed. Those that come meanwhile too.
+    pub(super) fn end_all(&self) {
+        for (signal, patience) in [(Signal::TERM, FAREWELL_MAX), (Signal::KILL, ENDING_MAX)] {
+            for _ in 0..ROUNDS_MAX {
+                let pidfds = tgids_in(&self.directory).into_iter().filter_map(|tgid| {
+                    let handle =
+                        pidfd_open(Pid::from_raw(i32::try_from(tgid).ok()?)?, PidfdFlags::empty()).ok()?;
+                    // Its PID cannot have become that of another while the descriptor is open.
+                    tgids_in(&self.directory).contains(&tgid).then_some(handle)
+                });
+                for handle in pidfds {
+                    let _ = pidfd_send_signal(handle, signal);
+                }
+                if signal == Signal::TERM || tgids_in(&self.directory).is_empty() {
+                    break;
+                }
+            }
+            if wait_until_empty(&self.directory, Some(patience)) {
+                break;
             }
         }
     }
@@ -218,20 +260,33 @@ fn tgids_in(directory: &Path) -> BTreeSet<u32> {
     texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
+/// The cgroups of bindwatches below one, with the PID of the maker of each.
+fn of_bindwatch(parent: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let rest = name.to_str()?.strip_prefix(PREFIX)?;
+        let pid = rest.split('-').next().unwrap_or_default().parse().ok()?;
+        Some((pid, entry.path()))
+    })
+}
+
+/// The cgroups that a bindwatch made below one.
+pub(super) fn made_by(parent: &Path, maker: u32) -> Vec<PathBuf> {
+    of_bindwatch(parent).filter(|(pid, _)| *pid == maker).map(|(_, directory)| directory).collect()
+}
+
 /// Removes the empty cgroups of bindwatches that are dead.
 fn remove_stale(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-        let Ok(pid) = rest.split('-').next().unwrap_or_default().parse::<u32>() else { continue };
+    for (pid, directory) in of_bindwatch(parent) {
         if Path::new("/proc").join(pid.to_string()).exists() {
             continue;
         }
         // Its maker may be in another PID namespace; then it holds the lock.
-        let unlocked = File::open(entry.path())
+        let unlocked = File::open(&directory)
             .is_ok_and(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
-        if unlocked && tgids_in(&entry.path()).is_empty() {
-            remove_tree(&entry.path());
+        if unlocked && tgids_in(&directory).is_empty() {
+            remove_tree(&directory);
         }
     }
 }

@@ -23,7 +23,7 @@ pub use launch::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, launch};
 
 use crate::event::ProcessKey;
 use crate::proc::Proc;
-use group::Group;
+use group::{Group, Parent};
 use signals::Forwarded;
 
 /// What a shell adds to the number of the signal that ended a command.
@@ -56,14 +56,19 @@ pub struct Running {
     forwarded: Forwarded,
 }
 
-/// How a job ended.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Processes of the job that were alive when its first process had ended, in order. They were moved into
-    /// bindwatch's own cgroup and live on.
-    pub left: Vec<ProcessKey>,
-    /// The job's cgroup is gone. If not, the janitor removes it when the last process in it has ended.
-    pub removed: bool,
+/// What becomes of processes that a job leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// They live on, in bindwatch's own cgroup.
+    LiveOn,
+    /// They are asked to end, and killed when they do not.
+    End,
+}
+
+/// Lets the janitor go, and waits for it.
+fn dismiss(mut janitor: Child) {
+    drop(janitor.stdin.take());
+    let _ = janitor.wait();
 }
 
 impl Job {
@@ -80,12 +85,12 @@ impl Job {
     /// # Errors
     /// As [`Job::create`].
     pub fn create_with(program: &Path) -> Result<Self, JobError> {
-        let group = Group::create()?;
-        // Its standard input is a pipe whose other end only bindwatch has: it ends with bindwatch, however that ends.
+        let parent = Parent::find()?;
+        // It is there before the cgroup is: whenever bindwatch is killed, somebody removes it. Its standard input is a pipe whose other end only bindwatch has: it ends with bindwatch, however that ends.
         let janitor = Command::new(program)
             .arg0("bindwatch")
             .arg("__janitor")
-            .arg(group.directory())
+            .args([parent.directory.as_os_str(), OsStr::new(&std::process::id().to_string())])
             .current_dir("/")
             // Out of reach of what a terminal sends to its foreground group.
             .process_group(0)
@@ -93,11 +98,12 @@ impl Job {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        match janitor {
-            Ok(janitor) => Ok(Self { program: program.to_owned(), group, janitor }),
+        let janitor = janitor.map_err(|error| JobError::Start("the janitor", error))?;
+        match Group::create(&parent) {
+            Ok(group) => Ok(Self { program: program.to_owned(), group, janitor }),
             Err(error) => {
-                group.remove();
-                Err(JobError::Start("the janitor", error))
+                dismiss(janitor);
+                Err(error.into())
             }
         }
     }
@@ -136,20 +142,22 @@ impl Job {
         Ok(Running { child, process, forwarded })
     }
 
-    /// Lists what is left of the job, moves it out and removes the cgroup, with those that the job made in it.
+    /// Ends what is left of the job ([`Job::processes`]), or moves it out of the cgroup, which is then removed, with
+    /// those that the job made in it. Whether it is gone; if not, the janitor removes it when the last process in it has
+    /// ended.
     ///
-    /// Blocks for at most a second, when processes in it are just ending.
-    #[must_use]
-    pub fn end(mut self) -> Ended {
-        let left = self.group.processes();
-        self.group.move_all_out();
+    /// Blocks for at most a second when processes in it are just ending, and for three where they have to be killed.
+    pub fn end(self, left: Left) -> bool {
+        match left {
+            Left::LiveOn => self.group.move_all_out(),
+            Left::End => self.group.end_all(),
+        }
         let removed = self.group.remove();
-        drop(self.janitor.stdin.take());
         if removed {
             // It has nothing to do and ends; nothing of bindwatch shall be left.
-            let _ = self.janitor.wait();
+            dismiss(self.janitor);
         }
-        Ended { left, removed }
+        removed
     }
 
     /// Processes that are in the cgroup, or in one below it, now; in order.

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
-use aya::maps::{Array, HashMap, MapData};
-use aya::programs::{CgroupAttachMode, Program, ProgramInfo, loaded_programs};
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::{Program, ProgramInfo, loaded_programs};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS};
 
 use super::load::{Guarding, Options, open_root, reason};
-use super::{Probe, ProbeError, syscall};
+use super::{Probe, ProbeError, pins, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
 use crate::ledger::{AllowRule, Standing};
@@ -52,9 +54,23 @@ const KIN_HOOKS: [(&str, &str); 3] = [
     ("kin_fork", "sched_process_fork"),
 ];
 /// Attached to the root of the hierarchy.
-const CENSUS_HOOKS: [&str; 3] = ["census_release", "census_bind4", "census_bind6"];
+const CENSUS_HOOKS: [(&str, u32); 4] = [
+    ("census_release", syscall::INET_SOCK_RELEASE),
+    ("census_bind4", syscall::INET4_POST_BIND),
+    ("census_bind6", syscall::INET6_POST_BIND),
+    ("census_option", syscall::SETSOCKOPT),
+];
 /// Attached to the enforced cgroups.
-const GUARD_HOOKS: [&str; 2] = ["guard_bind4", "guard_bind6"];
+const GUARD_HOOKS: [(&str, u32); 2] =
+    [("guard_bind4", syscall::INET4_POST_BIND), ("guard_bind6", syscall::INET6_POST_BIND)];
+
+/// A program of the guard that is attached, for as long as this is open or pinned.
+pub(super) struct GuardLink {
+    pub(super) name: &'static str,
+    /// The cgroup's id where it denies, None where it keeps what is decided with.
+    pub(super) enforced: Option<u64>,
+    pub(super) link: OwnedFd,
+}
 
 impl Probe {
     /// Tries whether the kernel takes the programs that deny, without attaching them.
@@ -63,11 +79,8 @@ impl Probe {
     /// Why it does not.
     pub fn try_guard() -> Result<(), ProbeError> {
         let mut probe = Self::load(&Options { guard: Guarding::Deny, ..Options::default() })?;
-        for name in GUARD_HOOKS {
-            let Some(Program::CgroupSock(program)) = probe.ebpf.program_mut(name) else {
-                return Err(refused(name, "it is not in the object".to_owned()));
-            };
-            program.load().map_err(|error| refused(name, reason(&error)))?;
+        for (name, _) in GUARD_HOOKS {
+            probe.load_guard(name)?;
         }
         Ok(())
     }
@@ -78,35 +91,25 @@ impl Probe {
     /// When the kernel refuses a program: before about 5.17 it cannot deny a bind that has its port.
     pub fn guard(&mut self, scan: impl FnOnce() -> Vec<Kinship>) -> Result<(), ProbeError> {
         for (name, tracepoint) in KIN_HOOKS {
-            let Some(Program::RawTracePoint(program)) = self.ebpf.program_mut(name) else {
-                return Err(refused(name, "it is not in the object".to_owned()));
-            };
-            program
-                .load()
-                .and_then(|()| program.attach(tracepoint))
-                .map_err(|error| refused(name, reason(&error)))?;
+            let program = self.load_guard(name)?;
+            let link = syscall::link_raw_tracepoint(program, tracepoint);
+            let link = link.map_err(|error| refused(name, error.to_string()))?;
+            self.guard_links.push(GuardLink { name, enforced: None, link });
         }
         let map =
             self.ebpf.map_mut("KIN").ok_or_else(|| refused("KIN", "it is not in the object".to_owned()))?;
         let mut kin: HashMap<_, u32, [u64; KIN_WORDS]> =
             HashMap::try_from(map).map_err(|error| refused("KIN", error.to_string()))?;
+        let before = known_before();
         for known in scan() {
+            let told = before.iter().find_map(|map| map.get(&known.process.tgid, 0).ok());
+            let told = told.filter(|told| told.first() == Some(&name(known.process))).map(without_standing);
             // What fork and exec have told meanwhile is newer.
-            let _ = kin.insert(known.process.tgid, words(&known), BPF_NOEXIST);
+            let _ = kin.insert(known.process.tgid, told.unwrap_or_else(|| words(&known)), BPF_NOEXIST);
         }
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         let root = open_root(&root)?;
-        for name in CENSUS_HOOKS {
-            self.attach_guard(name, &root)?;
-        }
-        let Some(Program::CgroupSockopt(program)) = self.ebpf.program_mut("census_option") else {
-            return Err(refused("census_option", "it is not in the object".to_owned()));
-        };
-        program
-            .load()
-            .and_then(|()| program.attach(&root, CgroupAttachMode::Single))
-            .map_err(|error| refused("census_option", reason(&error)))?;
-        Ok(())
+        CENSUS_HOOKS.iter().try_for_each(|hook| self.attach_guard(*hook, &root, None))
     }
 
     /// Claims what was bound before. The cookies of those sockets must have been asked for: an inventory does.
@@ -117,10 +120,10 @@ impl Probe {
         self.list_with("census_files").map(drop)
     }
 
-    /// Tells the allow rules, and takes over how processes stand. Once.
+    /// Tells the allow rules, and gives what tells how processes stand.
     ///
     /// # Errors
-    /// The second time.
+    /// When the kernel refuses.
     pub fn standings(&mut self, allow: &[AllowRule]) -> Result<Standings, ProbeError> {
         let missing = |map| move || refused(map, "it is not in the object".to_owned());
         let map = self.ebpf.map_mut("RULES").ok_or_else(missing("RULES"))?;
@@ -129,8 +132,25 @@ impl Probe {
         for (nth, rule) in (0..RULES_MAX).zip(allow) {
             rules.set(nth, rule_words(rule), 0).map_err(|error| refused("RULES", error.to_string()))?;
         }
-        let map = self.ebpf.take_map("KIN").ok_or_else(missing("KIN"))?;
+        let kin = self.kin()?.try_clone_to_owned().map_err(|error| refused("KIN", error.to_string()))?;
+        let map = MapData::from_fd(kin).map(Map::HashMap);
+        let map = map.map_err(|error| refused("KIN", error.to_string()))?;
         HashMap::try_from(map).map(Standings).map_err(|error| refused("KIN", error.to_string()))
+    }
+
+    fn kin(&self) -> Result<BorrowedFd<'_>, ProbeError> {
+        match self.ebpf.map("KIN") {
+            Some(Map::HashMap(map)) => Ok(map.fd().as_fd()),
+            _ => Err(refused("KIN", "it is not in the object".to_owned())),
+        }
+    }
+
+    /// Lets what is enforced now outlive this process; an earlier bindwatch that did so for these cgroups is relieved.
+    ///
+    /// # Errors
+    /// Without a BPF file system, or without the right to write there.
+    pub fn pin_guard(&self) -> Result<(), ProbeError> {
+        Ok(pins::keep(&self.guard_links, self.kin()?)?)
     }
 
     /// Denies conflicting binds of the processes in a cgroup, or below it, from now on.
@@ -138,18 +158,41 @@ impl Probe {
     /// # Errors
     /// As [`Probe::guard`], which comes first.
     pub fn enforce(&mut self, cgroup: &File) -> Result<(), ProbeError> {
-        GUARD_HOOKS.iter().try_for_each(|name| self.attach_guard(name, cgroup))
+        let id = cgroup.metadata().map_err(|error| refused("guard_bind4", error.to_string()))?.ino();
+        GUARD_HOOKS.iter().try_for_each(|hook| self.attach_guard(*hook, cgroup, Some(id)))
     }
 
-    fn attach_guard(&mut self, name: &'static str, cgroup: &File) -> Result<(), ProbeError> {
-        let Some(Program::CgroupSock(program)) = self.ebpf.program_mut(name) else {
-            return Err(refused(name, "it is not in the object".to_owned()));
-        };
-        if program.fd().is_err() {
-            program.load().map_err(|error| refused(name, reason(&error)))?;
-        }
-        program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| refused(name, reason(&error)))?;
+    fn attach_guard(
+        &mut self,
+        (name, attach_type): (&'static str, u32),
+        cgroup: &File,
+        enforced: Option<u64>,
+    ) -> Result<(), ProbeError> {
+        let program = self.load_guard(name)?;
+        let link =
+            syscall::link(program, cgroup, attach_type).map_err(|error| match error.raw_os_error() {
+                Some(nix::libc::EPERM) => refused(name, format!("{error}; {EXCLUSIVE}")),
+                _ => refused(name, error.to_string()),
+            })?;
+        self.guard_links.push(GuardLink { name, enforced, link });
         Ok(())
+    }
+
+    /// Loads a program of the guard, once.
+    fn load_guard(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, ProbeError> {
+        let missing = || refused(name, "it is not in the object".to_owned());
+        let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
+        if program.fd().is_err() {
+            let loaded = match program {
+                Program::CgroupSock(program) => program.load(),
+                Program::CgroupSockopt(program) => program.load(),
+                Program::RawTracePoint(program) => program.load(),
+                _ => return Err(missing()),
+            };
+            loaded.map_err(|error| refused(name, reason(&error)))?;
+        }
+        let program = program.fd().map_err(|error| refused(name, reason(&error)))?;
+        Ok(program.as_fd())
     }
 }
 
@@ -169,7 +212,8 @@ pub enum Enforced {
 pub fn enforced(cgroup: &File) -> Enforced {
     let Ok(there) = syscall::programs_at(cgroup, syscall::INET4_POST_BIND) else { return Enforced::Unknown };
     let denies = |program: &ProgramInfo| {
-        there.contains(&program.id()) && program.name_as_str().is_some_and(|name| GUARD_HOOKS.contains(&name))
+        there.contains(&program.id())
+            && program.name_as_str().is_some_and(|name| GUARD_HOOKS.iter().any(|(hook, _)| *hook == name))
     };
     let mut programs = loaded_programs().filter_map(Result::ok);
     if programs.any(|program| denies(&program)) { Enforced::Yes } else { Enforced::No }
@@ -178,8 +222,25 @@ pub fn enforced(cgroup: &File) -> Enforced {
 const BPF_NOEXIST: u64 = 1;
 const BPF_EXIST: u64 = 2;
 
+/// What EPERM means where a program is attached that was loaded.
+const EXCLUSIVE: &str = "another tool may have attached a program there that tolerates no other";
+
 fn refused(hook: &'static str, reason: String) -> ProbeError {
     ProbeError::Guard { hook, reason }
+}
+
+/// What an earlier bindwatch left that pinned it.
+fn known_before() -> Vec<HashMap<MapData, u32, [u64; KIN_WORDS]>> {
+    let maps = pins::known_processes().into_iter().filter_map(|path| MapData::from_pin(path).ok());
+    maps.filter_map(|map| HashMap::try_from(Map::HashMap(map)).ok()).collect()
+}
+
+/// Pools and rules are told anew.
+const fn without_standing(mut words: [u64; KIN_WORDS]) -> [u64; KIN_WORDS] {
+    let [_, _, pool, cut_and_rules, ..] = &mut words;
+    *pool = 0;
+    *cut_and_rules &= 0xffff_ffff;
+    words
 }
 
 fn words(known: &Kinship) -> [u64; KIN_WORDS] {

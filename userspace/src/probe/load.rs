@@ -9,6 +9,7 @@ use aya_log::EbpfLogger;
 use bindwatch_probe::abi::config::Offsets;
 use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES};
 
+use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need};
 use super::offsets::Resolved;
 use super::{ProbeError, offsets, tracefs};
@@ -97,6 +98,7 @@ pub struct Probe {
     /// Id of the function that the listing of descriptors attaches to.
     pub(super) task_file: Option<u32>,
     attached: Attached,
+    pub(super) guard_links: Vec<GuardLink>,
 }
 
 impl Probe {
@@ -117,7 +119,7 @@ impl Probe {
             });
         }
         let ebpf = load_object(options, &offsets)?;
-        Ok(Self { ebpf, task_file, attached: Attached::default() })
+        Ok(Self { ebpf, task_file, attached: Attached::default(), guard_links: Vec::new() })
     }
 
     /// Loads and attaches everything this kernel takes.

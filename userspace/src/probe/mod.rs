@@ -10,6 +10,7 @@ mod load;
 mod maps;
 mod membership;
 mod offsets;
+mod pins;
 mod ring;
 mod syscall;
 mod task_files;
@@ -20,6 +21,7 @@ pub use load::{Attached, Guarding, Options, Probe, Refused, release_memory};
 pub use maps::{Accepted, Counters, Idle, Owners};
 pub use membership::{Group, is_member};
 pub use offsets::VMLINUX;
+pub use pins::{PinError, pinned, unpin};
 pub use ring::Ring;
 pub use task_files::FileRow;
 
@@ -93,6 +95,9 @@ pub enum ProbeError {
         /// Why.
         reason: String,
     },
+    /// Enforcement cannot be kept.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The iterator was refused.
     #[error("the kernel refused the iterator task_file: {reason}")]
     Iterator {

@@ -130,6 +130,7 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         cgroup_kn: btf.offset("cgroup", "kn"),
         kernfs_id: btf.offset("kernfs_node", "id"),
         mptcp_first: btf.offset("mptcp_sock", "first"),
+        get_retval: if btf.function("bpf_get_retval").is_some() { 0 } else { ABSENT },
         uring_file: btf.offset("io_kiocb", "file"),
         skc_reuse: btf.bit_field("sock_common", "skc_reuse"),
         skc_reuseport: btf.bit_field("sock_common", "skc_reuseport"),

@@ -1,10 +1,16 @@
-//! bpf(2), where the loader has no call for it: who is attached to a cgroup.
+//! bpf(2), where the loader has no call for it: who is attached to a cgroup, and links that can be pinned.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_QUERY: u32 = 16;
+const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
+const BPF_LINK_CREATE: u32 = 28;
 /// What is attached to the cgroups above counts as well.
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 /// Programs of one type that a cgroup can have (`BPF_CGROUP_MAX_PROGS`), with those of the cgroups above.
@@ -12,6 +18,12 @@ const PROGRAMS_MAX: u32 = 1024;
 
 /// `BPF_CGROUP_INET4_POST_BIND`
 pub(super) const INET4_POST_BIND: u32 = 12;
+/// `BPF_CGROUP_INET6_POST_BIND`
+pub(super) const INET6_POST_BIND: u32 = 13;
+/// `BPF_CGROUP_SETSOCKOPT`
+pub(super) const SETSOCKOPT: u32 = 22;
+/// `BPF_CGROUP_INET_SOCK_RELEASE`
+pub(super) const INET_SOCK_RELEASE: u32 = 34;
 
 /// `union bpf_attr` for BPF_PROG_QUERY, up to 4.15's fields.
 #[repr(C)]
@@ -23,6 +35,31 @@ struct Query {
     prog_ids: u64,
     prog_cnt: u32,
     pad: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_CREATE (5.7).
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `union bpf_attr` for BPF_RAW_TRACEPOINT_OPEN.
+#[repr(C)]
+struct RawTracepoint {
+    name: u64,
+    prog_fd: u32,
+    pad: u32,
+}
+
+/// `union bpf_attr` for BPF_OBJ_PIN.
+#[repr(C)]
+struct Pin {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
 }
 
 #[expect(unsafe_code, reason = "a system call that no crate has")]
@@ -54,4 +91,36 @@ pub(super) fn programs_at(cgroup: impl AsFd, attach_type: u32) -> io::Result<Vec
     bpf(BPF_PROG_QUERY, &mut query)?;
     ids.truncate(query.prog_cnt as usize);
     Ok(ids)
+}
+
+/// Attaches a program to a cgroup for as long as the link is open, or pinned.
+pub(super) fn link(program: impl AsFd, cgroup: impl AsFd, attach_type: u32) -> io::Result<OwnedFd> {
+    let mut create = LinkCreate {
+        prog_fd: number(program.as_fd()),
+        target_fd: number(cgroup.as_fd()),
+        attach_type,
+        flags: 0,
+    };
+    owned(bpf(BPF_LINK_CREATE, &mut create)?)
+}
+
+/// Attaches a program to a raw tracepoint, likewise.
+pub(super) fn link_raw_tracepoint(program: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let name = CString::new(name)?;
+    let mut open = RawTracepoint { name: name.as_ptr() as u64, prog_fd: number(program.as_fd()), pad: 0 };
+    owned(bpf(BPF_RAW_TRACEPOINT_OPEN, &mut open)?)
+}
+
+#[expect(unsafe_code, reason = "the kernel gives a number")]
+fn owned(fd: i64) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: a descriptor that was just made for us, and is close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Gives a link or a map a name in a BPF file system, which keeps it.
+pub(super) fn pin(object: impl AsFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut pin = Pin { pathname: path.as_ptr() as u64, bpf_fd: number(object.as_fd()), file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut pin).map(drop)
 }

@@ -134,6 +134,14 @@ impl Live {
         Ok(cgroups.iter().try_for_each(|cgroup| probe.enforce(cgroup))?)
     }
 
+    /// Lets what is enforced outlive this process.
+    ///
+    /// # Errors
+    /// When it cannot be pinned.
+    pub fn pin(&mut self) -> Result<(), LiveError> {
+        Ok(self.enricher.lookups().probe().pin_guard()?)
+    }
+
     /// Tells the guard how a process stands: of which pool it is, and what it is allowed.
     fn judge(&mut self, process: ProcessKey) {
         let Some((standings, settings)) = &mut self.guard else { return };

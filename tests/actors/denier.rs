@@ -1,0 +1,90 @@
+//! Another tool with a program at a cgroup that denies: `denier CGROUP bind4|post_bind4`.
+//!
+//! `bind4` has the shape of systemd's SocketBindDeny=: EPERM before the port is known. `post_bind4` denies with EACCES when
+//! it is. Answers each line with `ok`, and goes on until its input ends.
+
+#![expect(unsafe_code, reason = "a system call that no crate has")]
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+
+/// `enum bpf_cmd`, `enum bpf_prog_type`, `enum bpf_attach_type`, `enum bpf_func_id` of linux/bpf.h.
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_LINK_CREATE: u32 = 28;
+const BPF_PROG_TYPE_CGROUP_SOCK: u32 = 9;
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_CGROUP_INET4_BIND: u32 = 8;
+const BPF_CGROUP_INET4_POST_BIND: u32 = 12;
+const BPF_FUNC_SET_RETVAL: i32 = 187;
+
+/// `struct bpf_insn`: `r0 = 0`, `exit`, `r1 = NUMBER`, `call NUMBER`.
+const RETURN_0: [u64; 2] = [0xb7, 0x95];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("denier: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (cgroup, kind) = (arguments.next().context("CGROUP")?, arguments.next().context("KIND")?);
+    let (program_type, attach_type, instructions) = match kind.as_str() {
+        "bind4" => (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_BIND, RETURN_0.to_vec()),
+        "post_bind4" => {
+            let errno = immediate(0x1b7, -libc::EACCES);
+            let set = immediate(0x85, BPF_FUNC_SET_RETVAL);
+            (BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET4_POST_BIND, [&[errno, set], &RETURN_0[..]].concat())
+        }
+        _ => bail!("unknown kind {kind}"),
+    };
+    let program = load(program_type, attach_type, &instructions).context("the program is refused")?;
+    let cgroup = File::open(cgroup).context("the cgroup")?;
+    let mut create = [0_u32; 4];
+    create[0] = program.as_raw_fd().cast_unsigned();
+    create[1] = cgroup.as_raw_fd().cast_unsigned();
+    create[2] = attach_type;
+    let link = bpf(BPF_LINK_CREATE, create.as_ptr().cast(), 16).context("it cannot be attached")?;
+    for line in std::io::stdin().lines() {
+        line?;
+        println!("ok");
+        std::io::stdout().flush()?;
+    }
+    drop(link);
+    Ok(())
+}
+
+/// An instruction with an immediate operand, which is its upper half.
+fn immediate(code: u64, value: i32) -> u64 {
+    code | u64::from(value.cast_unsigned()) << 32
+}
+
+fn load(program_type: u32, attach_type: u32, instructions: &[u64]) -> std::io::Result<OwnedFd> {
+    let licence = c"GPL";
+    // The start of `union bpf_attr` for BPF_PROG_LOAD, up to `expected_attach_type`, as words of 8 bytes.
+    let mut attributes = [0_u64; 9];
+    attributes[0] = u64::from(program_type) | (instructions.len() as u64) << 32;
+    attributes[1] = instructions.as_ptr() as u64;
+    attributes[2] = licence.as_ptr() as u64;
+    attributes[8] = u64::from(attach_type) << 32;
+    bpf(BPF_PROG_LOAD, attributes.as_ptr().cast(), 72)
+}
+
+fn bpf(command: u32, attributes: *const u8, size: u32) -> std::io::Result<OwnedFd> {
+    // SAFETY: the attributes are as the command wants them, and what they point to lives.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
+    let fd = i32::try_from(fd).map_err(std::io::Error::other)?;
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

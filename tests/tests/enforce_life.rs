@@ -1,0 +1,277 @@
+//! Enforcement from its beginning to its end: with bindwatch, unless it is pinned; beside another bindwatch and other tools.
+
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use scenarios::wait::{Deadline, Process};
+use scenarios::{Actor, Cgroup, Folder, Log, Recording, Run, bindwatch, cgroup2, loopback};
+
+/// Two strangers in a cgroup.
+fn strangers(cgroup: &Cgroup) -> (Actor, Actor) {
+    let (one, other) = (Actor::new(), Actor::new());
+    cgroup.enrol(one.pid());
+    cgroup.enrol(other.pid());
+    (one, other)
+}
+
+#[track_caller]
+fn refused(actor: &mut Actor, command: &str) {
+    assert_eq!(actor.tell(command).to_string(), "err EADDRINUSE", "{command}");
+}
+
+/// A BPF file system at its usual place, for as long as a test needs one.
+struct BpfMount(bool);
+
+impl BpfMount {
+    fn new() -> Self {
+        let point = "/sys/fs/bpf";
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+        let there = mounts.lines().any(|line| line.contains(" - bpf "));
+        if !there {
+            drop(Run::new("mount").args(["-t", "bpf", "bpf", point]).outcome().expect(0));
+        }
+        Self(!there)
+    }
+}
+
+impl Drop for BpfMount {
+    fn drop(&mut self) {
+        drop(Run::bindwatch(["enforce", "--unpin"]).outcome());
+        if self.0 {
+            drop(Run::new("umount").args(["/sys/fs/bpf"]).outcome());
+        }
+    }
+}
+
+#[test]
+fn what_is_pinned_outlives_bindwatch_and_is_taken_over() {
+    let cgroup = Cgroup::new();
+    let (mut one, mut other) = strangers(&cgroup);
+    let address = loopback();
+    let _mount = BpfMount::new();
+
+    let recording = Recording::enforcing(&cgroup, ["--pin"]);
+    one.bind(&format!("tcp {address}:8000 reuseport listen"));
+    drop(recording.kill());
+    refused(&mut other, &format!("bind tcp {address}:8000 reuseport"));
+    one.bind(&format!("tcp {address}:8001 reuseport listen"));
+    refused(&mut other, &format!("bind tcp {address}:8001 reuseport"));
+    // Who is related to whom stays known.
+    one.ok("fork");
+    one.ok(&format!("tell 1 bind tcp {address}:8001 reuseport listen"));
+
+    // The next one knows what was bound in between, and takes over without a gap.
+    let recording = Recording::enforcing(&cgroup, ["--pin"]);
+    refused(&mut other, &format!("bind tcp {address}:8001 reuseport"));
+    let pins = Run::new("find").args(["/sys/fs/bpf/bindwatch", "-name", "guard_bind4-*"]).outcome().expect(0);
+    assert_eq!(pins.stdout.lines().count(), 1, "{pins}");
+    let report = recording.stop().report();
+    assert!(report.at(address).iter().any(|finding| finding.kind() == "denied"), "{report}");
+    refused(&mut other, &format!("bind tcp {address}:8000 reuseport"));
+
+    let outcome =
+        Run::bindwatch(["enforce", "--unpin", "--cgroup"]).args([cgroup.path()]).outcome().expect(0);
+    assert!(outcome.stderr.contains("binds are no longer denied in /bindwatch-test-"), "{outcome}");
+    assert!(!Path::new("/sys/fs/bpf/bindwatch").exists());
+    other.bind(&format!("tcp {address}:8000 reuseport"));
+}
+
+#[test]
+fn two_at_once_deny_together_and_each_for_itself() {
+    let cgroup = Cgroup::new();
+    let (mut one, mut other) = strangers(&cgroup);
+    let address = loopback();
+    let (first, watching) = (Recording::enforcing::<&str>(&cgroup, []), Recording::start());
+    one.bind(&format!("tcp {address}:8000 reuseport listen"));
+    let second = Recording::enforcing::<&str>(&cgroup, []);
+    one.bind(&format!("tcp {address}:8001 reuseport listen"));
+    for port in [8000, 8001] {
+        refused(&mut other, &format!("bind tcp {address}:{port} reuseport"));
+    }
+    drop(first.kill());
+    for port in [8000, 8001] {
+        refused(&mut other, &format!("bind tcp {address}:{port} reuseport"));
+    }
+    drop(second.stop());
+    let report = watching.stop().report();
+    other.bind(&format!("tcp {address}:8000 reuseport"));
+    // What they denied nobody else takes for a bind.
+    assert!(report.at(address).iter().all(|finding| finding.kind() == "refused"), "{report}");
+    assert_eq!(report.at(address).len(), 2, "{report}");
+}
+
+#[test]
+fn what_another_tool_denies_stays_denied_and_is_nobodys() {
+    for kind in ["bind4", "post_bind4"] {
+        for first in [true, false] {
+            let (cgroup, address) = (Cgroup::new(), loopback());
+            let (mut one, mut other) = strangers(&cgroup);
+            let mut denier = Command::new(Actor::program().with_file_name("denier"));
+            denier.arg(cgroup.path()).arg(kind);
+            let mut tool = first.then(|| Actor::start(&mut denier));
+            let recording = Recording::enforcing::<&str>(&cgroup, []);
+            let mut tool = tool.take().unwrap_or_else(|| Actor::start(&mut denier));
+            tool.ok("there");
+            let denied = if kind == "bind4" { "EPERM" } else { "EACCES" };
+            let socket = one.tell("socket tcp 4").to_string();
+            let id =
+                socket.split("id=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id").to_owned();
+            one.ok(&format!("opt {id} reuseport 1"));
+            assert_eq!(one.err(&format!("rebind {id} {address}:8000")), denied, "{kind} {first}");
+            tool.process.signal(Signal::KILL);
+            assert!(tool.process.ended(Deadline::patient()));
+            // The port was never had by the socket that is still open.
+            other.bind(&format!("tcp {address}:8000 reuseport listen"));
+            assert_eq!(one.err(&format!("rebind {id} {address}:8000")), "EADDRINUSE", "{kind} {first}");
+            one.ok(&format!("rebind {id} {address}:8001"));
+            refused(&mut other, &format!("bind tcp {address}:8001 reuseport"));
+            let report = recording.stop().report();
+            let kinds: Vec<_> = report.at(address).iter().map(|finding| finding.kind().to_owned()).collect();
+            assert_eq!(kinds, ["denied", "denied"], "{report}");
+        }
+    }
+}
+
+#[test]
+fn what_a_command_leaves_is_told_and_ended_where_that_was_asked_for() {
+    for (options, lives) in [(&[][..], true), (&["--kill-orphans"][..], false)] {
+        let (folder, address) = (Folder::new(), loopback());
+        let mut run = Command::new(bindwatch());
+        run.args(["run", "--output"])
+            .arg(folder.file("log.jsonl"))
+            .args(options)
+            .arg("--")
+            .arg(Actor::program());
+        let mut job = Actor::start(&mut run);
+        let socket = job.bind(&format!("tcp {address}:8000 listen"));
+        // It inherits the socket and nothing else of the actor, and takes no notice of SIGTERM.
+        let leak = format!("leak {} env --ignore-signal=TERM sleep 1000", socket.id);
+        let pid = u32::try_from(job.ok(&leak).number("pid")).expect("a PID");
+        let process = Process::of(pid);
+        job.exit();
+        let report = Log::at(&folder.file("log.jsonl")).report();
+        let finding = report.only(address, 8000);
+        assert_eq!((finding.kind(), finding.pids()), ("orphan", vec![u64::from(pid)]), "{report}");
+        assert_eq!(!process.ended(Deadline::after(Duration::ZERO)), lives);
+        process.signal(Signal::KILL);
+    }
+}
+
+/// Numbers that look random, from a seed (xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Programs that somebody keeps in the kernel, by their ids.
+fn programs() -> BTreeSet<u64> {
+    let listed = Run::new("bpftool").args(["--json", "prog", "show"]).outcome().expect(0);
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.stdout).expect("JSON");
+    listed.iter().filter_map(|program| program.get("id")?.as_u64()).collect()
+}
+
+/// What a process keeps in the kernel, by its descriptors; nothing when it has ended.
+fn programs_of(pid: u32) -> BTreeSet<u64> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
+        let facts = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        found.extend(
+            facts.lines().filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u64>().ok()),
+        );
+    }
+    found
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_nothing() {
+    const BATCHES: u32 = 20;
+    const AT_ONCE: u32 = 5;
+    let seed = std::env::var("BINDWATCH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+    println!("BINDWATCH_SEED={seed}");
+    let mut dice = Dice(seed);
+    let (cgroup, folder) = (Cgroup::new(), Folder::new());
+    // Jobs' cgroups are made beside the tests' own.
+    let own = scenarios::cgroup_of(std::process::id());
+    let beside = cgroup2().join(own.trim_start_matches('/'));
+    let start = |nth: u32| {
+        let log = folder.file(&format!("log-{nth}.jsonl"));
+        if nth.is_multiple_of(2) {
+            // A command that ends by itself, should it have been started.
+            let run = Run::bindwatch(["run", "--quiet", "--on-conflict", "deny", "--output"]).args([&log]);
+            run.args(["--", "sleep", "0.05"]).start()
+        } else {
+            let run = Run::bindwatch(["enforce", "--quiet", "--output"]).args([&log]);
+            run.args(["--cgroup"]).args([cgroup.path()]).start()
+        }
+    };
+    // How long as many starts take on this machine now.
+    let begin = Instant::now();
+    for one in (0..AT_ONCE).map(|nth| start(2 * nth)).collect::<Vec<_>>() {
+        drop(one.outcome().expect(0));
+    }
+    let longest = u64::try_from(begin.elapsed().as_millis()).expect("less than an age") + 1;
+    let (mut pids, mut loaded, mut live) = (Vec::new(), BTreeSet::new(), 0);
+    for _ in 0..BATCHES {
+        let batch: Vec<_> = (0..AT_ONCE).map(start).collect();
+        // One moment for all: each is somewhere else by then.
+        let moment = Deadline::after(Duration::from_millis(dice.below(longest)));
+        let ended: Vec<bool> = batch.iter().map(|one| one.process.ended(moment)).collect();
+        for (one, ended) in batch.iter().zip(ended) {
+            let found = programs_of(one.process.id());
+            live += u32::from(!found.is_empty());
+            loaded.extend(found);
+            if !ended {
+                one.process.signal(Signal::KILL);
+            }
+            pids.push(one.process.id());
+        }
+        batch.into_iter().for_each(|one| drop(one.outcome()));
+    }
+    let rounds = BATCHES * AT_ONCE;
+    println!("{live} of {rounds} had programs in the kernel when they were killed, within {longest} ms");
+    assert!(live > rounds / 10, "most were killed too early: {live}");
+    let deadline = Deadline::patient();
+    let left = || {
+        let mut left: Vec<String> =
+            programs().intersection(&loaded).map(|id| format!("program {id}")).collect();
+        for pid in &pids {
+            let names = [format!("bindwatch-{pid}"), format!("bindwatch-{pid}-2")];
+            let cgroups = names.iter().map(|name| beside.join(name)).filter(|path| path.exists());
+            left.extend(cgroups.map(|path| path.display().to_string()));
+        }
+        let attached = Run::new("bpftool").args(["cgroup", "show"]).args([cgroup.path()]).outcome();
+        left.extend(attached.stdout.lines().skip(1).map(str::to_owned));
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let cmdline = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            // The janitors, and whoever else was told this PID or this folder.
+            let words: Vec<_> = cmdline.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
+            let ours = |word: &str| {
+                pids.iter().any(|pid| word == pid.to_string())
+                    || word.starts_with(&*folder.path().to_string_lossy())
+            };
+            if words.first().is_some_and(|name| name.ends_with("bindwatch"))
+                && words.iter().any(|word| ours(word))
+            {
+                left.push(words.join(" "));
+            }
+        }
+        left
+    };
+    let mut last = left();
+    while !last.is_empty() {
+        assert!(!deadline.over(), "left behind: {last:#?}");
+        last = left();
+    }
+}
