@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
+use bindwatch_probe::abi::config::BitField;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::policy::{
     ANCESTORS_MAX, BUCKETS, CLAIMED_MAX, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, name, plane,
@@ -13,13 +14,9 @@ use bindwatch_probe::abi::policy::{
 use bindwatch_probe::abi::record::option;
 
 use crate::emit::count;
-use crate::kernel::Addr;
-use crate::sock::{AF_INET, IPPROTO_TCP, Sk};
+use crate::kernel::{Addr, offset};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 use crate::task;
-
-/// IPPROTO_UDP and IPPROTO_UDPLITE
-const IPPROTO_UDP: u16 = 17;
-const IPPROTO_UDPLITE: u16 = 136;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_NOEXIST: u64 = 1;
@@ -70,70 +67,104 @@ pub fn name_of(task: Addr) -> u64 {
     name(task::start_of(task), task::tgid_of(task))
 }
 
-/// Whether a socket with these options can share its port with another that agrees (socket(7)): the kernel refuses
-/// every other pair by itself. TCP's SO_REUSEADDR lets two bind and only one listen.
-#[inline(always)]
-pub fn may_share(protocol: u16, options: u16) -> bool {
-    match protocol {
-        IPPROTO_TCP => options & option::REUSEPORT != 0,
-        IPPROTO_UDP | IPPROTO_UDPLITE => options & (option::REUSEPORT | option::REUSEADDR) != 0,
-        _ => false,
+/// A bound socket, as far as sharing goes.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    /// Local address: IPv4 in the first four bytes, whatever the socket's family.
+    pub address: [u64; 2],
+    /// Local port; 0 is none.
+    pub port: u16,
+    /// IP protocol.
+    pub protocol: u16,
+    /// Bound device, 0 none.
+    pub device: u32,
+    /// Bits of [`plane`].
+    pub planes: u64,
+    /// Not 0 when it can share its port with another that agrees (socket(7)): the kernel refuses every other pair by
+    /// itself. TCP's SO_REUSEADDR lets two bind and only one listen.
+    pub shares: u64,
+}
+
+impl Bound {
+    /// From what is known of a socket. `options` as in records; `address` as the kernel has it.
+    #[inline(always)]
+    pub fn new(family: u16, address: [u64; 2], port: u16, protocol: u16, device: u32, options: u64) -> Self {
+        let (reuse_port, reuse_addr) =
+            (options & u64::from(option::REUSEPORT), options & u64::from(option::REUSEADDR));
+        let udp = u64::from(protocol ^ IPPROTO_UDP);
+        let is_udp = is_zero(udp) | is_zero(u64::from(protocol ^ IPPROTO_UDPLITE));
+        let is_tcp = is_zero(u64::from(protocol ^ IPPROTO_TCP));
+        let shares = is_tcp & not(is_zero(reuse_port)) | is_udp & not(is_zero(reuse_port | reuse_addr));
+        let (address, planes) = place(family, address, options & u64::from(option::V6ONLY));
+        Self { address, port, protocol, device, planes, shares: shares & not(is_multicast(address, planes)) }
+    }
+
+    /// From the socket itself.
+    #[inline(always)]
+    pub fn of(sk: Sk, family: u16, options: u64) -> Self {
+        Self::new(family, words(sk.address(family)), sk.port(), sk.protocol(), sk.device(), options)
     }
 }
 
+/// Options of a socket that decide about sharing, as in records. As [`Sk::options`], without a branch.
 #[inline(always)]
-fn words(address: [u8; 16]) -> [u64; 2] {
+pub fn options_of(sk: Sk, family: u16) -> u64 {
+    let (reuse, reuse_port, v6only) = (offset!(skc_reuse), offset!(skc_reuseport), offset!(skc_ipv6only));
+    let byte = u64::from(sk.0.read::<u8>(reuse.byte));
+    // In one byte on every kernel that is known.
+    let other =
+        if reuse_port.byte == reuse.byte { byte } else { u64::from(sk.0.read::<u8>(reuse_port.byte)) };
+    let third = if v6only.byte == reuse.byte { byte } else { u64::from(sk.0.read::<u8>(v6only.byte)) };
+    let set = |byte: u64, field: BitField| not(is_zero(byte >> (field.shift & 7) & u64::from(field.mask)));
+    let v6 = if family == AF_INET6 { set(third, v6only) } else { 0 };
+    when(set(byte, reuse), u64::from(option::REUSEADDR))
+        | when(set(other, reuse_port), u64::from(option::REUSEPORT))
+        | when(v6, u64::from(option::V6ONLY))
+}
+
+/// Sixteen bytes as two words.
+#[inline(always)]
+pub fn words(address: [u8; 16]) -> [u64; 2] {
     // SAFETY: both are sixteen bytes of plain data.
     unsafe { core::mem::transmute(address) }
 }
 
-/// Address and planes of a socket: a v4-mapped address is an IPv4 address.
+/// Address and planes of a socket: a v4-mapped address (`::ffff:a.b.c.d`) is an IPv4 address.
 #[inline(always)]
-fn place(sk: Sk, family: u16, v6only: bool) -> ([u64; 2], u8) {
-    let address = words(sk.address(family));
+fn place(family: u16, address: [u64; 2], v6only: u64) -> ([u64; 2], u64) {
+    let (v4, v6, wild) = (u64::from(plane::V4), u64::from(plane::V6), u64::from(plane::WILDCARD));
     if family == AF_INET {
-        let wild = if address[0] == 0 { plane::WILDCARD } else { 0 };
-        return (address, plane::V4 | wild);
+        return (address, v4 | when(is_zero(address[0]), wild));
     }
-    if address[0] == 0 && address[1] == 0 {
-        let v4 = if v6only { 0 } else { plane::V4 };
-        return (address, plane::V6 | plane::WILDCARD | v4);
-    }
-    // ::ffff:a.b.c.d
-    if address[0] == 0 && address[1] as u32 == 0xffff_0000 {
-        let v4 = address[1] >> 32;
-        let wild = if v4 == 0 { plane::WILDCARD } else { 0 };
-        return ([v4, 0], plane::V4 | wild);
-    }
-    (address, plane::V6)
+    let any = is_zero(address[0] | address[1]);
+    let mapped = is_zero(address[0] | (address[1] & 0xffff_ffff ^ 0xffff_0000));
+    let wildcard = any | mapped & is_zero(address[1] >> 32);
+    let takes_v4 = mapped | any & is_zero(v6only);
+    let plain = [select(mapped, address[1] >> 32, address[0]), select(mapped, 0, address[1])];
+    (plain, when(takes_v4, v4) | when(not(mapped), v6) | when(wildcard, wild))
 }
 
 /// Multicast groups themselves are bound to by everybody who wants their traffic.
 #[inline(always)]
-fn is_multicast(address: [u64; 2], planes: u8) -> bool {
-    let first = address[0] as u8;
-    if planes & plane::V4 != 0 { first >> 4 == 14 } else { first == 0xff }
+fn is_multicast(address: [u64; 2], planes: u64) -> u64 {
+    let first = address[0] & 0xff;
+    let v4 = planes & u64::from(plane::V4);
+    select(not(is_zero(v4)), is_zero(first >> 4 ^ 14), is_zero(first ^ 0xff))
 }
 
 /// Claims the endpoint of a bound socket for a process. `deny` makes it all or nothing: an unrelated holder, and
 /// nothing is claimed.
 #[inline(always)]
-pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: &Kin, deny: bool) -> Verdict {
-    let protocol = sk.protocol();
-    let port = sk.port();
-    if port == 0 || cookie == 0 || !may_share(protocol, options) {
-        return Verdict::Nothing;
-    }
-    let (address, planes) = place(sk, family, options & option::V6ONLY != 0);
-    if is_multicast(address, planes) {
+pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) -> Verdict {
+    let Bound { address, port, protocol, device, planes, shares } = *bound;
+    if port == 0 || cookie == 0 || shares == 0 {
         return Verdict::Nothing;
     }
     // Of one bind both the program that denies and the census come here. That it was elsewhere means that another tool
     // denied a bind which was granted here, or that the socket gave its port up.
-    if claimed_here(cookie, netns, address[0], address[1], u64::from(port)) != 0 {
+    if claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
         return Verdict::Granted;
     }
-    let device = sk.device();
     let rules = rules_on(address[0], address[1], u64::from(port));
     let (allowed, allowed_to_some) = (rules >> 32, rules as u32);
     let mixed = (netns ^ u64::from(port) << 16 ^ u64::from(protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -149,22 +180,21 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
         while i < SLOTS {
             let slot = &*slots.add(i);
             free = select(is_zero(u64::from(slot.count)), i as u64, free);
-            if slot.count != 0
-                && slot.netns == netns
-                && slot.port == port
-                && u16::from(slot.protocol) == protocol
-            {
+            let elsewhere = slot.netns ^ netns | u64::from(slot.port ^ port);
+            let other_protocol = u64::from(u16::from(slot.protocol) ^ protocol);
+            if is_zero(elsewhere | other_protocol) & not(is_zero(u64::from(slot.count))) != 0 {
                 let differs = slot.address[0] ^ address[0] | slot.address[1] ^ address[1];
                 let other_device = u64::from(slot.device ^ device);
-                let other_planes = u64::from((slot.planes ^ planes) & !plane::MULTICAST);
+                let other_planes = (u64::from(slot.planes) ^ planes) & !u64::from(plane::MULTICAST);
                 let same = is_zero(slot.kin.lineage ^ owner.lineage | differs | other_device | other_planes);
                 mine = select(same, i as u64, mine);
-                let apart = is_zero(u64::from(slot.planes & planes & (plane::V4 | plane::V6)));
-                let specific = is_zero(u64::from((slot.planes | planes) & plane::WILDCARD));
+                let theirs = u64::from(slot.planes);
+                let apart = is_zero(theirs & planes & u64::from(plane::V4 | plane::V6));
+                let specific = is_zero((theirs | planes) & u64::from(plane::WILDCARD));
                 let elsewhere = specific & not(is_zero(differs));
                 let bound = not(is_zero(u64::from(slot.device))) & not(is_zero(u64::from(device)));
                 let off_device = bound & not(is_zero(other_device));
-                let meant = not(is_zero(u64::from(slot.planes & plane::MULTICAST)));
+                let meant = not(is_zero(theirs & u64::from(plane::MULTICAST)));
                 let allowed_them = slot.kin.rules & owner.rules & allowed_to_some;
                 let meant = meant | allowed | not(is_zero(u64::from(allowed_them)));
                 let hostile = not(apart | elsewhere | off_device | meant | related(&slot.kin, owner));
@@ -186,7 +216,7 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
                 slot.device = device;
                 slot.port = port;
                 slot.protocol = protocol as u8;
-                slot.planes = planes;
+                slot.planes = planes as u8;
                 slot.kin.name = owner.name;
                 slot.kin.lineage = owner.lineage;
                 slot.kin.pool = owner.pool;
@@ -220,7 +250,7 @@ pub fn claim(sk: Sk, family: u16, options: u16, cookie: u64, netns: u64, owner: 
 /// A function of its own, global, so that the verifier follows it once and not on each of its callers' paths.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn claimed_here(cookie: u64, netns: u64, first: u64, second: u64, port: u64) -> u64 {
+pub extern "C" fn claimed_here(cookie: u64, first: u64, second: u64, port: u64) -> u64 {
     // SAFETY: copied out at once.
     let Some(at) = (unsafe { CLAIMED.get(cookie) }).copied() else { return 0 };
     let Some(bucket) = CLAIMS.get_ptr_mut(at / SLOTS as u32) else { return 0 };
@@ -229,7 +259,7 @@ extern "C" fn claimed_here(cookie: u64, netns: u64, first: u64, second: u64, por
     let here = unsafe {
         let slots = (&raw const (*bucket).slots).cast::<Slot>();
         let slot = &*slots.add(at as usize & (SLOTS - 1));
-        let differs = slot.address[0] ^ first | slot.address[1] ^ second | slot.netns ^ netns;
+        let differs = slot.address[0] ^ first | slot.address[1] ^ second;
         differs | u64::from(slot.port) ^ port == 0
     };
     if !here {
@@ -312,6 +342,12 @@ fn not(condition: u64) -> u64 {
 fn select(condition: u64, first: u64, second: u64) -> u64 {
     let mask = opaque(condition.wrapping_neg());
     first & mask | second & !mask
+}
+
+/// The value when `condition` is 1, else 0.
+#[inline(always)]
+fn when(condition: u64, value: u64) -> u64 {
+    opaque(condition.wrapping_neg()) & value
 }
 
 /// A socket is gone: so is its share in a claim.

@@ -346,14 +346,16 @@ fn cgroups_of_dead_bindwatches_are_removed() {
 #[test]
 fn the_janitor_waits_for_the_last_process() {
     let actor = Actor::start(&["true"]);
-    let directory = actor.directory.with_file_name(format!("bindwatch-{}-janitor-test", std::process::id()));
+    let mut inside = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    // As if it had made it: this test's own PID is in the names of other tests.
+    let directory = actor.directory.with_file_name(format!("bindwatch-{}", inside.id()));
     actor.end();
     std::fs::create_dir_all(directory.join("inner")).unwrap();
-    let mut inside = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     std::fs::write(directory.join("inner/cgroup.procs"), inside.id().to_string()).unwrap();
     let mut janitor = Command::new(env!("CARGO_BIN_EXE_bindwatch"))
         .arg("__janitor")
-        .arg(&directory)
+        .arg(directory.parent().unwrap())
+        .arg(inside.id().to_string())
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();

@@ -16,10 +16,10 @@ use bindwatch_probe::abi::record::{Denied, door, hook, kind, option};
 use super::attempt;
 use super::cgroup::joins_group;
 use crate::emit::{Urgency, count, emit, head};
-use crate::guard::{KIN, Verdict, claim, forked, joined, name_of, release};
+use crate::guard::{Bound, KIN, Verdict, claim, claimed_here, forked, joined, name_of, options_of, release};
 use crate::kernel::{Addr, offset};
 use crate::maps::call;
-use crate::sock::{AF_INET, AF_INET6, Sk};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
 use crate::task;
 
 /// Not 0: nothing is denied, only told. Set by the loader.
@@ -29,6 +29,8 @@ static DRY_RUN: u32 = 0;
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
 const EADDRINUSE: i32 = 98;
+/// The options that let a port be shared.
+const SHARING: u64 = (option::REUSEADDR | option::REUSEPORT) as u64;
 const SOL_SOCKET: i32 = 1;
 const SO_REUSEADDR: i32 = 2;
 const SO_REUSEPORT: i32 = 15;
@@ -57,6 +59,23 @@ pub fn census_bind6(ctx: SockContext) -> i32 {
     note(&ctx, AF_INET6)
 }
 
+/// The socket of a post_bind program, as far as the context tells without asking.
+#[inline(always)]
+fn bound(ctx: &SockContext, sk: Sk, family: u16, options: u64) -> Bound {
+    // SAFETY: fields of bpf_sock that a post_bind program of this family may read.
+    let (address, port, protocol) = unsafe {
+        let sock = ctx.sock;
+        let address = if family == AF_INET {
+            [u64::from((*sock).src_ip4), 0]
+        } else {
+            let part = |nth: usize| u64::from(core::ptr::read_volatile(&raw const (*sock).src_ip6[nth]));
+            [part(0) | part(1) << 32, part(2) | part(3) << 32]
+        };
+        (address, (*sock).src_port as u16, (*sock).protocol as u16)
+    };
+    Bound::new(family, address, port, protocol, sk.device(), options)
+}
+
 #[inline(always)]
 fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
     // SAFETY: takes no arguments (5.18). Another program has refused already: its word stands.
@@ -64,7 +83,8 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
         return ALLOW;
     }
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    if sk.options(family) & 3 == 0 {
+    let options = options_of(sk, family);
+    if options & SHARING == 0 {
         return ALLOW;
     }
     // SAFETY: ctx is the program's context.
@@ -78,7 +98,7 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
     // SAFETY: initialised, never written; volatile because the loader overrides it.
     let deny = unsafe { core::ptr::read_volatile(&raw const DRY_RUN) } == 0;
     let Verdict::Contested { cookie: holder_cookie, holder } =
-        claim(sk, family, sk.options(family), cookie, netns, owner, deny)
+        claim(&bound(ctx, sk, family, options), cookie, netns, owner, deny)
     else {
         return ALLOW;
     };
@@ -130,14 +150,21 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
 #[inline(always)]
 fn note(ctx: &SockContext, family: u16) -> i32 {
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    if sk.options(family) & 3 == 0 {
+    let options = options_of(sk, family);
+    if options & SHARING == 0 {
         return ALLOW;
     }
+    // SAFETY: ctx is the program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: takes no arguments (5.18). Who denies in a cgroup runs before what is at the root; another tool's program
     // may have run after the one that granted.
     if unsafe { bpf_get_retval() } != 0 {
-        // SAFETY: ctx is the program's context.
-        release(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+        release(cookie);
+        return ALLOW;
+    }
+    let bound = bound(ctx, sk, family, options);
+    if claimed_here(cookie, bound.address[0], bound.address[1], u64::from(bound.port)) != 0 {
+        // By the guard, a moment ago.
         return ALLOW;
     }
     // SAFETY: the entry lives as long as the process, which is running.
@@ -146,17 +173,23 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
         return ALLOW;
     };
     // SAFETY: ctx is the program's context.
-    let (cookie, netns) =
-        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
-    claim(sk, family, sk.options(family), cookie, netns, owner, false);
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    claim(&bound, cookie, netns, owner, false);
     ALLOW
 }
 
 /// A socket's last reference is gone, and with it its claim.
 #[cgroup_sock(sock_release)]
 pub fn census_release(ctx: SockContext) -> i32 {
-    // Of MPTCP the subflow: it has the port.
-    let cookie = Sk(Addr::of_pointer(ctx.sock)).of_port().raw_cookie();
+    // SAFETY: a field of bpf_sock that may be read everywhere; ctx is the program's context.
+    let cookie = unsafe {
+        if (*ctx.sock).protocol == u32::from(IPPROTO_MPTCP) {
+            // The subflow's: it has the port.
+            Sk(Addr::of_pointer(ctx.sock)).of_port().raw_cookie()
+        } else {
+            bpf_get_socket_cookie(ctx.as_ptr())
+        }
+    };
     if cookie != 0 {
         release(cookie);
     }
@@ -177,10 +210,15 @@ pub fn census_option(ctx: SockoptContext) -> i32 {
     };
     // SAFETY: as above; the bounds are compared before the read, as the verifier wants it.
     let (sk, value) = unsafe {
+        let sk = (*ctx.sockopt).__bindgen_anon_1.sk;
+        if (*sk).src_port == 0 && (*sk).protocol != u32::from(IPPROTO_MPTCP) {
+            // Not bound, as most are when their options are set.
+            return ALLOW;
+        }
         let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
         let end = (*ctx.sockopt).__bindgen_anon_3.optval_end as *const i32;
         let value = if value.wrapping_add(1) <= end { *value } else { 0 };
-        ((*ctx.sockopt).__bindgen_anon_1.sk, value)
+        (sk, value)
     };
     let sk = Sk(Addr::of_pointer(sk)).of_port();
     let cookie = sk.raw_cookie();
@@ -197,7 +235,8 @@ pub fn census_option(ctx: SockoptContext) -> i32 {
     // SAFETY: the entry lives as long as the process, which is running.
     if let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) } {
         let family = sk.family();
-        claim(sk, family, sk.options(family) | option, cookie, sk.netns_cookie(), owner, false);
+        let options = options_of(sk, family) | u64::from(option);
+        claim(&Bound::of(sk, family, options), cookie, sk.netns_cookie(), owner, false);
     }
     ALLOW
 }

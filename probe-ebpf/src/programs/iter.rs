@@ -7,7 +7,7 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use bindwatch_probe::abi::record::FileRow;
 
-use crate::guard::{KIN, claim};
+use crate::guard::{Bound, KIN, claim, options_of};
 use crate::kernel::{Addr, offset};
 use crate::sock::{AF_INET, AF_INET6, Sk};
 use crate::task;
@@ -79,7 +79,8 @@ unsafe extern "C" fn census_files(ctx: *const TaskFile) -> i32 {
     if let Some(owner) = unsafe { KIN.get(tgid) }
         && sk.remote_port() == 0
     {
-        claim(sk, family, sk.options(family), sk.raw_cookie(), sk.netns_cookie(), owner, false);
+        let bound = Bound::of(sk, family, options_of(sk, family));
+        claim(&bound, sk.raw_cookie(), sk.netns_cookie(), owner, false);
     }
     0
 }

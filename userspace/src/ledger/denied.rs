@@ -40,6 +40,11 @@ impl Ledger {
         if self.denials.judged.len() < JOBS_MAX && !cgroup.trim_matches('/').is_empty() {
             self.denials.judged.insert(cgroup.to_owned());
         }
+        // It may have bound before it was told of.
+        let overlaps = self.records.iter().filter(|record| record.overlaps());
+        for id in overlaps.map(|record| record.id).collect::<Vec<_>>() {
+            self.would_deny(id);
+        }
     }
 
     /// Counts the binds of commands in a finding that enforcement would have refused: an unrelated process had the
