@@ -18,6 +18,7 @@ mod log;
 mod place;
 mod recording;
 mod report;
+mod terminal;
 pub mod wait;
 
 pub use actor::{Actor, Answer, Socket};
@@ -27,3 +28,4 @@ pub use log::Log;
 pub use place::{Cgroup, Folder, cgroup_of, cgroup2};
 pub use recording::{Recording, Server};
 pub use report::{Finding, Holder, Report};
+pub use terminal::Terminal;

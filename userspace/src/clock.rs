@@ -76,6 +76,8 @@ pub enum When {
     At(Timestamp),
     /// So long after the log's start.
     After(Duration),
+    /// A time of day, UTC: the first time that it was then.
+    OfDay(jiff::civil::Time),
 }
 
 impl When {
@@ -84,6 +86,17 @@ impl When {
     pub fn resolve(self, anchors: Anchors, start: BootTime) -> BootTime {
         match self {
             Self::At(wall) => anchors.boot(wall).unwrap_or_default(),
+            Self::OfDay(time) => {
+                let began = anchors.wall(start).to_zoned(jiff::tz::TimeZone::UTC).datetime();
+                let same_day = began.date().to_datetime(time);
+                let then = if same_day < began {
+                    same_day.checked_add(jiff::Span::new().days(1))
+                } else {
+                    Ok(same_day)
+                };
+                let wall = then.and_then(|then| then.to_zoned(jiff::tz::TimeZone::UTC));
+                wall.ok().and_then(|wall| anchors.boot(wall.timestamp())).unwrap_or_default()
+            }
             Self::After(time) => {
                 BootTime(start.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
             }
@@ -98,8 +111,15 @@ impl FromStr for When {
         if let Ok(time) = text.parse() {
             return Ok(Self::At(time));
         }
+        let of_day = text.strip_suffix('Z').unwrap_or(text);
+        if of_day.contains(':')
+            && let Ok(time) = of_day.parse()
+        {
+            return Ok(Self::OfDay(time));
+        }
         crate::cli::duration(text).map(Self::After).map_err(|_| {
-            "expected a time like 2026-11-20T12:37:40Z, or 30s for that long after the log's start".to_owned()
+            "expected a time like 2026-11-20T12:37:40Z or 12:37:40 (UTC), or 30s for that long after the log's start"
+                .to_owned()
         })
     }
 }
@@ -134,7 +154,11 @@ mod tests {
         assert_eq!(at("30s"), BootTime(40_000_000_000));
         assert_eq!(at("2025-11-20T23:40:01Z"), BootTime(6_000_000_000));
         assert_eq!(at("1999-01-01T00:00:00Z"), BootTime(0));
-        assert!("yesterday".parse::<When>().is_err());
+        // The log began at 23:40:05 UTC.
+        assert_eq!(at("23:40:06"), BootTime(11_000_000_000));
+        assert_eq!(at("23:40:06.5Z"), BootTime(11_500_000_000));
+        assert_eq!(at("00:00:00"), BootTime(1_205_000_000_000));
+        assert!("yesterday".parse::<When>().is_err() && "12".parse::<When>().is_err());
     }
 
     #[test]

@@ -64,25 +64,42 @@ impl Recorder {
     /// Takes all `events`, in order.
     pub fn take(&mut self, events: &mut Vec<Event>) {
         for event in events.drain(..) {
-            self.last = self.last.max(event.at);
-            self.unseen.event(&event);
-            if let Body::Note(note) = &event.body
-                && self.notes.len() < NOTES_MAX
-            {
-                self.notes.push(Remark { at: event.at, text: note.text.clone(), process: note.process });
-            }
-            match self.writer.as_mut().map(|writer| writer.event(&event)) {
-                None | Some(Ok(Progress::Written | Progress::Dropped)) => {}
-                Some(Ok(Progress::LimitReached)) => self.is_full = true,
-                Some(Err(error)) => {
-                    self.failure.get_or_insert(error);
-                }
-            }
-            self.changed.clear();
-            self.ledger.apply(&event, &mut self.changed);
-            self.stale.extend(&self.changed);
-            self.dirty = true;
+            self.apply(&event);
         }
+        self.settle();
+    }
+
+    /// Takes one event, and says which findings it changed. [`Recorder::settle`] follows a batch of them.
+    pub fn apply(&mut self, event: &Event) -> &[FindingId] {
+        self.last = self.last.max(event.at);
+        self.unseen.event(event);
+        if let Body::Note(note) = &event.body
+            && self.notes.len() < NOTES_MAX
+        {
+            self.notes.push(Remark { at: event.at, text: note.text.clone(), process: note.process });
+        }
+        match self.writer.as_mut().map(|writer| writer.event(event)) {
+            None | Some(Ok(Progress::Written | Progress::Dropped)) => {}
+            Some(Ok(Progress::LimitReached)) => self.is_full = true,
+            Some(Err(error)) => {
+                self.failure.get_or_insert(error);
+            }
+        }
+        self.changed.clear();
+        self.ledger.apply(event, &mut self.changed);
+        self.stale.extend(&self.changed);
+        self.dirty = true;
+        &self.changed
+    }
+
+    /// Whether a finding is not told yet, because it may turn out to be meant.
+    #[must_use]
+    pub fn is_held(&self, id: FindingId) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    /// Tells what the events taken since the last time have changed.
+    pub fn settle(&mut self) {
         let new = self.stale.difference(&self.written).filter(|id| !self.held.contains_key(id));
         let mut ready = Vec::new();
         for id in new.copied().collect::<Vec<_>>() {

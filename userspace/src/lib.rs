@@ -23,4 +23,5 @@ pub mod recording;
 pub mod secrets;
 pub mod sink;
 pub mod source;
+pub mod tui;
 pub mod wire;

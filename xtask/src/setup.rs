@@ -34,13 +34,14 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 14] = [
+const PROGRAMS: [Program; 15] = [
     Program { name: "python3", package: "python3", why: "scenario: workers of multiprocessing" },
     Program { name: "node", package: "nodejs", why: "scenario: workers of node:cluster" },
     Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
     Program { name: "setpriv", package: "util-linux", why: "scenarios as another user" },
     Program { name: "unshare", package: "util-linux", why: "scenarios on a full disk" },
     Program { name: "bpftool", package: "bpftool", why: "to see that no program is left attached" },
+    Program { name: "tmux", package: "tmux", why: "scenario: the live screen in a terminal" },
     Program { name: "zstd", package: "zstd", why: "scenario: a compressed log" },
     Program { name: "nginx", package: "nginx", why: "scenario: workers of one server share on purpose" },
     Program { name: "haproxy", package: "haproxy", why: "scenario: a reload is not a co-bind" },

@@ -143,6 +143,33 @@ pub enum ErrnoSource {
     Off,
 }
 
+/// A view of `top`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum View {
+    /// What is wrong.
+    Findings,
+    /// Every endpoint that is bound.
+    Endpoints,
+    /// Who has what.
+    Processes,
+    /// What happens.
+    Events,
+    /// The ports that the kernel chooses from.
+    Ports,
+}
+
+/// What is behind the text of the terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Background {
+    /// What `COLORFGBG` says, else dark.
+    #[default]
+    Auto,
+    /// Black, or nearly so.
+    Dark,
+    /// White, or nearly so.
+    Light,
+}
+
 /// What is done about a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnConflict {

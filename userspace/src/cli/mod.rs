@@ -15,9 +15,10 @@ use clap::{Args, Parser, Subcommand};
 
 pub use address::{Place, Target};
 pub use choice::{
-    Backend, Cmdline, Color, ErrnoSource, Events, FailOn, Format, OnConflict, ReportTarget, parse_kind, ports,
+    Backend, Background, Cmdline, Color, ErrnoSource, Events, FailOn, Format, OnConflict, ReportTarget, View,
+    parse_kind, ports,
 };
-pub use quantity::{duration, duration_text, ring_size, size};
+pub use quantity::{SPEEDS, duration, duration_text, ring_size, seconds, size, speed};
 
 use crate::ledger::finding::Kind;
 
@@ -88,6 +89,8 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Show who holds which port now
     List(ListArgs),
+    /// The live screen: what is wrong, who holds what, what just failed; also plays a log
+    Top(TopArgs),
     /// Ask whether an address and port are free: exit 0 free, 1 held
     Check(CheckArgs),
     /// Deny conflicting binds of the processes in some cgroups, until it is stopped
@@ -303,6 +306,80 @@ pub struct ListArgs {
     /// Do not mask what looks like a password, token or key
     #[arg(long)]
     pub show_secrets: bool,
+    /// How to judge.
+    #[command(flatten)]
+    pub judge: JudgeArgs,
+}
+
+/// `top`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  sudo bindwatch top
+  bindwatch top --replay ci.jsonl.zst --speed 4x --at 12:37:40
+  sudo bindwatch top -b -n 10 -d 1 | grep co-bind
+  sudo bindwatch top --once --format json --fail-on error
+
+? lists the keys. Without a terminal to draw on it prints as with --batch.
+
+Exit code: 0; 1 when --once or --batch ended and --fail-on matched; 125 bindwatch failed.")]
+pub struct TopArgs {
+    /// Play this log; needs no privileges
+    #[arg(long, value_name = "LOG")]
+    pub replay: Option<PathBuf>,
+    /// How fast to play: 4x, 0.5x
+    #[arg(long, value_name = "SPEED", value_parser = speed, default_value = "1x", requires = "replay")]
+    pub speed: f64,
+    /// Where to begin: a time (RFC 3339, or 12:37:40 of the log's first day), or 30s after the log's start; paused there
+    #[arg(long, value_name = "TIME", requires = "replay")]
+    pub at: Option<crate::clock::When>,
+    /// Print without a terminal, again and again
+    #[arg(short, long)]
+    pub batch: bool,
+    /// Print so often, then end
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    /// Time between two prints
+    #[arg(short, long, value_name = "SECS", value_parser = seconds, default_value = "2")]
+    pub delay: Duration,
+    /// Print once: the same as -b -n 1
+    #[arg(long, conflicts_with = "iterations")]
+    pub once: bool,
+    /// The view to begin with [default: findings; when printing, endpoints]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "findings|endpoints|processes|events|ports",
+        hide_possible_values = true
+    )]
+    pub view: Option<View>,
+    /// Show only what has these words: port, PID, address, program, cgroup, kind; !word leaves out
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub filter: String,
+    /// Draw with ASCII only
+    #[arg(long)]
+    pub ascii: bool,
+    /// Which colours can be read on the terminal's background
+    #[arg(long, value_enum, default_value_t, value_name = "auto|dark|light", hide_possible_values = true)]
+    pub background: Background,
+    /// Leave the mouse to the terminal
+    #[arg(long)]
+    pub no_mouse: bool,
+    /// How much of the arguments of processes to keep
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub cmdline: Cmdline,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Which kernel hooks to use
+    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Probe")]
+    pub backend: Backend,
+    /// Where the errno of failed binds comes from; off: no syscall tracepoints, no errno
+    #[arg(long, value_enum, default_value_t, value_name = "auto|off", hide_possible_values = true)]
+    #[arg(help_heading = "Probe")]
+    pub errno: ErrnoSource,
+    /// Size of the buffer between kernel and bindwatch, a power of two from 64K to 1G
+    #[arg(long, value_name = "SIZE", value_parser = ring_size, default_value = "16M", help_heading = "Probe")]
+    pub ring_size: u32,
     /// How to judge.
     #[command(flatten)]
     pub judge: JudgeArgs,

@@ -13,6 +13,10 @@ const DURATION_UNITS: [(&str, u64); 7] = [
     ("ns", 1),
 ];
 
+/// The slowest and the fastest that a log is played.
+pub const SPEEDS: (f64, f64) = (0.015_625, 4096.0);
+/// The shortest time between two prints.
+const SECONDS_MIN: Duration = Duration::from_millis(50);
 /// Smallest ring buffer, bytes.
 const RING_MIN: u64 = 64 << 10;
 /// Largest ring buffer, bytes: what the kernel gives without special settings.
@@ -60,6 +64,38 @@ fn fixed_point(number: &str, unit: u64) -> Option<u128> {
     let part: u64 = part.parse().ok()?;
     let unit = u128::from(unit);
     Some(u128::from(whole) * unit + u128::from(part) * unit / scale)
+}
+
+/// Parses a time in seconds, as `top -d` has it everywhere: `2`, `0.5`; and every [`duration`].
+///
+/// # Errors
+/// One line that says what is wrong with `text`.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let plain = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let time = if plain { duration(&format!("{text}s")) } else { duration(text) };
+    let time = time.map_err(|_| format!("\"{}\" is not a time in seconds: write 2 or 0.5", shown(text)))?;
+    if time < SECONDS_MIN {
+        return Err(format!("\"{}\" is less than {} ms", shown(text), SECONDS_MIN.as_millis()));
+    }
+    Ok(time)
+}
+
+/// Parses how fast a log is played: `4x`, `0.5x`, `4`.
+///
+/// # Errors
+/// One line that says what is wrong with `text`.
+pub fn speed(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix(['x', 'X']).unwrap_or(text);
+    let plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match number.parse::<f64>() {
+        Ok(speed) if plain && (SPEEDS.0..=SPEEDS.1).contains(&speed) => Ok(speed),
+        _ => Err(format!(
+            "\"{}\" is not a speed: write 4x or 0.5x, {}x to {}x",
+            shown(text),
+            SPEEDS.0,
+            SPEEDS.1
+        )),
+    }
 }
 
 /// A duration for people: `7.0 s`, `340 ms`, `2 min 5 s`, `3 h 20 min`.

@@ -204,7 +204,12 @@ fn wrong_lines_are_refused_and_say_why() {
         ("report --kind cobind x", "is not a kind of finding: co-bind, handover"),
         ("report -q -v x", "cannot be used with"),
         ("check", "required"),
-        ("top", "unrecognized subcommand"),
+        ("top --speed 0x --replay x", "is not a speed: write 4x"),
+        ("top --at 3s", "--replay <LOG>"),
+        ("top -d 1ms", "less than 50 ms"),
+        ("top -n 0", "0 is not in 1.."),
+        ("top --once -n 3", "cannot be used with"),
+        ("watch", "unrecognized subcommand"),
     ];
     for (line, expected) in cases {
         let error = parse(line).map(|_| ()).unwrap_err();

@@ -15,6 +15,7 @@ mod record;
 mod report;
 mod run;
 mod stop;
+mod top;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Verb::Report(args) => report::run(args, globals),
         Verb::Explain(args) => explain::run(args, globals),
         Verb::List(args) => list::run(args, globals),
+        Verb::Top(args) => top::run(args, globals),
         Verb::Check(args) => check::run(args, globals),
         Verb::Doctor(args) => doctor::run(args, globals),
         Verb::Enforce(args) => enforce::run(args, globals),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::event::{BootTime, Cookie, Inum, Options, Process, ProcessKey, Protocol, Uid};
 
-use super::finding::{Holder, HolderState};
+use super::finding::{FindingId, Holder, HolderState};
 use super::holdings::Holdings;
 use super::kin::Kin;
 use super::party::Party;
@@ -49,6 +49,15 @@ impl<'a> View<'a> {
     pub fn socket(&self, cookie: Cookie) -> Option<SocketView<'a>> {
         let kin = self.kin;
         self.holdings.get(cookie).map(|socket| SocketView { socket, kin })
+    }
+
+    /// Live sockets that a process has, in no order.
+    pub fn held_by(&self, process: ProcessKey) -> impl Iterator<Item = SocketView<'a>> + use<'a> {
+        let (holdings, kin) = (self.holdings, self.kin);
+        holdings
+            .held_by(process)
+            .filter_map(|cookie| holdings.get(cookie))
+            .map(move |socket| SocketView { socket, kin })
     }
 
     /// What is known of a process, ended ones included while they are remembered.
@@ -141,6 +150,12 @@ impl<'a> SocketView<'a> {
     #[must_use]
     pub fn processes(&self) -> &'a [ProcessKey] {
         self.socket.holders()
+    }
+
+    /// Findings that name it, in order.
+    #[must_use]
+    pub fn findings(&self) -> &'a [FindingId] {
+        &self.socket.findings
     }
 
     /// Its holders ended, and nobody is known to have it since.
