@@ -226,3 +226,44 @@ fn no_name_is_a_command() {
         }
     }
 }
+
+/// What was found live is found again: the screen's judgement of a log is the report's, byte for byte.
+#[test]
+fn the_screen_says_what_the_report_says() {
+    for log in ["clean", "co-bind", "refused", "torn", "lost"] {
+        let said = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+            command.env_clear().current_dir(folder()).args(arguments).arg(format!("{log}.jsonl"));
+            let output = command.output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let screen = said(&["top", "--once", "--format", "json", "--replay"]);
+        assert_eq!(screen, said(&["report", "--format", "json"]), "{log}");
+    }
+}
+
+#[test]
+fn a_moment_of_a_log_is_printed() {
+    let printed = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+        command.env_clear().current_dir(folder()).args(["top", "--replay", "co-bind.jsonl"]).args(arguments);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = printed(&["--at", "12:30:25"]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("at 2025-11-20T12:30:25.000Z\n1 error, 0 warnings, 0 notes; 2 sockets"), "{said}");
+    assert!(said.contains("!  tcp    127.0.0.3:9926  listen"), "{said}");
+    assert_eq!(printed(&["--at", "10.5s", "--once", "--fail-on", "error"]).0, Some(0));
+    assert_eq!(printed(&["--at", "11.5s", "--once", "--fail-on", "error"]).0, Some(1));
+    // Every five seconds of twenty, four times as fast as it was.
+    let (_, said) = printed(&["-b", "-d", "1.25", "--speed", "4x"]);
+    let times: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once(" at ")).map(|(_, at)| at).collect();
+    let clock =
+        ["12:30:10.000", "12:30:15.000", "12:30:20.000", "12:30:25.000", "12:30:30.000", "12:30:30.010"];
+    assert_eq!(times, clock.map(|clock| format!("2025-11-20T{clock}Z")));
+    let (_, said) = printed(&["-b", "-n", "2", "--view", "events", "--filter", "bind"]);
+    assert_eq!(said.matches("TIME").count(), 2, "{said}");
+}

@@ -11,6 +11,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::model::Msg;
 
+/// How long more of what is at hand is looked for: not at all, but crossterm takes zero for never.
+///
+/// Its other source of events, without the feature `use-dev-tty`, is told of the terminal by its edges and can miss one
+/// when a key comes with a change of size; this one looks at what there is.
+const AT_HAND: Duration = Duration::from_millis(1);
+
 /// What comes from the terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Input {
@@ -68,7 +74,7 @@ fn read(source: &Source, to: &UnboundedSender<Input>) -> io::Result<()> {
         if ready.revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
             return Ok(());
         }
-        while event::poll(Duration::ZERO)? {
+        while event::poll(AT_HAND)? {
             let input = match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => Input::Msg(Msg::Key(key)),
                 Event::Mouse(mouse) => Input::Msg(Msg::Mouse(mouse)),

@@ -237,6 +237,9 @@ pub static BINDINGS: [Binding; 25] = [
 /// What a key asks for, in a replay or not.
 #[must_use]
 pub fn action(key: KeyEvent, replay: bool) -> Option<Action> {
+    if key.modifiers.intersects(KeyModifiers::ALT | KeyModifiers::SUPER | KeyModifiers::META) {
+        return None;
+    }
     let shift = key.modifiers.contains(SHIFT);
     let bound = BINDINGS.iter().filter(|binding| match binding.when {
         Where::Always => true,
@@ -293,5 +296,6 @@ mod tests {
         assert_eq!(action(key('n'), false), None);
         assert_eq!(action(key('G'), false), Some(A::Last), "terminals differ in telling Shift");
         assert_eq!(action(key('z'), false), None);
+        assert_eq!(action(KeyEvent::new(K::Char('q'), KeyModifiers::ALT), false), None);
     }
 }
