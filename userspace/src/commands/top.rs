@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FOUND, UsageError, available_format};
+use super::{EXIT_FOUND, UsageError, text_or_json};
 use crate::cli::{Background, ErrnoSource, Format, Globals, TopArgs, View};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
@@ -25,10 +25,7 @@ use crate::tui::{self, Feed, Player, batch};
 
 /// Runs the verb.
 pub(super) fn run(args: &TopArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    let format = available_format(globals)?;
-    if !matches!(format, Format::Text | Format::Json) {
-        return Err(UsageError(format!("top prints text or json, not {}", format.name())).into());
-    }
+    let format = text_or_json(globals)?;
     if args.replay.as_deref().is_some_and(|log| log == Path::new("-")) {
         let text = "a log from standard input cannot be played: one must be able to go back; give a file";
         return Err(UsageError(text.to_owned()).into());
@@ -117,7 +114,7 @@ fn started(args: &TopArgs, globals: &Globals, config: &Config) -> anyhow::Result
         ring_bytes: args.ring_size,
         errno: args.errno == ErrnoSource::Auto,
         diagnostics: globals.verbose >= 2,
-        guard: false,
+        guard: probe::Guarding::Off,
         only: None,
     };
     let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };

@@ -44,6 +44,7 @@ pub(super) fn who(body: &Body) -> Option<ProcessKey> {
         | Body::PortUse(_)
         | Body::Lost(_)
         | Body::Limit(_)
+        | Body::Enforcement(_)
         | Body::CgroupRemoved(_) => None,
     }
 }
@@ -179,6 +180,9 @@ pub(super) fn what(world: &World, event: &Event) -> String {
         Body::Job(job) => {
             let phase = if job.phase == JobPhase::Start { "starts" } else { "ended" };
             format!("{} {phase}", escape::cut(&job.name, super::TEXT_CHARS))
+        }
+        Body::Enforcement(enforcement) => {
+            escape::cut(&enforcement.cgroups.join(", "), super::TEXT_CHARS).into_owned()
         }
         Body::CgroupRemoved(removed) => escape::cut(&removed.path, super::TEXT_CHARS).into_owned(),
         Body::Note(note) => escape::cut(&note.text, super::TEXT_CHARS).into_owned(),
