@@ -322,11 +322,12 @@ impl World {
     pub fn report(&self, complete: bool) -> Report {
         let Origin { host, clock, start, show_secrets, .. } = &self.origin;
         let window = Window { start: *start, end: self.now, complete };
-        let mut report = report_of(self.ledger(), host.clone(), *clock, window, *show_secrets);
+        let mut report = report_of(self.ledger(), host.clone(), *clock, window, *show_secrets)
+            .with_notes(self.recorder.notes().to_vec());
+        self.origin.notices.iter().for_each(|notice| report.notice(notice));
         if let Some(unseen) = self.recorder.unseen().sentence() {
             report.notice(&unseen);
         }
-        self.origin.notices.iter().for_each(|notice| report.notice(notice));
         report
     }
 }
