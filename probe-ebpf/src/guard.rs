@@ -344,10 +344,11 @@ fn select(condition: u64, first: u64, second: u64) -> u64 {
     first & mask | second & !mask
 }
 
-/// The value when `condition` is 1, else 0.
+/// The value when `condition` is 1, else 0. A product, of which the verifier knows nothing: what it knows of a value keeps
+/// it from seeing that two paths have become one.
 #[inline(always)]
 fn when(condition: u64, value: u64) -> u64 {
-    opaque(condition.wrapping_neg()) & value
+    opaque(condition).wrapping_mul(value)
 }
 
 /// A socket is gone: so is its share in a claim.

@@ -1,5 +1,7 @@
 //! Facts about the caller and about other tasks.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated};
 use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::record::Task;
@@ -98,8 +100,11 @@ pub fn facts() -> Task {
 /// Name of the running thread. The helper fills all of it, and never fails for sixteen bytes.
 #[inline(always)]
 fn comm() -> [u8; 16] {
-    let mut words = [0u64; 2];
-    // SAFETY: room for the sixteen bytes that the helper is told of.
-    unsafe { generated::bpf_get_current_comm((&raw mut words).cast(), size_of_val(&words) as u32) };
+    let mut words = MaybeUninit::<[u64; 2]>::uninit();
+    // SAFETY: room for the sixteen bytes that the helper is told of, and fills.
+    let words = unsafe {
+        generated::bpf_get_current_comm(words.as_mut_ptr().cast(), size_of::<[u64; 2]>() as u32);
+        words.assume_init()
+    };
     bytes_16(words[0], words[1])
 }
