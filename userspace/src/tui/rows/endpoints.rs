@@ -13,12 +13,12 @@ use crate::tui::world::World;
 pub(super) const COLUMNS: [Column; 9] = [
     fixed("", 1, 0),
     fixed("PROTO", 5, 1),
-    growing("ADDRESS:PORT", 15, 2, 47, 0),
+    growing("ADDRESS:PORT", 21, 2, 47, 0),
     fixed("STATE", 9, 3),
     number("PROCS", 5, 2),
     number("SOCKS", 5, 5),
     fixed("SINCE", 12, 4),
-    growing("PROGRAM", 12, 6, u16::MAX, 1),
+    growing("PROGRAM", 10, 6, u16::MAX, 1),
     fixed("NETNS", 10, 8),
 ];
 

@@ -13,7 +13,7 @@ use crate::tui::world::World;
 pub(super) const COLUMNS: [Column; 7] = [
     fixed("", 1, 0),
     fixed("KIND", 9, 1),
-    growing("ENDPOINT", 19, 1, 30, 0),
+    growing("ENDPOINT", 25, 1, 51, 0),
     fixed("SINCE", 12, 4),
     fixed("STATE", 10, 2),
     number("N", 3, 5),
