@@ -265,7 +265,20 @@ impl Server {
     #[must_use]
     #[track_caller]
     pub fn start<S: AsRef<OsStr>>(folder: &Path, command: impl IntoIterator<Item = S>) -> Self {
-        let cgroup = Cgroup::new();
+        Self::start_in(Cgroup::new(), folder, command)
+    }
+
+    /// Starts it in a cgroup that was made for it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    #[track_caller]
+    pub fn start_in<S: AsRef<OsStr>>(
+        cgroup: Cgroup,
+        folder: &Path,
+        command: impl IntoIterator<Item = S>,
+    ) -> Self {
         // It enters the cgroup before it becomes the server, so that no worker escapes.
         let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.path().display());
         let started = Run::new("sh").args(["-c", &enter, "sh"]).args(command).folder(folder).start();

@@ -80,6 +80,24 @@ fn of_many_that_race_for_a_port_one_wins() {
 }
 
 #[test]
+fn of_two_that_go_for_one_port_at_one_instant_one_wins() {
+    let racers = Actor::program().with_file_name("racers");
+    let v4 = format!("{}:9000", loopback());
+    for (endpoint, kind, rounds) in [(v4, "tcp", 3_000), ("[::1]:9000".to_owned(), "udp", 300)] {
+        let folder = Folder::new();
+        let run = Run::bindwatch(["run", "--quiet", "--on-conflict", "deny", "--output"]);
+        let run = run.args([folder.file("log.jsonl")]).args(["--"]).args([&racers]);
+        let outcome = run.args(["pair", &rounds.to_string(), &endpoint, kind]).outcome().expect(0);
+        println!("{kind}: {}", outcome.stdout);
+        assert_eq!(outcome.stdout, format!("one {rounds} both 0 none 0\n"), "{kind}");
+    }
+    // They can both win where nothing is denied, or this proves nothing.
+    let endpoint = format!("{}:9000", loopback());
+    let outcome = Run::new(&racers).args(["pair", "100", &endpoint, "tcp"]).outcome().expect(0);
+    assert_eq!(outcome.stdout, "one 0 both 100 none 0\n");
+}
+
+#[test]
 fn a_denied_socket_binds_elsewhere_and_the_port_is_free() {
     let mut job = Job::start(&[]);
     let (one, other) = (job.pid(1), job.pid(2));
