@@ -267,6 +267,14 @@ fn without_a_terminal_it_prints() {
     let finding = Report::of(&outcome.expect(1).stdout).only(address, 8000);
     assert_eq!(finding.kind(), "co-bind");
 
+    // A port of the kernel's choice is counted for who has it.
+    let mut chosen = Actor::new();
+    chosen.bind(&format!("tcp {address}:0 listen"));
+    let pid = chosen.pid();
+    let said = Run::bindwatch(["top", "--once", "--view", "ports"]).args(["--filter", &format!("pid:{pid}")]);
+    let said = said.outcome().expect(0).stdout;
+    assert!(said.lines().any(|line| line.contains(&format!("actor ({pid})"))), "{said}");
+
     let filter = ["--filter", &address.to_string()];
     let said = Run::bindwatch(["top", "-b", "-n", "3", "-d", "0.05"]).args(filter).outcome().expect(0).stdout;
     assert_eq!(said.matches("co-bind").count(), 3, "{said}");

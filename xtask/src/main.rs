@@ -1,6 +1,7 @@
 //! Everything a developer of bindwatch runs, one verb a file: `cargo xtask VERB`.
 
 mod build_ebpf;
+mod capture;
 mod check;
 mod folders;
 mod leftovers;
@@ -22,6 +23,7 @@ usage: cargo xtask VERB
   check                  format, tidy, clippy, dependencies, and the probe against its sources
   test [--real] [FILTER] every test, the scenarios with real processes included; needs root. With --real also those
                          whose programs are large to install
+  capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
 ";
@@ -46,6 +48,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["test", "--real"] => test::test(None, true),
         ["test", "--real", filter] | ["test", filter, "--real"] => test::test(Some(filter), true),
         ["test", filter] => test::test(Some(filter), false),
+        ["capture"] => capture::capture(),
         ["tidy"] => tidy::tidy(),
         ["build-ebpf"] => build_ebpf::build_and_store(),
         ["build-ebpf", "--check"] => build_ebpf::check(),

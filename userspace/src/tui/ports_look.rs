@@ -84,6 +84,12 @@ pub(super) fn count(tables: &mut Tables, owners: &[Owners]) -> Count {
             shares.entry((netns, protocol)).or_default().add(socket, owners);
         }
     }
+    // Where nothing is used, that is to be seen as well.
+    let own = tables.own_netns();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        shares.entry((own, protocol)).or_default();
+        ranges.entry(own).or_insert_with(|| tables.port_range(own).ok());
+    }
     let at = clock::boot_now();
     let seen = shares.into_iter().map(|(key, shares)| {
         let range = ranges.get(&key.0).cloned().flatten();
