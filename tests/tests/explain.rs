@@ -60,9 +60,12 @@ fn what_is_not_in_the_log_did_not_happen_there() {
     let recording = Recording::start();
     let address = loopback();
     recording.fence();
-    let log = recording.stop().log;
-    let told =
-        Run::bindwatch(["explain"]).args([log.path()]).args([format!("{address}:8000")]).outcome().expect(0);
+    let finished = recording.stop();
+    let told = Run::bindwatch(["explain"])
+        .args([finished.log.path()])
+        .args([format!("{address}:8000")])
+        .outcome()
+        .expect(0);
     assert!(told.stdout.contains("nothing happened there\n\nNo findings there\n"), "{told}");
     let missing = Run::bindwatch(["explain", "/nowhere.jsonl", ":80"]).outcome();
     missing.expect_one_line(125);

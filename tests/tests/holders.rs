@@ -2,11 +2,12 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 
 use scenarios::wait::{Deadline, Process, Signal};
-use scenarios::{Actor, Finding, Recording, Report, loopback};
+use scenarios::{Actor, Finding, Folder, Recording, Report, Run, loopback};
 
 /// A process that nobody else ends.
 struct Left(Process);
@@ -89,15 +90,21 @@ fn a_leaked_descriptor_is_named_as_such() {
     let address = loopback();
     let mut server = Actor::new();
     server.bind(&format!("tcp {address}:8000 listen"));
-    let sleep = server.ok("leak 1 sleep 600").number("pid");
-    let _left = Left::of(sleep);
+    let folder = Folder::new();
+    let fifo = folder.file("fifo");
+    let _made = Run::new("mkfifo").args([&fifo]).outcome().expect(0);
+    let cat = server.ok(&format!("leak 1 cat {}", fifo.display())).number("pid");
+    let _left = Left::of(cat);
+    // It is the other program when it has opened its file.
+    let _open = File::options().write(true).open(&fifo).expect("a reader");
     let server_pid = u64::from(server.pid());
     server.exit();
     try_to_bind(&recording, address, 8000);
     let finding = refused_by(&recording.stop().report(), address, 8000, "orphan");
-    assert_eq!(finding.pids(), [sleep]);
+    assert_eq!(finding.pids(), [cat]);
     let holder = finding.holders().remove(0);
-    assert_eq!((holder.text("comm"), holder.texts("cmdline")), ("sleep", vec!["sleep", "600"]));
+    let fifo = fifo.to_str().expect("a path");
+    assert_eq!((holder.text("comm"), holder.texts("cmdline")), ("cat", vec!["cat", fifo]));
     assert!(holder.text("inherited_from").starts_with(&format!("{server_pid}@")), "{:#}", holder.0);
     let parents: Vec<u64> = holder.0["parents"]
         .as_array()

@@ -233,7 +233,9 @@ impl Run {
             }
             Step::Exit { process } => {
                 let process = self.process(process);
-                for held in self.model.sockets.values_mut().filter(|held| held.holders.len() > 1) {
+                // What is in nobody's hands keeps the names of those who had it last.
+                let others = |held: &&mut Held| held.holders.len() > 1 && !held.nobodys;
+                for held in self.model.sockets.values_mut().filter(others) {
                     held.holders.retain(|holder| *holder != process);
                 }
                 self.apply(Body::Exit(Exit { process }));
