@@ -26,6 +26,6 @@ pub use address::{loopback, loopbacks};
 pub use command::{Outcome, Run, bindwatch, python, real};
 pub use log::Log;
 pub use place::{Cgroup, Folder, cgroup_of, cgroup2};
-pub use recording::{Recording, Server};
+pub use recording::{Finished, Recording, Server};
 pub use report::{Finding, Holder, Report};
 pub use terminal::Terminal;

@@ -17,6 +17,7 @@ pub mod job;
 pub mod judge;
 pub mod ledger;
 pub mod log;
+pub mod notes;
 pub mod probe;
 pub mod proc;
 pub mod recording;

@@ -16,6 +16,7 @@ use crate::event::{Body, BootTime, Enforcement, EnforcementMode, Event, ProcessK
 use crate::judge::Rules;
 use crate::ledger::Ledger;
 use crate::log::{self, Header, Host, RefusedHook, Writer};
+use crate::notes::{Arrived, NoteBox};
 use crate::probe::{Attached, Guarding, Options};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
@@ -166,6 +167,20 @@ impl Recording {
         self.live.insert(body, names, &mut self.events);
         self.recorder.take(&mut self.events);
         self.recorder.flush();
+        Ok(())
+    }
+
+    /// Writes a note of a user, and answers them when it is in the log.
+    ///
+    /// # Errors
+    /// As [`Recording::drain`].
+    pub fn note(&mut self, notes: &mut NoteBox, arrived: Arrived) -> anyhow::Result<()> {
+        let body = notes.judge(&arrived);
+        let noted = matches!(body, Some(Body::Note(_)));
+        if let Some(body) = body {
+            self.insert(body, &[arrived.process()])?;
+        }
+        arrived.answer(noted);
         Ok(())
     }
 

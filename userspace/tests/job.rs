@@ -35,7 +35,7 @@ fn actor() {
         let user = Account::resolve(named.as_deref(), |_| None).unwrap();
         let job = Job::create_with(Path::new(env!("CARGO_BIN_EXE_bindwatch"))).unwrap();
         say(&format!("@cgroup {} {}", job.directory().display(), job.cgroup()));
-        let mut running = job.spawn(&command, user.as_ref()).unwrap();
+        let mut running = job.spawn(&command, user.as_ref(), None).unwrap();
         say(&format!("@pid {}", running.process().tgid));
         let status = running.wait().await.unwrap();
         let directory = job.directory().to_owned();

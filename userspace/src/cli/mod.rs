@@ -99,6 +99,8 @@ pub enum Verb {
     Enroll(EnrollArgs),
     /// Show what this kernel and this user can do, and how to get what is missing
     Doctor(DoctorArgs),
+    /// Write a note (a suite starts, a phase ends) into the running recordings; any user
+    Mark(MarkArgs),
     /// End the caller's running recording in order
     Stop(StopArgs),
     /// Print a completion script for a shell
@@ -189,6 +191,9 @@ pub struct RunArgs {
     /// What is recorded and how.
     #[command(flatten)]
     pub recording: RecordingArgs,
+    /// What to call the command in findings, for example its suite [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Who the command runs as [default: the caller; under sudo, who called sudo]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
@@ -469,6 +474,21 @@ pub struct EnrollArgs {
 
 Exit code: 0 when everything needed for `run` and `record` is there, 125 when not.")]
 pub struct DoctorArgs {}
+
+/// `mark`
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  bindwatch mark suite checkout starts
+  bindwatch mark \"$BATS_TEST_NAME\" || true
+
+Returns when the note is in the log. Needs no privileges.
+
+Exit code: 0, 125 when no recording runs in this network namespace.")]
+pub struct MarkArgs {
+    /// What to write, one line of at most 1024 bytes
+    #[arg(required = true, trailing_var_arg = true, value_name = "TEXT")]
+    pub text: Vec<String>,
+}
 
 /// `stop`
 #[derive(Clone, Debug, Args)]

@@ -11,6 +11,7 @@ mod janitor;
 mod launch;
 mod list;
 mod man;
+mod mark;
 mod record;
 mod report;
 mod run;
@@ -67,6 +68,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Verb::Doctor(args) => doctor::run(args, globals),
         Verb::Enforce(args) => enforce::run(args, globals),
         Verb::Enroll(args) => enroll::run(args, globals),
+        Verb::Mark(args) => mark::run(args, globals),
         Verb::Stop(args) => stop::run(args, globals),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

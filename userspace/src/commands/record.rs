@@ -9,6 +9,7 @@ use super::{EXIT_FAILED, EXIT_FOUND, UsageError};
 use crate::cli::{Globals, OnConflict, RecordArgs, RecordingArgs};
 use crate::config::Config;
 use crate::control::Door;
+use crate::notes::NoteBox;
 use crate::probe::Guarding;
 use crate::recording::{self, Recording, say};
 
@@ -51,6 +52,7 @@ pub(super) async fn until_stopped(
     }
     let mut recording = begin()?;
     let door = Door::open()?;
+    let mut notes = NoteBox::open()?;
     if let Some(path) = &args.ready_file {
         recording::create_ready_file(path)?;
     }
@@ -74,6 +76,7 @@ pub(super) async fn until_stopped(
                 waiter = Some(asked);
                 break "stop";
             }
+            note = notes.next() => recording.note(&mut notes, note)?,
             turned = recording.turn() => turned?,
         }
         if recording.is_broken() {

@@ -9,7 +9,9 @@ use crate::cli::{Globals, OnConflict, RunArgs};
 use crate::config::Config;
 use crate::event::{Body, EnforcementMode, Job as JobEvent, JobPhase, ProcessKey};
 use crate::job::{Account, Job, Left, Running};
+use crate::notes::NoteBox;
 use crate::probe::Guarding;
+use crate::proc::label;
 use crate::recording::{self, Outcome, Recording, say};
 use crate::sink::{text, words};
 
@@ -41,8 +43,11 @@ async fn watch(
     if let Some(path) = &args.recording.ready_file {
         recording::create_ready_file(path)?;
     }
-    let mut running = job.spawn(&args.command, account)?;
-    let name = args.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut notes = NoteBox::open()?;
+    let names = args.name.as_deref().map(label::nested);
+    let mut running = job.spawn(&args.command, account, names.as_deref())?;
+    let program = args.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = args.name.clone().unwrap_or(program);
     let event = |phase, status, left| JobEvent {
         phase,
         name: name.clone(),
@@ -56,7 +61,7 @@ async fn watch(
     let names: Vec<ProcessKey> = vec![running.process()];
     // Whatever goes wrong with the recording from here on, the command is not disturbed.
     let mut failure = recording.insert(Body::Job(start), &names).err();
-    let status = wait(&mut running, &mut recording, &mut failure).await?;
+    let status = wait(&mut running, &mut recording, &mut notes, &mut failure).await?;
     (ended.status, ended.left) = (Some(status), job.processes());
     let names = ended.left.clone();
     if failure.is_none() {
@@ -90,6 +95,7 @@ async fn watch(
 async fn wait(
     running: &mut Running,
     recording: &mut Recording,
+    notes: &mut NoteBox,
     failure: &mut Option<anyhow::Error>,
 ) -> io::Result<i32> {
     loop {
@@ -99,6 +105,7 @@ async fn wait(
         tokio::select! {
             biased;
             status = running.wait() => return status,
+            note = notes.next() => *failure = recording.note(notes, note).err(),
             turned = recording.turn() => *failure = turned.err(),
         }
     }

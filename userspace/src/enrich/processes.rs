@@ -47,6 +47,8 @@ struct Entry {
     container: Option<String>,
     /// What its environment says, once that was asked.
     mark: Option<Option<Mark>>,
+    /// The name of the job that its environment tells of, or that of its parent.
+    job: Option<String>,
     /// Children that are in the table: they need this entry's name.
     children: u32,
     /// Forks of it that were seen.
@@ -138,6 +140,7 @@ impl Processes {
             cgroup: Cgroup::Path(process.cgroup),
             container: process.container,
             mark: process.mark.map(Some),
+            job: process.job,
             children,
             forks,
             ended,
@@ -194,6 +197,7 @@ impl Processes {
                 cgroup: parent.cgroup.clone(),
                 container: parent.container.clone(),
                 mark: None,
+                job: parent.job.clone(),
                 children: 0,
                 forks: 0,
                 ended: false,
@@ -392,6 +396,8 @@ impl Processes {
 
     /// What is known of a process, looked up where records did not tell it.
     pub fn describe(&mut self, key: ProcessKey, cgroups: &mut cgroup2::Paths) -> Option<Process> {
+        // Ancestors are told first: theirs is known.
+        let from_parent = self.parent(key).and_then(|parent| self.entries.get(&parent)?.job.clone());
         let entry = self.entries.get_mut(&key)?;
         let cgroup = entry.cgroup.path(cgroups);
         if let Some(innermost) = container_id(&cgroup) {
@@ -416,8 +422,13 @@ impl Processes {
         }
         let executed = entry.lineage == key && matches!(entry.known, Known::Exec | Known::Scan);
         if executed && entry.mark.is_none() {
-            let in_environment = || self.proc.as_mut().map_or(Some(Mark::Unknown), |proc| proc.mark(key));
-            entry.mark = Some(Mark::in_arguments(&entry.program.cmdline).or_else(in_environment));
+            let read = self.proc.as_mut().map(|proc| proc.environment(key));
+            let (mark, job) = read.unwrap_or((Some(Mark::Unknown), None));
+            entry.mark = Some(Mark::in_arguments(&entry.program.cmdline).or(mark));
+            // An environment is handed on: of one that is gone already, what its parent had is taken.
+            entry.job = job.unwrap_or(from_parent);
+        } else if !executed && entry.job.is_none() {
+            entry.job = from_parent;
         }
         let mut cmdline = match self.cmdline {
             Cmdline::Full => entry.program.cmdline.clone(),
@@ -438,6 +449,7 @@ impl Processes {
             cgroup,
             container: entry.container.clone(),
             mark: entry.mark.flatten(),
+            job: entry.job.clone(),
         })
     }
 }
@@ -456,6 +468,7 @@ impl Entry {
             cgroup: Cgroup::Path(String::new()),
             container: None,
             mark: None,
+            job: None,
             children: 0,
             forks: 0,
             ended: false,

@@ -58,6 +58,9 @@ pub struct Process {
     /// As it was when it executed its program. Of a fork: see the root of its lineage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<Mark>,
+    /// What its environment says it belongs to: the step of a CI job, the `--name` of a `run`, the test. Data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
 }
 
 /// A mark in a process's environment or arguments by which a supervisor tells its workers what they are.

@@ -120,19 +120,28 @@ impl Job {
         self.group.directory()
     }
 
-    /// Starts a command in the cgroup, with the caller's streams, process group and session; as `user`, when given.
+    /// Starts a command in the cgroup, with the caller's streams, process group and session; as `user`, when given. Its
+    /// processes find `name` in their environment.
     ///
     /// From here on the signals SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 are the command's (see
     /// [`Running::wait`]), except those that bindwatch was started with ignoring. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// The process cannot be started. A command that is not found is no error here: it ends with 127.
-    pub fn spawn(&self, command: &[OsString], user: Option<&Account>) -> Result<Running, JobError> {
+    pub fn spawn(
+        &self,
+        command: &[OsString],
+        user: Option<&Account>,
+        name: Option<&str>,
+    ) -> Result<Running, JobError> {
         let forwarded = Forwarded::install().map_err(|error| JobError::Start("signals", error))?;
         let mut launch = tokio::process::Command::new(&self.program);
         launch.arg0("bindwatch").arg("__launch").arg("--cgroup").arg(self.group.directory());
         if let Some(user) = user {
             launch.args(user.arguments());
+        }
+        if let Some(name) = name {
+            launch.env(crate::proc::label::NAME, name);
         }
         let child = launch.arg("--").args(command).spawn();
         let child = child.map_err(|error| JobError::Start("the process", error))?;

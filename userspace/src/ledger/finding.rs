@@ -158,6 +158,8 @@ pub struct Holder {
     pub cgroup: String,
     /// Container id.
     pub container: Option<String>,
+    /// The job, suite or test that it belongs to, by its environment.
+    pub job: Option<String>,
     /// Root of its lineage.
     pub lineage: ProcessKey,
     /// Its ancestors, nearest first, as they were at fork.

@@ -159,6 +159,7 @@ impl Party {
             uid: facts.map_or(Uid::default(), |facts| facts.uid),
             cgroup: text(|facts| &facts.cgroup),
             container: facts.and_then(|facts| facts.container.clone()),
+            job: facts.and_then(|facts| facts.job.clone()),
             lineage: self.lineage,
             parents: self.parents.to_vec(),
             socket_cookie: first,

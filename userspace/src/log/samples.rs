@@ -41,6 +41,7 @@ pub(crate) fn process(tgid: u32, text: &str) -> Process {
         cgroup: text.to_owned(),
         container: Some(text.to_owned()),
         mark: Some(Mark::NodeCluster(3)),
+        job: Some("build / suite".to_owned()),
     }
 }
 
@@ -71,6 +72,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
         parent: None,
         container: None,
         mark: Some(Mark::Unknown),
+        job: None,
         cmdline: vec![],
         cmdline_cut: false,
         known: Known::Name,

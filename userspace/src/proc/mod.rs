@@ -5,6 +5,7 @@
 //! with that process when its PID is given to another.
 
 mod cgroup;
+pub mod label;
 mod mounts;
 mod read;
 mod scan;

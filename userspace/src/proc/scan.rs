@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
 use super::cgroup::{container_of, unified_path};
+use super::label;
 use super::read::{Folder, PidPath, link_at, read_at};
 use super::stat::{Stat, number};
 use crate::event::{Known, Mark, Process, ProcessKey, Uid};
@@ -80,13 +81,18 @@ impl Proc {
     ///
     /// `/proc/PID/environ` is what its exec was given (proc(5)): what a process removes for its own children, as
     /// Node.js does with `NODE_UNIQUE_ID`, is still there. Only the mark is kept of it.
-    pub(crate) fn mark(&mut self, process: ProcessKey) -> Option<Mark> {
-        let Some(folder) = self.folder(process.tgid) else { return Some(Mark::Unknown) };
-        let environment = read_at(folder.as_fd(), c"environ", &mut self.text, ENVIRON_MAX);
-        let mark = environment.map_or(Some(Mark::Unknown), |()| mark_in(&self.text));
+    ///
+    /// With it comes the name of the job that the environment tells of; None within when it tells of none, None when it
+    /// cannot be read.
+    pub(crate) fn environment(&mut self, process: ProcessKey) -> (Option<Mark>, Option<Option<String>>) {
+        let unknown = (Some(Mark::Unknown), None);
+        let Some(folder) = self.folder(process.tgid) else { return unknown };
+        let read = read_at(folder.as_fd(), c"environ", &mut self.text, ENVIRON_MAX);
+        let found =
+            read.map_or_else(|_| unknown.clone(), |()| (mark_in(&self.text), Some(label::of(&self.text))));
         self.text.fill(0);
         // Whose environment that was: PIDs recycle.
-        if self.key_in(&folder, process.tgid) == Some(process) { mark } else { Some(Mark::Unknown) }
+        if self.key_in(&folder, process.tgid) == Some(process) { found } else { unknown }
     }
 
     /// Everything about one process; its lineage is found by looking at its ancestors.
@@ -119,7 +125,8 @@ impl Proc {
             (above, follows, exe) = (next, forked, parents_exe);
         }
         if process.lineage == process.process {
-            process.mark = self.mark(process.process);
+            let (mark, job) = self.environment(process.process);
+            (process.mark, process.job) = (mark, job.flatten());
         }
         Some(process)
     }
@@ -187,6 +194,7 @@ impl Proc {
             cgroup: String::new(),
             container: None,
             mark: None,
+            job: None,
         };
         if !kernel {
             read_at(folder.as_fd(), c"status", &mut self.text, FILE_MAX).ok()?;
@@ -327,6 +335,7 @@ mod tests {
             cgroup: String::new(),
             container: None,
             mark: None,
+            job: None,
         };
         Alone { process, parent_tgid, forked }
     }

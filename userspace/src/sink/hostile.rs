@@ -88,6 +88,7 @@ fn saying(text: &str) -> Report {
         holder.cmdline = vec![text.to_owned(), text.to_owned()];
         holder.cgroup = text.to_owned();
         holder.container = Some(text.to_owned());
+        holder.job = Some(text.to_owned());
         holder.parents.iter_mut().for_each(|parent| parent.comm = text.to_owned());
     };
     let mut findings = vec![co_bind(), refused(Cause::Listener), refused(Cause::OtherUser)];

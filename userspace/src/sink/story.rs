@@ -2,6 +2,8 @@
 //!
 //! A pure function of a finding. Text from processes in it is escaped.
 
+use std::collections::BTreeSet;
+
 use super::timeline::Span;
 use super::words::{self, endpoint, plural};
 use crate::clock::Anchors;
@@ -51,8 +53,15 @@ pub fn sentence(finding: &Finding, anchors: Anchors) -> Option<String> {
 
 /// What to call them: by their jobs where those tell them apart, else by their programs.
 fn names(holders: &[&Holder], victim: Option<&Victim>) -> Vec<String> {
-    let all = holders.iter().copied().chain(victim.map(|victim| &victim.holder));
-    all.map(words::process).collect()
+    let all: Vec<&Holder> = holders.iter().copied().chain(victim.map(|victim| &victim.holder)).collect();
+    let jobs: Option<Vec<String>> = all.iter().map(|holder| words::job(holder)).collect();
+    match jobs {
+        Some(jobs) if jobs.iter().collect::<BTreeSet<_>>().len() == jobs.len() => {
+            let named = all.iter().zip(jobs);
+            named.map(|(holder, job)| format!("{job} (PID {})", holder.process.tgid)).collect()
+        }
+        _ => all.into_iter().map(words::process).collect(),
+    }
 }
 
 /// All the time that the sentence speaks of: how exact its times have to be.

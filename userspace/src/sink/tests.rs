@@ -32,6 +32,7 @@ fn holder(pid: u32, comm: &str) -> Holder {
         uid: Uid(1001),
         cgroup: "/ci/job-1".to_owned(),
         container: None,
+        job: None,
         lineage: process,
         parents: vec![Ancestor { pid: 4000, comm: "bash".to_owned() }],
         socket_cookie: Cookie(4097),

@@ -241,6 +241,9 @@ fn holder(label: &str, held: &Holder, clock: Anchors, style: Style, out: &mut im
     if let Some(container) = &held.container {
         write!(out, ", container {}", style.cut(container, PATH_CHARS))?;
     }
+    if let Some(job) = &held.job {
+        write!(out, ", job {}", style.cut(job, PATH_CHARS))?;
+    }
     writeln!(out)?;
     if !held.cmdline.is_empty() {
         let cut = if held.cmdline_cut { " …" } else { "" };

@@ -10,6 +10,7 @@ use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::event::{BootTime, Protocol, TcpState};
 use crate::ledger::finding::{Cause, Finding, Holder, Kind, PortRange, PortUser, Receives, Severity, Victim};
+use crate::proc::label;
 use crate::sink::escape;
 use crate::sink::timeline::Span;
 
@@ -17,6 +18,9 @@ use crate::sink::timeline::Span;
 const NAMED_MAX: usize = 3;
 /// Longest name of a process in a sentence, characters.
 const NAME_CHARS: usize = 32;
+
+/// Longest name of a job in a sentence, characters.
+const JOB_CHARS: usize = 48;
 
 /// `127.0.0.1:80`, `[::1]:80`.
 #[must_use]
@@ -28,20 +32,21 @@ pub fn endpoint(address: IpAddr, port: u16) -> String {
 const INTERPRETERS: [&str; 12] =
     ["python", "node", "nodejs", "ruby", "perl", "php", "java", "bash", "sh", "dash", "deno", "bun"];
 
-/// `nginx (PID 4711)`; of what an interpreter runs also the script: `node server.js (PID 4711)`.
+/// `nginx (PID 4711)`; of what an interpreter runs also the script: `node server.js (PID 4711)`; of what belongs to a job
+/// that has a name, also that: `nginx (PID 4711 of suite_a)`.
 #[must_use]
 pub fn process(holder: &Holder) -> String {
-    match script(holder) {
-        Some(script) => {
-            format!(
-                "{} {} (PID {})",
-                name(&holder.comm),
-                escape::cut(script, NAME_CHARS),
-                holder.process.tgid
-            )
-        }
-        None => format!("{} (PID {})", name(&holder.comm), holder.process.tgid),
-    }
+    let script =
+        script(holder).map_or_else(String::new, |script| format!(" {}", escape::cut(script, NAME_CHARS)));
+    let of = job(holder).map_or_else(String::new, |job| format!(" of {job}"));
+    format!("{}{script} (PID {}{of})", name(&holder.comm), holder.process.tgid)
+}
+
+/// The innermost name of the job, suite or test that a process belongs to, fit for a sentence.
+#[must_use]
+pub fn job(holder: &Holder) -> Option<String> {
+    let innermost = holder.job.as_deref()?.rsplit(label::SEPARATOR).next()?;
+    Some(escape::cut(innermost, JOB_CHARS).into_owned()).filter(|job| !job.is_empty())
 }
 
 /// The script or module that an interpreter runs, without its folder.

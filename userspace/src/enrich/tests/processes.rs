@@ -31,6 +31,7 @@ fn one_that_is_gone_has_its_program_and_its_ancestors() {
             cgroup: String::new(),
             container: None,
             mark: Some(Mark::Unknown),
+            job: None,
         }
     );
     // Told once, and its ancestors too.

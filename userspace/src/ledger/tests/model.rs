@@ -207,6 +207,7 @@ impl Run {
             cgroup: String::new(),
             container: None,
             mark: None,
+            job: None,
         }));
     }
 

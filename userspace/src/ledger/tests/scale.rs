@@ -69,6 +69,7 @@ impl Feed {
             cgroup: String::new(),
             container: None,
             mark: None,
+            job: None,
         }));
         process
     }

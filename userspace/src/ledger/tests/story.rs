@@ -345,6 +345,7 @@ impl Story {
                     cgroup: String::new(),
                     container: None,
                     mark: None,
+                    job: None,
                 }
             }
         };

@@ -193,6 +193,10 @@ fn holder(role: &str, held: &Holder, clock: Anchors, out: &mut impl Write) -> io
         ("program", escape::cut(&held.exe, PATH_CHARS).into_owned()),
         ("user", held.uid.0.to_string()),
         ("cgroup", escape::cut(&held.cgroup, PATH_CHARS).into_owned()),
+        (
+            "job",
+            held.job.as_deref().map_or_else(String::new, |job| escape::cut(job, PATH_CHARS).into_owned()),
+        ),
         ("container", held.container.clone().unwrap_or_default()),
         ("parents", parents.join(" < ")),
         ("socket", format!("{} {options}", endpoint(held.address, held.port)).trim_end().to_owned()),
