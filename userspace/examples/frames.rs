@@ -41,6 +41,7 @@ fn process(number: u32) -> Process {
         cgroup: format!("/ci/job-{}", number % 50),
         container: None,
         mark: None,
+        job: None,
     }
 }
 
