@@ -287,3 +287,55 @@ fn what_cannot_be_is_said_in_one_line() {
     Run::bindwatch(["top", "--format", "html"]).outcome().expect_one_line(2);
     Run::bindwatch(["top"]).as_nobody().outcome().expect_one_line(125);
 }
+
+/// A terminal that nobody reads from: after some KiB it takes nothing more.
+#[test]
+fn a_terminal_that_takes_nothing_holds_nothing_up() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let address = loopback();
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).expect("a pseudoterminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a pseudoterminal");
+    let name = ptsname(&master, Vec::new()).expect("its name").into_string().expect("a path");
+    let size = rustix::termios::Winsize { ws_row: 60, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size).expect("a size");
+    let end = || std::fs::File::options().read(true).write(true).open(&name).expect("a terminal");
+    let mut child = std::process::Command::new(bindwatch())
+        .args(["top", "--view", "events", "--filter", &address.to_string()])
+        .env("TERM", "xterm-256color")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .expect("bindwatch");
+    let process = Process::of(child.id());
+    let until = |wanted: &str| {
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !String::from_utf8_lossy(&seen).contains(wanted) {
+            let ready = scenarios::wait::readable([std::os::fd::AsFd::as_fd(&master)], Deadline::patient());
+            assert!(ready.is_some(), "{wanted} does not come");
+            let read = rustix::io::read(&master, &mut buffer).expect("what is drawn");
+            seen.extend_from_slice(buffer.get(..read).expect("as much as was read"));
+        }
+    };
+    until("Findings");
+    // Far more than the terminal takes, and more than may wait for the ring's reader without it reading.
+    for _ in 0..20_000 {
+        drop(std::net::UdpSocket::bind((address, 0)).expect("a port"));
+    }
+    // Nothing of that is lost: what comes last is seen when the terminal takes something again.
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    one.bind(&format!("tcp {address}:8000 reuseport listen"));
+    other.bind(&format!("tcp {address}:8000 reuseport listen"));
+    rustix::io::write(&master, b"1").expect("a key");
+    until("co-bind");
+    // And it ends though nobody reads what it has to say last.
+    for _ in 0..20_000 {
+        drop(std::net::UdpSocket::bind((address, 0)).expect("a port"));
+    }
+    process.signal(Signal::TERM);
+    assert!(process.ended(Deadline::patient()));
+    assert_eq!(child.wait().expect("a child").code(), Some(0));
+}
