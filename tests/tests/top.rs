@@ -288,6 +288,17 @@ fn what_cannot_be_is_said_in_one_line() {
     Run::bindwatch(["top"]).as_nobody().outcome().expect_one_line(125);
 }
 
+/// A process that is ended when this is dropped.
+struct Ended(Process);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.ended(Deadline::after(Duration::ZERO)) {
+            self.0.signal(Signal::KILL);
+        }
+    }
+}
+
 /// A terminal that nobody reads from: after some KiB it takes nothing more.
 #[test]
 fn a_terminal_that_takes_nothing_holds_nothing_up() {
@@ -310,6 +321,8 @@ fn a_terminal_that_takes_nothing_holds_nothing_up() {
         .spawn()
         .expect("bindwatch");
     let process = Process::of(child.id());
+    // Whatever becomes of the test, nothing of it stays.
+    let _ended = Ended(Process::of(child.id()));
     let until = |wanted: &str| {
         let mut seen = Vec::new();
         let mut buffer = [0; 4096];
@@ -321,10 +334,14 @@ fn a_terminal_that_takes_nothing_holds_nothing_up() {
         }
     };
     until("Findings");
-    // Far more than the terminal takes, and more than may wait for the ring's reader without it reading.
-    for _ in 0..20_000 {
-        drop(std::net::UdpSocket::bind((address, 0)).expect("a port"));
-    }
+    // Another view with each key: far more to draw than the terminal takes. And binds meanwhile.
+    let flood = || {
+        rustix::io::write(&master, "42".repeat(200).as_bytes()).expect("keys");
+        for _ in 0..20_000 {
+            drop(std::net::UdpSocket::bind((address, 0)).expect("a port"));
+        }
+    };
+    flood();
     // Nothing of that is lost: what comes last is seen when the terminal takes something again.
     let (mut one, mut other) = (Actor::new(), Actor::new());
     one.bind(&format!("tcp {address}:8000 reuseport listen"));
@@ -332,9 +349,7 @@ fn a_terminal_that_takes_nothing_holds_nothing_up() {
     rustix::io::write(&master, b"1").expect("a key");
     until("co-bind");
     // And it ends though nobody reads what it has to say last.
-    for _ in 0..20_000 {
-        drop(std::net::UdpSocket::bind((address, 0)).expect("a port"));
-    }
+    flood();
     process.signal(Signal::TERM);
     assert!(process.ended(Deadline::patient()));
     assert_eq!(child.wait().expect("a child").code(), Some(0));
