@@ -113,7 +113,7 @@ fn main() {
                 pane.top = pane.at;
                 pane.key = index.entries.get(pane.at).map(|entry| entry.key.clone());
                 started(&mut || {
-                    let layout = Layout::new(&model, &world, AREA);
+                    let layout = Layout::new(&model, &world, rows, AREA);
                     model.settle(&index, layout.table_rows().into());
                     let theme = Theme { palette: Palette::Dark, glyphs: &UNICODE };
                     terminal

@@ -41,7 +41,7 @@ fn drawn(world: &World, model: &mut Model, (width, height): (u16, u16), theme: T
     let area = Rect::new(0, 0, width, height);
     let mut buffer = Buffer::empty(area);
     let index = rows::index(world, &model.query());
-    let layout = Layout::new(model, world, area);
+    let layout = Layout::new(model, world, index.entries.len(), area);
     model.settle(&index, layout.table_rows().into());
     view::draw(model, world, &index, &layout, theme, &mut buffer);
     buffer

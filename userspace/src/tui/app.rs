@@ -346,7 +346,7 @@ impl App {
     fn frame(&mut self) -> io::Result<()> {
         self.rows();
         let area = self.screen.area()?;
-        self.layout = Layout::new(&self.model, &self.world, area);
+        self.layout = Layout::new(&self.model, &self.world, self.index.entries.len(), area);
         self.model.settle(&self.index, self.layout.table_rows().into());
         let Self { model, world, index, layout, theme, screen, .. } = self;
         screen.draw(|_, buffer| view::draw(model, world, index, layout, *theme, buffer))?;

@@ -33,7 +33,8 @@ impl User {
     fn look(&mut self) {
         self.stage.world.refresh();
         self.index = rows::index(&self.stage.world, &self.model.query());
-        self.layout = Layout::new(&self.model, &self.stage.world, Rect::new(0, 0, 80, 24));
+        self.layout =
+            Layout::new(&self.model, &self.stage.world, self.index.entries.len(), Rect::new(0, 0, 80, 24));
         self.model.settle(&self.index, self.layout.table_rows().into());
     }
 

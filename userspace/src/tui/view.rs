@@ -53,9 +53,9 @@ pub enum Hit {
 }
 
 impl Layout {
-    /// Lays out a screen.
+    /// Lays out a screen for a view of so many rows.
     #[must_use]
-    pub fn new(model: &Model, world: &World, area: Rect) -> Self {
+    pub fn new(model: &Model, world: &World, rows: usize, area: Rect) -> Self {
         let mut rest = area;
         let header = top(&mut rest, header::lines(world, area));
         let tabs = top(&mut rest, 1);
@@ -63,7 +63,10 @@ impl Layout {
         let bar = bottom(&mut rest, u16::from(model.replay.is_some() && area.height >= 8));
         let mut detail = Rect::default();
         if model.detail {
-            let share = if rest.height + 4 >= SPLIT_HEIGHT { rest.height * 3 / 5 } else { rest.height };
+            // Few rows leave more room to the story.
+            let needed = u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(2);
+            let kept = needed.min(rest.height * 2 / 5);
+            let share = if rest.height + 4 >= SPLIT_HEIGHT { rest.height - kept } else { rest.height };
             detail = bottom(&mut rest, share);
         }
         let has_head = u16::from(rest.height > 1);
