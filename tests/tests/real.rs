@@ -108,3 +108,51 @@ fn a_go_server_is_one_holder_and_the_second_learns_who() {
     assert_eq!(finding.pids(), [u64::from(one.pid())]);
     assert_eq!(finding.victim().number("pid"), u64::from(other.pid()));
 }
+
+const NODE_SUITE: &str = "
+const http = require('http');
+let served = 0;
+const server = http.createServer((request, response) => response.end(String(++served)));
+server.listen({ host: process.argv[2], port: 9926, reusePort: true });
+";
+
+/// The story that took days to find: two suites, each with a Node.js server of its own on one address and port, and half
+/// of the requests of one answered by the other.
+#[test]
+fn two_suites_on_one_port_are_told_in_one_sentence() {
+    const CONNECTIONS: usize = 118;
+    let recording = Recording::start();
+    let (folder, address) = (Folder::new(), loopback());
+    let (script, host) = (folder.write("suite.js", NODE_SUITE), address.to_string());
+    let (node, bindwatch) = (real("node/node_modules/node/bin/node"), scenarios::bindwatch());
+    let suite = |name: &str| {
+        let log = folder.file(name);
+        let run = ["run", "--quiet", "--name", name, "-o"].map(std::ffi::OsStr::new);
+        let mut line = vec![bindwatch.as_os_str()];
+        line.extend(run);
+        line.extend([log.as_os_str(), "--".as_ref(), node.as_os_str(), script.as_os_str(), host.as_ref()]);
+        Server::start(folder.path(), line)
+    };
+    let _first = suite("Issue_135");
+    recording.wait_for(address, "listen", 1);
+    let second = suite("Selective_table");
+    recording.wait_for(address, "listen", 2);
+    let clients = (0..CONNECTIONS).filter_map(|_| std::net::TcpStream::connect((address, 9926)).ok());
+    assert_eq!(clients.count(), CONNECTIONS);
+    drop(second);
+    recording.wait_for(address, "listen", 2);
+    recording.fence();
+    let finding = recording.stop().report().only(address, 9926);
+    let split: Vec<u64> = finding.holders().iter().map(|holder| holder.number("accepted")).collect();
+    assert_eq!((split.len(), split.iter().sum::<u64>()), (2, CONNECTIONS as u64), "{finding:#?}");
+    assert!(split[1] > 0, "{split:?}");
+    let (pids, story) = (finding.pids(), finding.text("story"));
+    let start = format!("Issue_135 (PID {}) held {address}:9926 from ", pids[0]);
+    let also = format!("; Selective_table (PID {}) also held it from ", pids[1]);
+    let end = format!(
+        ": {} of {CONNECTIONS} connections went to the second, the wrong one for whoever meant the first",
+        split[1]
+    );
+    assert!(story.starts_with(&start) && story.contains(&also) && story.ends_with(&end), "{story}");
+    println!("{story}");
+}

@@ -64,6 +64,19 @@ fn every_other_format() {
 }
 
 #[test]
+fn the_page_refers_to_nothing_outside_itself() {
+    for name in LOGS {
+        let page = stdout(&["--format", "html"], &folder().join(name).with_extension("jsonl"));
+        for reference in
+            ["http:", "https:", " src=", " href=", "url(", "@import", "<link", "<iframe", "xlink"]
+        {
+            assert!(!page.contains(reference), "{name}: {reference}");
+        }
+        assert!(page.contains("default-src 'none'"), "and its policy lets it load nothing");
+    }
+}
+
+#[test]
 fn every_stored_log_is_checked() {
     let logs = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let mut stems: Vec<_> = logs.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
