@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 
+use rustix::process::Signal;
+use scenarios::wait::{Deadline, Process};
 use scenarios::{Actor, Folder, Log, Report, Run, bindwatch, loopback};
 
 /// An actor that is the command of an enforcing `run`, with two children that are strangers to each other.
@@ -47,7 +49,14 @@ impl Job {
         answer.rsplit('=').next().and_then(|pid| pid.parse().ok()).expect("a PID")
     }
 
-    fn end(self) -> Report {
+    /// Ends the children before their parent, whose end is the job's: or they could be orphans.
+    fn end(mut self) -> Report {
+        for child in [1, 2] {
+            let pid = u32::try_from(self.pid(child)).expect("a PID");
+            let process = Process::of(pid);
+            process.signal(Signal::KILL);
+            assert!(process.ended(Deadline::patient()), "the child ends");
+        }
         self.actor.exit();
         Log::at(&self.folder.file("log.jsonl")).report()
     }
