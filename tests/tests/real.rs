@@ -156,3 +156,25 @@ fn two_suites_on_one_port_are_told_in_one_sentence() {
     assert!(story.starts_with(&start) && story.contains(&also) && story.ends_with(&end), "{story}");
     println!("{story}");
 }
+
+/// SARIF by the schema of its standard, JUnit by that of Jenkins (`junit-10.xsd`), which pytest is held to as well.
+#[test]
+fn reports_are_valid_by_their_schemas() {
+    const CHECK: &str = "
+import json, sys, jsonschema, xmlschema
+folder, sarif, junit = sys.argv[1:]
+jsonschema.validate(json.load(open(sarif)), json.load(open(folder + '/sarif-2.1.0-rtm.5.json')))
+xmlschema.XMLSchema(folder + '/junit-10.xsd').validate(junit)
+";
+    let (folder, schemas) = (Folder::new(), real("../tests-schemas"));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    for log in ["clean", "co-bind", "refused", "torn", "lost"] {
+        let written = ["sarif", "junit"].map(|format| {
+            let log = golden.join(log).with_extension("jsonl");
+            let report = Run::bindwatch(["report", "--format", format]).args([log]).outcome().expect(0);
+            folder.write(format, report.stdout)
+        });
+        let check = Run::new(schemas.join("bin/python")).args(["-c", CHECK]).args([&schemas]).args(written);
+        drop(check.outcome().expect(0));
+    }
+}

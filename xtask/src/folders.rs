@@ -11,6 +11,8 @@ use crate::shell;
 const PYTHON: &str = "tests-python";
 /// What `cargo xtask test --real` needs besides.
 const REAL: &str = "tests-real";
+/// Schemas that reports are held to.
+const SCHEMAS: &str = "tests-schemas";
 /// The first version line of Node.js with `reusePort` in `listen()`.
 const NODE: &str = "node@22.23.3";
 /// A Go whose listeners are MPTCP by default (since 1.24).
@@ -51,6 +53,27 @@ pub(crate) fn install_real() -> anyhow::Result<bool> {
         shell::run(shell::command("/usr/bin/python3").args(["-m", "venv", "--clear"]).arg(&go))?;
         let mut pip = shell::command(go.join("bin/pip"));
         shell::run(pip.args(["install", "--quiet", "--disable-pip-version-check", GO]))
+    })
+}
+
+/// Installs the schemas of SARIF and JUnit, each from a package that brings it, and what checks them; true when it did.
+pub(crate) fn install_schemas() -> anyhow::Result<bool> {
+    let (sarif, junit) = ("@microsoft/jest-sarif@1.0.0-beta.0", "pytest==9.2.0");
+    let what = format!("the schemas of {sarif} and {junit}");
+    install(&shell::target_dir().join(SCHEMAS), &what, &what, |folder| {
+        shell::run(shell::command("/usr/bin/python3").args(["-m", "venv", "--clear"]).arg(folder))?;
+        let pip = |arguments: &[&str]| {
+            let mut pip = shell::command(folder.join("bin/pip"));
+            shell::run(
+                pip.current_dir(folder).args(arguments).args(["--quiet", "--disable-pip-version-check"]),
+            )
+        };
+        pip(&["install", "jsonschema==4.26.0", "xmlschema==4.3.2"])?;
+        pip(&["download", "--no-deps", "--no-binary", "pytest", junit])?;
+        shell::run(shell::command("npm").current_dir(folder).args(["pack", "--silent", sarif]))?;
+        let unpack = "for file in *.tgz *.tar.gz; do tar -xzf \"$file\"; done && mv pytest-*/testing/example_scripts/junit-10.xsd . \
+            && mv package/lib/schemas/sarif-2.1.0-rtm.5.json .";
+        shell::run(shell::command("sh").current_dir(folder).args(["-c", unpack]))
     })
 }
 
