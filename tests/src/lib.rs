@@ -18,6 +18,7 @@ mod log;
 mod place;
 mod recording;
 mod report;
+pub mod servers;
 mod terminal;
 pub mod wait;
 

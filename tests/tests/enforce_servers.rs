@@ -2,12 +2,11 @@
 
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use rustix::process::Signal;
-use scenarios::wait::{Deadline, PATIENCE, Process};
+use scenarios::servers::{HAPROXY_MASTER, ask, haproxy_config, nginx_config, reload, reload_haproxy};
 use scenarios::{Cgroup, Folder, Recording, Server, loopback};
 
 /// A cgroup that is enforced, with room for the servers' own.
@@ -43,45 +42,8 @@ impl Enforced {
     }
 }
 
-/// Returns once the server has answered a request.
-fn ask(address: Ipv4Addr) -> String {
-    let mut stream = TcpStream::connect((address, 8080)).expect("a server that listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-}
-
-/// The processes that a process has started and that live.
-fn children(pid: u32) -> Vec<Process> {
-    let list =
-        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process that lives");
-    list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Process::of).collect()
-}
-
-/// Tells the first process to reload, and waits until its old workers are gone.
-fn reload(server: &Server, signal: Signal) {
-    let old = children(server.pid());
-    assert!(!old.is_empty(), "it has workers");
-    server.started.process.signal(signal);
-    for worker in old {
-        assert!(worker.ended(Deadline::patient()), "the old worker goes");
-    }
-}
-
 fn nginx(enforced: &Enforced, name: &str, folder: &Folder) -> Server {
-    let address = enforced.address;
-    folder.write(
-        "nginx.conf",
-        format!(
-            "daemon off; worker_processes 4; pid nginx.pid; error_log stderr; events {{}}
-             http {{ access_log off;
-                 client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
-                 uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-                 server {{ listen {address}:8080 reuseport; return 204; }} }}"
-        ),
-    );
+    nginx_config(folder, enforced.address, "off");
     let prefix = format!("{}/", folder.path().display());
     enforced.start(name, folder.path(), &["nginx", "-e", "stderr", "-p", &prefix, "-c", "nginx.conf"])
 }
@@ -124,18 +86,13 @@ fn gunicorn() {
 fn haproxy_and_its_reload() {
     let enforced = Enforced::new();
     let address = enforced.address;
-    enforced.folder.write(
-        "haproxy.cfg",
-        format!(
-            "global\n    maxconn 64\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 5s\n    \
-             timeout server 5s\nfrontend one\n    bind {address}:8080\n    http-request return status 200\n"
-        ),
-    );
-    let command = ["haproxy", "-db", "-W", "-f", "haproxy.cfg"];
+    haproxy_config(&enforced.folder, address);
+    let mut command = vec!["haproxy", "-db", "-f", "haproxy.cfg"];
+    command.extend(HAPROXY_MASTER);
     let server = enforced.start("haproxy", enforced.folder.path(), &command);
     enforced.recording.wait_for(address, "listen", 1);
     assert!(ask(address).starts_with("HTTP/1.1 200"));
-    reload(&server, Signal::USR2);
+    reload_haproxy(&server, &enforced.folder);
     assert!(ask(address).starts_with("HTTP/1.1 200"));
     enforced.nothing_was_denied(server);
 }

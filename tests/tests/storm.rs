@@ -26,7 +26,7 @@ fn a_quarter_of_a_million_binds_are_all_accounted_for() {
         .outcome()
         .expect(0);
     assert_eq!(storm.stdout.trim(), (PROCESSES * BINDS).to_string());
-    recording.fence();
+    // No marker: it might be among what is lost. What is in the ring at the end is read.
     let finished = recording.stop();
 
     let mut seen = 0;

@@ -1,0 +1,102 @@
+//! Real servers of HTTP: their configuration, a request, and their reload.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use rustix::process::Signal;
+
+use crate::wait::{Deadline, PATIENCE, Process};
+use crate::{Folder, Server};
+
+/// haproxy's master listens here ([`HAPROXY_MASTER`]).
+const MASTER: &str = "master.sock";
+
+/// Options of a haproxy with a master and a worker, for [`reload_haproxy`].
+pub const HAPROXY_MASTER: [&str; 3] = ["-W", "-S", "unix@master.sock"];
+
+/// Returns what port 8080 answers to a request.
+///
+/// # Panics
+/// When nobody answers in time.
+#[must_use]
+#[track_caller]
+pub fn ask(address: Ipv4Addr) -> String {
+    let mut stream = TcpStream::connect((address, 8080)).expect("a server that listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// The processes that a process has started and that live.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+#[track_caller]
+pub fn children(pid: u32) -> Vec<Process> {
+    let list =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process that lives");
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Process::of).collect()
+}
+
+/// Tells a server's first process to reload, and waits until its old workers are gone.
+///
+/// # Panics
+/// When it has no workers, or they stay.
+#[track_caller]
+pub fn reload(server: &Server, signal: Signal) {
+    let old = children(server.pid());
+    assert!(!old.is_empty(), "it has workers");
+    server.started.process.signal(signal);
+    for worker in old {
+        assert!(worker.ended(Deadline::patient()), "the old worker goes");
+    }
+}
+
+/// [`reload`] of a haproxy that was started with [`HAPROXY_MASTER`]. Its worker may answer before its master listens to
+/// signals, so the master is asked something first.
+///
+/// # Panics
+/// As [`reload`].
+#[track_caller]
+pub fn reload_haproxy(server: &Server, folder: &Folder) {
+    let mut master = UnixStream::connect(folder.file(MASTER)).expect("a master that listens");
+    master.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    master.write_all(b"show proc\n").expect("a question");
+    // It keeps the connection open.
+    assert!(master.read(&mut [0; 4096]).expect("an answer") > 0, "the master answers");
+    drop(master);
+    reload(server, Signal::USR2);
+}
+
+/// Writes a `haproxy.cfg` of a server on port 8080.
+pub fn haproxy_config(folder: &Folder, address: Ipv4Addr) {
+    folder.write(
+        "haproxy.cfg",
+        format!(
+            "global\n    maxconn 64\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 5s\n    \
+             timeout server 5s\nfrontend one\n    bind {address}:8080\n    http-request return status 200\n"
+        ),
+    );
+}
+
+/// Writes an `nginx.conf` of a server with four workers on port 8080, which share it by SO_REUSEPORT.
+pub fn nginx_config(folder: &Folder, address: Ipv4Addr, daemon: &str) {
+    let configuration = format!(
+        "daemon {daemon};
+         worker_processes 4;
+         pid nginx.pid;
+         error_log stderr;
+         events {{}}
+         http {{
+             access_log off;
+             client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+             uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+             server {{ listen {address}:8080 reuseport; return 204; }}
+         }}"
+    );
+    folder.write("nginx.conf", configuration);
+}
