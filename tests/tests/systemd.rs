@@ -8,8 +8,10 @@ use std::os::unix::net::UnixDatagram;
 use scenarios::wait::PATIENCE;
 use scenarios::{Folder, Recording, Run, Server, loopback};
 
-/// What systemd wants to see of the machine, in a mount namespace of its own.
-const START: &str = "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && \
+/// What systemd wants to see of the machine, in a mount namespace of its own: of the cgroups those below its own only, as
+/// it takes what it finds at the top for its own.
+const START: &str = "mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /run/systemd && \
+                     mount -t tmpfs none /run/systemd && mkdir /run/systemd/system && \
                      exec /lib/systemd/systemd --user";
 /// A service that is succeeded by another process of it: that binds, tells systemd whom to look after, and asks its
 /// predecessor to go.

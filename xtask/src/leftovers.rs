@@ -18,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How the names of our cgroups begin.
 const CGROUP_PREFIX: &str = "bindwatch-";
 
+/// How the names of the scenarios' folders begin.
+const TEST_FOLDER: &str = "/bindwatch-test-";
+
 /// How the names of the scenarios' network namespaces begin (`ip netns`).
 const NETNS_PREFIX: &str = "bw-";
 
@@ -74,14 +77,16 @@ fn program(line: &str) -> Option<String> {
     (!name.starts_with("sd_")).then(|| format!("{id} ({kind} {name})"))
 }
 
-/// Processes that run a program of this build: actors, and bindwatch itself.
+/// Processes that run a program of this build (actors, and bindwatch itself), or anything in a test's folder.
 fn processes() -> Vec<String> {
     let build = shell::target_dir();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let running = entries.flatten().filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let program = std::fs::read_link(entry.path().join("exe")).ok()?;
-        let ours = program.starts_with(&build) && pid != std::process::id();
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let is_of_a_test = arguments.windows(TEST_FOLDER.len()).any(|part| part == TEST_FOLDER.as_bytes());
+        let ours = (program.starts_with(&build) || is_of_a_test) && pid != std::process::id();
         ours.then(|| format!("process {pid} ({})", program.display()))
     });
     running.collect()
