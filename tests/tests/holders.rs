@@ -100,7 +100,8 @@ fn a_leaked_descriptor_is_named_as_such() {
     let server_pid = u64::from(server.pid());
     server.exit();
     try_to_bind(&recording, address, 8000);
-    let finding = refused_by(&recording.stop().report(), address, 8000, "orphan");
+    let finished = recording.stop();
+    let finding = refused_by(&finished.report(), address, 8000, "orphan");
     assert_eq!(finding.pids(), [cat]);
     let holder = finding.holders().remove(0);
     let fifo = fifo.to_str().expect("a path");

@@ -250,7 +250,7 @@ impl<L: Lookups> Enricher<L> {
                     push(Body::Option(OptionSet { cookie: option.cookie, setting }));
                 }
             }
-            Record::Fork(fork) => self.processes.forked(&fork),
+            Record::Fork(fork) => self.processes.forked(&fork, &mut self.cgroups, at, facts),
             Record::Exec(exec) => self.processes.executed(&exec, &mut self.cgroups, at, facts),
             Record::Exit(process) => {
                 self.sockets.holder_ended(process, at);

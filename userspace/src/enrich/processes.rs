@@ -176,12 +176,16 @@ impl Processes {
     }
 
     /// A process was made.
-    pub fn forked(&mut self, fork: &Fork) {
+    pub fn forked(&mut self, fork: &Fork, cgroups: &mut cgroup2::Paths, at: BootTime, facts: &mut Vec<Fact>) {
         if let Some(parent) = self.entries.get_mut(&fork.parent) {
             parent.forks += 1;
         }
-        if self.entries.contains_key(&fork.child) {
-            // The scan met it after its fork and before this record; it may have executed since, which comes next.
+        if let Some(known) = self.entries.get(&fork.child) {
+            // A look met it after its fork and before this record. It may have executed since, which comes next, and its
+            // parent may have ended, so that it was found with the one it was given to.
+            if known.parent != Some(fork.parent) {
+                self.born_of(fork, cgroups, at, facts);
+            }
             return;
         }
         let entry = match self.entries.get(&fork.parent) {
@@ -209,6 +213,23 @@ impl Processes {
         };
         self.child_of(Some(fork.parent));
         self.entries.insert(fork.child, entry);
+    }
+
+    /// Puts a process where its fork says, and tells it again if it was told.
+    fn born_of(&mut self, fork: &Fork, cgroups: &mut cgroup2::Paths, at: BootTime, facts: &mut Vec<Fact>) {
+        let of_parent = self.entries.get(&fork.parent).map(|parent| parent.lineage);
+        let Some(entry) = self.entries.get_mut(&fork.child) else { return };
+        let given_to = entry.parent.replace(fork.parent);
+        entry.lineage = of_parent.unwrap_or(entry.lineage);
+        entry.told = false;
+        let published = entry.published;
+        if let Some(other) = given_to.and_then(|other| self.entries.get_mut(&other)) {
+            other.children = other.children.saturating_sub(1);
+        }
+        self.child_of(Some(fork.parent));
+        if published {
+            self.publish(fork.child, None, cgroups, at, facts);
+        }
     }
 
     /// A process executed a program.

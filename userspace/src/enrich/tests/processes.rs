@@ -135,6 +135,20 @@ fn one_whose_parents_fork_was_lost() {
     assert_eq!(own.exe, std::env::current_exe().unwrap().to_string_lossy());
 }
 
+/// A look at the machine is ahead of the records: its parent had ended by then, and was told to have made it after.
+#[test]
+fn one_that_was_found_with_the_parent_it_was_given_to() {
+    let mut bench = Bench::new();
+    bench.exec(1, "/nowhere/server", &[]);
+    assert_is_this_process(&bench.name(own_key()));
+    let fork = Fork { parent: process(1), child: own_key(), session: 9 };
+    let facts = bench.feed(Record::Fork(fork));
+    assert_eq!(keys(&facts), [process(1), own_key()]);
+    let own = told(&facts).pop().unwrap();
+    assert_eq!((own.parent, own.lineage), (Some(process(1)), process(1)));
+    assert_eq!(bench.name(own_key()), [], "it is told");
+}
+
 #[test]
 fn ended_ones_are_forgotten_in_their_order() {
     let mut bench = Bench::new();
