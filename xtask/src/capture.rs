@@ -102,7 +102,8 @@ const INK: &str = "#c8ccd4";
 impl Look {
     /// Takes the numbers of an SGR sequence.
     fn set(&mut self, numbers: &str) {
-        for number in numbers.split(';').map(|number| number.parse().unwrap_or(0)) {
+        let mut numbers = numbers.split(';').map(|number| number.parse().unwrap_or(0));
+        while let Some(number) = numbers.next() {
             match number {
                 0 => *self = Self::default(),
                 1 => self.bold = true,
@@ -115,6 +116,8 @@ impl Look {
                 30..=37 => self.color = Some(number - 30),
                 90..=97 => self.color = Some(number - 82),
                 39 => self.color = None,
+                // `38;5;N`, of which the first sixteen are the terminal's own.
+                38 if numbers.next() == Some(5) => self.color = numbers.next(),
                 _ => {}
             }
         }
