@@ -3,10 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::wait::{Deadline, PATIENCE, Process};
+use crate::wait::{Deadline, PATIENCE, Process, readable};
 use crate::{Folder, Server};
 
 /// haproxy's master listens here ([`HAPROXY_MASTER`]).
@@ -63,13 +64,20 @@ pub fn reload(server: &Server, signal: Signal) {
 /// As [`reload`].
 #[track_caller]
 pub fn reload_haproxy(server: &Server, folder: &Folder) {
-    let mut master = UnixStream::connect(folder.file(MASTER)).expect("a master that listens");
-    master.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    master.write_all(b"show proc\n").expect("a question");
-    // It keeps the connection open.
-    assert!(master.read(&mut [0; 4096]).expect("an answer") > 0, "the master answers");
-    drop(master);
+    let deadline = Deadline::patient();
+    // Its socket has a name before it listens, and it executes itself meanwhile: no event tells when that is over.
+    while !master_answers(folder) {
+        assert!(!deadline.over(), "the master does not answer");
+        assert_eq!(readable([], Deadline::after(Duration::from_millis(10))), None);
+    }
     reload(server, Signal::USR2);
+}
+
+fn master_answers(folder: &Folder) -> bool {
+    let Ok(mut master) = UnixStream::connect(folder.file(MASTER)) else { return false };
+    master.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // It keeps the connection open.
+    master.write_all(b"show proc\n").is_ok() && master.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0)
 }
 
 /// Writes a `haproxy.cfg` of a server on port 8080.
