@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::cgroup2::Directory;
-use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, RecordingArgs, ReportTarget};
+use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, RecordingArgs, ReportTarget, WatchArgs};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::drive::Recorder;
@@ -58,15 +58,8 @@ impl Recording {
         globals: &Globals,
     ) -> anyhow::Result<Self> {
         let rules = Rules::resolve(&args.judge, config, Rules::default());
-        let options = Options {
-            ring_bytes: args.ring_size,
-            errno: args.errno == ErrnoSource::Auto,
-            diagnostics: globals.verbose >= 2,
-            guard,
-            only: None,
-        };
-        let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
-        let processes = Processes::new(args.cmdline, mask);
+        let options = probe_options(&args.watch, guard, globals);
+        let processes = processes(&args.watch);
         let mut events = Vec::new();
         let mut live = Live::start(&options, processes, &mut events)?;
         let clock = Anchors::now();
@@ -309,6 +302,25 @@ pub fn say(line: &str) {
     drop(writeln!(io::stderr(), "bindwatch: {}", escape::line(line)));
 }
 
+/// What the probe is asked for by the options of the command line.
+#[must_use]
+pub fn probe_options(watch: &WatchArgs, guard: Guarding, globals: &Globals) -> Options {
+    Options {
+        ring_bytes: watch.ring_size,
+        errno: watch.errno == ErrnoSource::Auto,
+        diagnostics: globals.verbose >= 2,
+        guard,
+        only: None,
+    }
+}
+
+/// Who learns what processes are, and keeps as much of their arguments as the command line allows.
+#[must_use]
+pub fn processes(watch: &WatchArgs) -> Processes {
+    let mask = if watch.show_secrets { keep } else { crate::secrets::mask_arguments };
+    Processes::new(watch.cmdline, mask)
+}
+
 fn keep(_arguments: &mut [String]) {}
 
 fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args: &RecordingArgs) -> Header {
@@ -319,10 +331,10 @@ fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args:
         .collect();
     let mut command_line: Vec<String> =
         std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    if !args.show_secrets {
+    if !args.watch.show_secrets {
         crate::secrets::mask_arguments(&mut command_line);
     }
-    if args.cmdline != Cmdline::Full {
+    if args.watch.cmdline != Cmdline::Full {
         command_line.truncate(2);
     }
     Header {
@@ -333,7 +345,7 @@ fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args:
         hooks: attached.hooks.iter().map(|hook| (*hook).to_owned()).collect(),
         refused,
         rules: rules.clone(),
-        cmdline: args.cmdline.name().to_owned(),
+        cmdline: args.watch.cmdline.name().to_owned(),
         events: args.events.name().to_owned(),
     }
 }

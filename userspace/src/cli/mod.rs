@@ -134,6 +134,27 @@ pub struct JudgeArgs {
     pub fail_on: Option<FailOn>,
 }
 
+/// How a live machine is watched: what `run`, `record`, `enforce` and `top` share.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// How much of the arguments of processes to keep
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub cmdline: Cmdline,
+    /// Do not mask what looks like a password, token or key
+    #[arg(long)]
+    pub show_secrets: bool,
+    /// Which kernel hooks to use
+    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Probe")]
+    pub backend: Backend,
+    /// Where the errno of failed binds comes from; off: no syscall tracepoints, no errno
+    #[arg(long, value_enum, default_value_t, value_name = "auto|off", hide_possible_values = true)]
+    #[arg(help_heading = "Probe")]
+    pub errno: ErrnoSource,
+    /// Size of the buffer between kernel and bindwatch, a power of two from 64K to 1G
+    #[arg(long, value_name = "SIZE", value_parser = ring_size, default_value = "16M", help_heading = "Probe")]
+    pub ring_size: u32,
+}
+
 /// What `run` and `record` share.
 #[derive(Clone, Debug, Args)]
 pub struct RecordingArgs {
@@ -155,22 +176,9 @@ pub struct RecordingArgs {
     /// Stop logging events when the log has this size (16M, 1G); findings go on
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<u64>,
-    /// How much of the arguments of processes to keep
-    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
-    pub cmdline: Cmdline,
-    /// Do not mask what looks like a password, token or key
-    #[arg(long)]
-    pub show_secrets: bool,
-    /// Which kernel hooks to use
-    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Probe")]
-    pub backend: Backend,
-    /// Where the errno of failed binds comes from; off: no syscall tracepoints, no errno
-    #[arg(long, value_enum, default_value_t, value_name = "auto|off", hide_possible_values = true)]
-    #[arg(help_heading = "Probe")]
-    pub errno: ErrnoSource,
-    /// Size of the buffer between kernel and bindwatch, a power of two from 64K to 1G
-    #[arg(long, value_name = "SIZE", value_parser = ring_size, default_value = "16M", help_heading = "Probe")]
-    pub ring_size: u32,
+    /// How to watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
     /// How to judge.
     #[command(flatten)]
     pub judge: JudgeArgs,
@@ -369,22 +377,9 @@ pub struct TopArgs {
     /// Leave the mouse to the terminal
     #[arg(long)]
     pub no_mouse: bool,
-    /// How much of the arguments of processes to keep
-    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
-    pub cmdline: Cmdline,
-    /// Do not mask what looks like a password, token or key
-    #[arg(long)]
-    pub show_secrets: bool,
-    /// Which kernel hooks to use
-    #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Probe")]
-    pub backend: Backend,
-    /// Where the errno of failed binds comes from; off: no syscall tracepoints, no errno
-    #[arg(long, value_enum, default_value_t, value_name = "auto|off", hide_possible_values = true)]
-    #[arg(help_heading = "Probe")]
-    pub errno: ErrnoSource,
-    /// Size of the buffer between kernel and bindwatch, a power of two from 64K to 1G
-    #[arg(long, value_name = "SIZE", value_parser = ring_size, default_value = "16M", help_heading = "Probe")]
-    pub ring_size: u32,
+    /// How to watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
     /// How to judge.
     #[command(flatten)]
     pub judge: JudgeArgs,

@@ -83,7 +83,7 @@ pub(super) async fn until_stopped(
             break "log";
         }
     };
-    let outcome = recording.end(reason, args.show_secrets)?;
+    let outcome = recording.end(reason, args.watch.show_secrets)?;
     if let Some(waiter) = waiter {
         waiter.tell_ended().await;
     }

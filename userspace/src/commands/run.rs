@@ -75,7 +75,7 @@ async fn watch(
     if let Some(failure) = &failure {
         say(&format!("the recording is not whole: {failure:#}"));
     }
-    let outcome = recording.end("the command ended", args.recording.show_secrets)?;
+    let outcome = recording.end("the command ended", args.recording.watch.show_secrets)?;
     summarise(&outcome, args, globals)?;
     let written = outcome.write_reports(&args.recording.report);
     if let Err(error) = &written {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_FOUND, UsageError, text_or_json};
-use crate::cli::{Background, ErrnoSource, Format, Globals, TopArgs, View};
+use crate::cli::{Background, Format, Globals, TopArgs, View};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::event::BootTime;
@@ -16,6 +16,7 @@ use crate::judge::Rules;
 use crate::ledger::Settings;
 use crate::log::Host;
 use crate::probe;
+use crate::recording::{probe_options, processes};
 use crate::sink::text;
 use crate::tui::filter::Filter;
 use crate::tui::rows::{Query, Tab};
@@ -101,7 +102,7 @@ fn opened(log: &Path, args: &TopArgs, config: &Config) -> anyhow::Result<(Player
     let mut player = Player::open(log, args.speed)?;
     let settings: Settings = Rules::resolve(&args.judge, config, player.rules()).into();
     player.learn(&settings)?;
-    let origin = player.origin(args.show_secrets);
+    let origin = player.origin(args.watch.show_secrets);
     if let Some(at) = args.at {
         player.begin_at(at.resolve(origin.clock, origin.start));
     }
@@ -110,15 +111,9 @@ fn opened(log: &Path, args: &TopArgs, config: &Config) -> anyhow::Result<(Player
 
 /// Begins to watch.
 fn started(args: &TopArgs, globals: &Globals, config: &Config) -> anyhow::Result<(Feed, World)> {
-    let options = probe::Options {
-        ring_bytes: args.ring_size,
-        errno: args.errno == ErrnoSource::Auto,
-        diagnostics: globals.verbose >= 2,
-        guard: probe::Guarding::Off,
-        only: None,
-    };
-    let mask = if args.show_secrets { keep } else { crate::secrets::mask_arguments };
-    let mut feed = Feed::start(options, args.cmdline, mask)?;
+    let options = probe_options(&args.watch, probe::Guarding::Off, globals);
+    let watch = args.watch.clone();
+    let mut feed = Feed::start(options, move || processes(&watch))?;
     let clock = Anchors::now();
     let refused = feed.attached.refused.iter().map(|refused| format!("{}: {}", refused.hook, refused.reason));
     let origin = Origin {
@@ -127,7 +122,7 @@ fn started(args: &TopArgs, globals: &Globals, config: &Config) -> anyhow::Result
         start: BootTime(clock.boot_ns),
         hooks: feed.attached.hooks.len(),
         refused: refused.collect(),
-        show_secrets: args.show_secrets,
+        show_secrets: args.watch.show_secrets,
         notices: Vec::new(),
     };
     let settings = Rules::resolve(&args.judge, config, Rules::default()).into();
@@ -135,8 +130,6 @@ fn started(args: &TopArgs, globals: &Globals, config: &Config) -> anyhow::Result
     world.take(&mut feed.first);
     Ok((feed, world))
 }
-
-fn keep(_arguments: &mut [String]) {}
 
 /// Prints what there is.
 struct Printer<'a> {

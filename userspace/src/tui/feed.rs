@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::cli::Cmdline;
 use crate::enrich::Processes;
 use crate::event::Event;
 use crate::probe::{Attached, Options};
@@ -33,12 +32,15 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Attaches the probe and takes the inventory, in a thread of its own. Nothing that is bound after this returns is
+    /// Attaches the probe and takes the inventory, in a thread of its own, where `processes` is made. Nothing that is bound after this returns is
     /// missed.
     ///
     /// # Errors
     /// When the probe does not load.
-    pub fn start(options: Options, cmdline: Cmdline, mask: fn(&mut [String])) -> anyhow::Result<Self> {
+    pub fn start(
+        options: Options,
+        processes: impl FnOnce() -> Processes + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let (to, events) = unbounded_channel();
         let (stop, stopped) = oneshot::channel();
@@ -48,8 +50,7 @@ impl Feed {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut first = Vec::new();
-                let processes = Processes::new(cmdline, mask);
-                let mut live = match Live::start(&options, processes, &mut first) {
+                let mut live = match Live::start(&options, processes(), &mut first) {
                     Ok(live) => live,
                     Err(error) => {
                         drop(ready.send(Err(error)));
