@@ -118,6 +118,25 @@ impl Actor {
         Answer(self.line())
     }
 
+    /// Tells it a command whose answer may take its time: [`Actor::answer`] gives it.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[track_caller]
+    pub fn begin(&mut self, command: &str) {
+        writeln!(self.stdin, "{command}")
+            .unwrap_or_else(|error| panic!("{command}: the actor is gone: {error}"));
+    }
+
+    /// The answer to what was begun.
+    ///
+    /// # Panics
+    /// When it is gone or does not answer.
+    #[track_caller]
+    pub fn answer(&mut self) -> Answer {
+        Answer(self.line())
+    }
+
     /// Tells it a command that must succeed.
     ///
     /// # Panics

@@ -25,4 +25,5 @@ pub mod secrets;
 pub mod sink;
 pub mod source;
 pub mod tui;
+pub mod wait;
 pub mod wire;

@@ -17,9 +17,11 @@ use crate::judge::Rules;
 use crate::ledger::Ledger;
 use crate::log::{self, Header, Host, RefusedHook, Writer};
 use crate::notes::{Arrived, NoteBox};
+use crate::probe::seccomp::Listener;
 use crate::probe::{Attached, Guarding, Options};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
+use crate::wait::Outstanding;
 
 /// A recording that runs.
 pub struct Recording {
@@ -112,6 +114,25 @@ impl Recording {
     /// When it cannot be pinned.
     pub fn pin(&mut self) -> anyhow::Result<()> {
         Ok(self.live.pin()?)
+    }
+
+    /// Lets binds and listens that arrive at `listener` wait for their endpoint, this long at most.
+    ///
+    /// # Errors
+    /// When they cannot be taken in.
+    pub fn hold(
+        &mut self,
+        listener: Listener,
+        outstanding: Outstanding,
+        longest: std::time::Duration,
+    ) -> anyhow::Result<()> {
+        Ok(self.live.hold(listener, outstanding, longest)?)
+    }
+
+    /// Leaves what waits to the kernel, and whatever would wait from now on.
+    pub fn let_pass(&mut self) {
+        self.live.let_pass(&mut self.events);
+        self.recorder.take(&mut self.events);
     }
 
     /// Waits for what comes next and takes it.

@@ -51,3 +51,14 @@ pub(crate) fn fork_as(pid: libc::pid_t) -> Result<ForkResult, Failure> {
         child => Ok(ForkResult::Parent { child: Pid::from_raw(child) }),
     }
 }
+
+/// Makes SIGUSR1 interrupt what is called, which the kernel then calls again, or not.
+pub(crate) fn handle_usr1(restart: bool) -> Result<String, Failure> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    let flags = if restart { SaFlags::SA_RESTART } else { SaFlags::empty() };
+    let action = SigAction::new(SigHandler::Handler(nothing), flags, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }?;
+    Ok(String::new())
+}

@@ -14,6 +14,9 @@
 //! | `enter-net PID` | into that process's network namespace |
 //! | `uring HOW PROTO ADDRESS [FLAG…]` | as `bind`, all of it through io_uring. HOW: inline, async, sqpoll, linked (bind and listen submitted as a chain) |
 //! | `uring-listen HOW ID`, `uring-opt HOW ID reuseport 0\|1` | listens, sets the option through io_uring |
+//! | `handle usr1 restart\|interrupt` | SIGUSR1 interrupts a call, which the kernel then makes again, or which fails |
+//! | `bind-later PROTO ADDRESS [FLAG…]`, `bound-later` | binds in a thread, and says at once that it does; answers as `bind` when that has ended |
+//! | `binds N PROTO ADDRESS` | N sockets that are bound and closed, one after the other; answers the `ns` of a bind |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
 //! | `socket PROTO 4\|6` | a socket that is not bound |
 //! | `listen ID`, `close ID`, `shutdown ID` | as named |
@@ -80,6 +83,7 @@ pub(crate) struct Actor {
     knocks: Vec<OwnedFd>,
     rings: Vec<io_uring::IoUring>,
     term: Option<(SignalFd, Duration)>,
+    later: Option<std::thread::JoinHandle<Result<OwnedFd, Failure>>>,
     stays: bool,
 }
 
@@ -135,6 +139,7 @@ fn main() -> ExitCode {
         knocks: Vec::new(),
         rings: Vec::new(),
         term: None,
+        later: None,
         stays: false,
     };
     let mut commands = std::env::args().skip(1).peekable();
@@ -194,6 +199,22 @@ impl Actor {
             ["threads", count, protocol, address, flags @ ..] => {
                 self.threads(count.parse()?, protocol, address, flags)
             }
+            ["handle", "usr1", how] => bare::handle_usr1(*how == "restart"),
+            ["bind-later", protocol, address, flags @ ..] => {
+                let (protocol, address) = ((*protocol).to_owned(), (*address).to_owned());
+                let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+                self.later = Some(std::thread::spawn(move || {
+                    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                    sockets::bound(&protocol, &address, &flags)
+                }));
+                Ok(String::new())
+            }
+            ["bound-later"] => {
+                let thread = self.later.take().ok_or(Failure::Usage)?;
+                let socket = thread.join().unwrap_or(Err(Failure::Usage))?;
+                self.told(socket)
+            }
+            ["binds", count, protocol, address] => sockets::binds(count.parse()?, protocol, address),
             ["socket", protocol, family] => self.socket(protocol, family),
             ["listen", id] => self.listen(id.parse()?),
             ["close", id] => self.sockets.remove(&id.parse()?).map(|_| String::new()).ok_or(Failure::Usage),
@@ -342,6 +363,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
         Errno::AGAIN => "EAGAIN",
         Errno::CONNREFUSED => "ECONNREFUSED",
+        Errno::INTR => "EINTR",
         Errno::INVAL => "EINVAL",
         Errno::PERM => "EPERM",
         _ => return format!("errno {}", errno.raw_os_error()),

@@ -214,7 +214,7 @@ impl Actor {
     }
 }
 
-fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failure> {
+pub(crate) fn bound(protocol: &str, address: &str, flags: &[&str]) -> Result<OwnedFd, Failure> {
     let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
     let owner = flags.iter().find_map(|flag| flag.strip_prefix("uid=")).map(str::parse).transpose()?;
     // The kernel takes a socket's owner from the file system's user id at socket(2).
@@ -270,4 +270,18 @@ fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
     let name: SocketAddrAny = getsockname(socket)?;
     let address: SocketAddr = name.try_into()?;
     Ok(address.port())
+}
+
+/// Binds sockets one after the other, each closed before the next, and says how long one bind took, ns.
+pub(crate) fn binds(count: u32, protocol: &str, address: &str) -> Result<String, Failure> {
+    let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+    let mut total = std::time::Duration::ZERO;
+    for _ in 0..count {
+        let socket = new(protocol, family_of(&address))?;
+        let begin = std::time::Instant::now();
+        let bound = bind(&socket, &address);
+        total += begin.elapsed();
+        bound?;
+    }
+    Ok(format!("ns={}", total.as_nanos() / u128::from(count.max(1))))
 }

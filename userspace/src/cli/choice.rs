@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::address::port;
-use super::quantity::shown;
+use super::quantity::{duration, shown};
 use crate::ledger::finding::{Finding, Kind, Severity};
 
 /// How a result is printed.
@@ -178,6 +179,8 @@ pub enum OnConflict {
     Report,
     /// The bind is refused with EADDRINUSE.
     Deny,
+    /// The bind, or one that would be refused, waits until its endpoint is free, this long at most.
+    Wait(Duration),
 }
 
 impl FromStr for OnConflict {
@@ -187,20 +190,25 @@ impl FromStr for OnConflict {
         match text {
             "report" => Ok(Self::Report),
             "deny" => Ok(Self::Deny),
-            _ if text == "wait" || text.starts_with("wait=") => {
-                Err("wait is not available in this version; use report or deny".to_owned())
-            }
-            _ => Err("expected report or deny".to_owned()),
+            "wait" => Err("how long? wait=10s".to_owned()),
+            _ => match text.strip_prefix("wait=") {
+                Some(longest) => duration(longest).map(Self::Wait),
+                None => Err("expected report, deny or wait=DURATION".to_owned()),
+            },
         }
     }
 }
 
 impl fmt::Display for OnConflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Report => "report",
-            Self::Deny => "deny",
-        })
+        match self {
+            Self::Report => f.write_str("report"),
+            Self::Deny => f.write_str("deny"),
+            Self::Wait(longest) => {
+                let ns = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+                write!(f, "wait={}", super::duration_text(ns).replace(' ', ""))
+            }
+        }
     }
 }
 

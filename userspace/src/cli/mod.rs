@@ -167,8 +167,9 @@ pub struct RecordingArgs {
     /// A file to create once everything is watched: nothing bound after it exists is missed
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
-    /// What to do about a conflict with a bind of CMD: report it, or deny the bind
-    #[arg(long, value_name = "report|deny", default_value = "report")]
+    /// What to do about a bind of CMD that conflicts: report it, deny the bind, or let it wait until the endpoint is
+    /// free (also one that would be refused)
+    #[arg(long, value_name = "report|deny|wait=DURATION", default_value = "report")]
     pub on_conflict: OnConflict,
     /// What to log: all
     #[arg(long, default_value_t, value_name = "all")]
@@ -192,6 +193,7 @@ pub struct RecordingArgs {
   bindwatch run --fail-on co-bind,exhausted -- pytest -n 8
   sudo bindwatch run -o ci.jsonl.zst --report json=ci.json -- npm test
   bindwatch run --ready-file /tmp/ready --user build -- ./suite.sh
+  bindwatch run --on-conflict wait=10s -- ./restart-servers.sh
 
 Exit code: the command's own, 128+N when signal N ended it; 1 when it succeeded and --fail-on matched;
 125 bindwatch failed, 126 the command cannot be executed, 127 it was not found.")]

@@ -196,7 +196,7 @@ fn wrong_lines_are_refused_and_say_why() {
         ("run", "required"),
         ("run --reprot x -- y", "unexpected argument '--reprot'"),
         ("record --events conflicts", "conflicts is not available in this version; use all"),
-        ("run --on-conflict wait=5s -- x", "wait is not available in this version"),
+        ("run --on-conflict wait -- x", "how long? wait=10s"),
         ("record --ring-size 5M", "not a power of two"),
         ("record --duration 5", "has no unit"),
         ("record --related-by pid", "invalid value 'pid'"),

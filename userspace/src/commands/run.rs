@@ -14,6 +14,7 @@ use crate::probe::Guarding;
 use crate::proc::label;
 use crate::recording::{self, Outcome, Recording, say};
 use crate::sink::{text, words};
+use crate::wait::Outstanding;
 
 /// Runs the verb.
 pub(super) fn run(args: &RunArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
@@ -32,20 +33,39 @@ async fn watch(
     if let Some(path) = &args.recording.ready_file {
         recording::remove_ready_file(path)?;
     }
-    let deny = args.recording.on_conflict == OnConflict::Deny;
-    let guard = if deny { Guarding::Deny } else { Guarding::Off };
+    let guard = match args.recording.on_conflict {
+        OnConflict::Report => Guarding::Off,
+        OnConflict::Deny | OnConflict::Wait(_) => Guarding::Deny,
+    };
     let mut recording = Recording::begin(&args.recording, guard, config, globals)?;
-    let job = Job::create()?;
-    if deny {
+    let mut job = Job::create()?;
+    let mode = match args.recording.on_conflict {
+        OnConflict::Report => None,
+        OnConflict::Deny => Some(EnforcementMode::Deny),
+        OnConflict::Wait(_) => Some(EnforcementMode::Wait),
+    };
+    if let Some(mode) = mode {
         let cgroup = Directory::known(job.directory(), job.cgroup());
-        recording.enforce(&[cgroup], EnforcementMode::Deny, &args.recording, config)?;
+        recording.enforce(&[cgroup], mode, &args.recording, config)?;
     }
     if let Some(path) = &args.recording.ready_file {
         recording::create_ready_file(path)?;
     }
     let mut notes = NoteBox::open()?;
     let names = args.name.as_deref().map(label::nested);
-    let mut running = job.spawn(&args.command, account, names.as_deref())?;
+    let mut running = match args.recording.on_conflict {
+        OnConflict::Report | OnConflict::Deny => job.spawn(&args.command, account, names.as_deref())?,
+        OnConflict::Wait(longest) => {
+            let (running, listener) = job.spawn_handing_over(&args.command, account, names.as_deref())?;
+            // Where it could not be had the command was not started, and said why.
+            if let Some(listener) = listener {
+                let outstanding = Outstanding::new()?;
+                job.guard(&listener, &outstanding)?;
+                recording.hold(listener, outstanding, longest)?;
+            }
+            running
+        }
+    };
     let program = args.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = args.name.clone().unwrap_or(program);
     let event = |phase, status, left| JobEvent {
@@ -62,6 +82,7 @@ async fn watch(
     // Whatever goes wrong with the recording from here on, the command is not disturbed.
     let mut failure = recording.insert(Body::Job(start), &names).err();
     let status = wait(&mut running, &mut recording, &mut notes, &mut failure).await?;
+    recording.let_pass();
     (ended.status, ended.left) = (Some(status), job.processes());
     let names = ended.left.clone();
     if failure.is_none() {
@@ -100,6 +121,7 @@ async fn wait(
 ) -> io::Result<i32> {
     loop {
         if failure.is_some() {
+            recording.let_pass();
             return running.wait().await;
         }
         tokio::select! {

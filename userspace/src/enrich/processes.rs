@@ -324,6 +324,12 @@ impl Processes {
         self.entries.len()
     }
 
+    /// Name and user of a process, as far as they are known.
+    #[must_use]
+    pub fn name_and_user(&self, key: ProcessKey) -> (String, Uid) {
+        self.entries.get(&key).map_or((String::new(), Uid(0)), |entry| (entry.comm.clone(), entry.uid))
+    }
+
     /// Whether a process was told.
     #[must_use]
     pub fn is_published(&self, key: ProcessKey) -> bool {

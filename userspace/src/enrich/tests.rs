@@ -190,7 +190,7 @@ fn call(number: u32, cookie: u64) -> Call {
 }
 
 fn small(cookie: u64, state: TcpState) -> Small {
-    Small { cookie: Cookie(cookie), state, backlog: 0, tgid: 0 }
+    Small { cookie: Cookie(cookie), state, backlog: 0, tgid: 0, netns: Inum(1), port: 8000 }
 }
 
 /// The processes among some facts.

@@ -15,7 +15,7 @@ pub use process::{Ancestor, Exit, Known, Mark, Process, Signal};
 pub use socket::{
     Accepted, Bind, BindFailed, Changed, Close, ConnectFailed, Denied, Door, Errno, Family, Found, Gone,
     Holders, Listen, ListenFailed, OptionSet, Options, Protocol, Setting, SocketFacts, TableRow, TcpState,
-    Unlisten, Unresolved,
+    Unlisten, Unresolved, WaitOutcome, Waited, Waiting, WaitingCall,
 };
 pub use system::{
     CgroupRemoved, Enforcement, EnforcementMode, Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost,
@@ -55,6 +55,10 @@ pub enum Body {
     BindFailed(BindFailed),
     /// Enforcement refused a bind, or would have.
     Denied(Denied),
+    /// A bind or listen waits for its endpoint.
+    Waiting(Waiting),
+    /// It no longer waits.
+    Waited(Waited),
     /// A bind was entered and nobody can tell how it ended.
     Unresolved(Unresolved),
     /// A TCP socket began to listen.
@@ -110,6 +114,8 @@ impl Body {
             Self::Bind(_) => "bind",
             Self::BindFailed(_) => "bind-failed",
             Self::Denied(_) => "denied",
+            Self::Waiting(_) => "waiting",
+            Self::Waited(_) => "waited",
             Self::Unresolved(_) => "bind-unresolved",
             Self::Listen(_) => "listen",
             Self::Unlisten(_) => "unlisten",

@@ -273,6 +273,64 @@ fn is_address_in_use(errno: &Errno) -> bool {
     *errno == Errno::EADDRINUSE
 }
 
+/// A bind or listen of a `run --on-conflict wait` would fail with EADDRINUSE, and waits for its endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Who.
+    pub process: ProcessKey,
+    /// Which thread.
+    pub tid: Tid,
+    /// Its name then.
+    pub comm: String,
+    /// The call: `bind` or `listen`.
+    pub call: WaitingCall,
+    /// What it wants.
+    pub socket: SocketFacts,
+    /// The socket that it would share the port with, where sharing is what is not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_cookie: Option<Cookie>,
+    /// Who bound that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<ProcessKey>,
+}
+
+/// A call that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitingCall {
+    /// `bind()`
+    Bind,
+    /// `listen()`
+    Listen,
+}
+
+/// A call no longer waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    /// Who.
+    pub process: ProcessKey,
+    /// Its socket.
+    pub cookie: Cookie,
+    /// How long it waited, ns. Of one that was interrupted: until that was noticed.
+    pub waited_ns: u64,
+    /// How it ended.
+    pub outcome: WaitOutcome,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitOutcome {
+    /// The call succeeded.
+    Done,
+    /// The time was over: the call fails, which its own event tells.
+    TimedOut,
+    /// A signal interrupted the caller, or ended it.
+    Interrupted,
+    /// The call was left to the kernel: the job ended, or it would fail for another reason by now.
+    Released,
+}
+
 /// A bind whose end nobody saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unresolved {

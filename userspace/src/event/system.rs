@@ -145,6 +145,8 @@ pub struct Enforcement {
 pub enum EnforcementMode {
     /// When the port is known, exactly: EADDRINUSE.
     Deny,
+    /// What would be refused so, and what the kernel refuses, waits until its endpoint is free.
+    Wait,
     /// Nothing is refused, only told.
     DryRun,
     /// Before the port is known, which two that race can both pass: EPERM. For kernels that cannot do better.

@@ -5,13 +5,17 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::io::Errno;
+
 use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 
 use super::shown;
+use crate::probe::seccomp;
 
 /// Exit code when bindwatch fails before the command is started.
 const EXIT_SETUP: u8 = 125;
@@ -28,10 +32,12 @@ struct Plan {
     gid: Option<u32>,
     user: Option<OsString>,
     home: Option<OsString>,
+    /// The socket over which the listener is wanted.
+    hand_over: Option<i32>,
     command: Vec<OsString>,
 }
 
-/// Becomes the command: `--cgroup DIRECTORY [--uid N --gid N --user-name NAME [--home PATH]] -- CMD [ARG]…`.
+/// Becomes the command: `--cgroup DIRECTORY [--uid N --gid N --user-name NAME [--home PATH]] [--hand-over N] -- CMD [ARG]…`.
 ///
 /// Returns only when that failed, after one line on standard error, with the exit code.
 #[must_use]
@@ -61,6 +67,7 @@ fn parse(arguments: &[OsString]) -> Option<Plan> {
             "--uid" => plan.uid = Some(value.to_str()?.parse().ok()?),
             "--gid" => plan.gid = Some(value.to_str()?.parse().ok()?),
             "--user-name" => plan.user = Some(value.clone()),
+            "--hand-over" => plan.hand_over = Some(value.to_str()?.parse().ok()?),
             "--home" => plan.home = Some(value.clone()),
             _ => return None,
         }
@@ -71,11 +78,15 @@ fn parse(arguments: &[OsString]) -> Option<Plan> {
     (whole && !plan.command.is_empty() && plan.cgroup.is_absolute()).then_some(plan)
 }
 
-/// Joins the cgroup, then becomes the user: the other way round it could not.
+/// Joins the cgroup, hands over its binds where that is wanted, then becomes the user: the other way round it could not,
+/// or would have to give up set-user-ID programs.
 fn enter(plan: &Plan) -> Result<(), String> {
     let procs = plan.cgroup.join("cgroup.procs");
     std::fs::write(&procs, "0")
         .map_err(|error| format!("cannot join {}: {error}", shown(procs.as_os_str())))?;
+    if let Some(number) = plan.hand_over {
+        hand_over(number)?;
+    }
     let (Some(uid), Some(gid), Some(user)) = (plan.uid, plan.gid, &plan.user) else { return Ok(()) };
     let failed = |what: &str, errno| format!("cannot become the user {}: {what}: {errno}", shown(user));
     let name = CString::new(user.as_encoded_bytes()).map_err(|_| failed("its name", nix::Error::EINVAL))?;
@@ -83,6 +94,29 @@ fn enter(plan: &Plan) -> Result<(), String> {
     setgid(Gid::from_raw(gid)).map_err(|errno| failed("its group", errno))?;
     // As root this sets the real, effective and saved id: there is no way back.
     setuid(Uid::from_raw(uid)).map_err(|errno| failed("its id", errno))
+}
+
+/// Lets bindwatch have this process's binds, and waits until it takes care of them.
+fn hand_over(number: i32) -> Result<(), String> {
+    let failed = |what: &dyn std::fmt::Display| format!("cannot let binds wait: {what}");
+    let line = seccomp::inherited(number).map_err(|error| failed(&error))?;
+    let listener = seccomp::hand_over().map_err(|errno| match errno {
+        Errno::BUSY => failed(
+            &"the binds of this process wait for another already, such as an outer bindwatch run --on-conflict wait \
+              or a container's supervisor: leave wait out of one of them",
+        ),
+        Errno::INVAL | Errno::NOSYS => {
+            failed(&"this kernel cannot hand system calls over (seccomp user notification, Linux 5.5)")
+        }
+        errno => failed(&format!("the kernel refuses the filter ({errno})")),
+    })?;
+    crate::wait::send(&line, &[listener.as_fd()]).map_err(|error| failed(&error))?;
+    drop(listener);
+    if seccomp::is_taken_care_of() {
+        Ok(())
+    } else {
+        Err(failed(&"bindwatch has ended, or this kernel cannot carry out what was handed over (Linux 5.5)"))
+    }
 }
 
 /// Executes the command; what it returns is why that failed.

@@ -12,6 +12,7 @@ mod signals;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,8 +22,13 @@ pub use group::GroupError;
 pub use janitor::janitor;
 pub use launch::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, launch};
 
+use rustix::io::FdFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
 use crate::event::ProcessKey;
+use crate::probe::seccomp::Listener;
 use crate::proc::Proc;
+use crate::wait::Outstanding;
 use group::{Group, Parent};
 use signals::Forwarded;
 
@@ -46,6 +52,10 @@ pub struct Job {
     program: PathBuf,
     group: Group,
     janitor: Child,
+    /// Its standard input: it learns by the end of it that bindwatch has ended, however that ends.
+    line: OwnedFd,
+    /// Where calls of the command arrive, for whoever guards it.
+    listener: Option<Listener>,
 }
 
 /// A command that runs.
@@ -66,8 +76,8 @@ pub enum Left {
 }
 
 /// Lets the janitor go, and waits for it.
-fn dismiss(mut janitor: Child) {
-    drop(janitor.stdin.take());
+fn dismiss(mut janitor: Child, line: OwnedFd) {
+    drop(line);
     let _ = janitor.wait();
 }
 
@@ -86,7 +96,11 @@ impl Job {
     /// As [`Job::create`].
     pub fn create_with(program: &Path) -> Result<Self, JobError> {
         let parent = Parent::find()?;
-        // It is there before the cgroup is: whenever bindwatch is killed, somebody removes it. Its standard input is a pipe whose other end only bindwatch has: it ends with bindwatch, however that ends.
+        let pair =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let (line, far) = pair.map_err(|errno| JobError::Start("the janitor", errno.into()))?;
+        // It is there before the cgroup is: whenever bindwatch is killed, somebody removes it. The other end of its
+        // standard input is bindwatch's alone: it ends with bindwatch, however that ends.
         let janitor = Command::new(program)
             .arg0("bindwatch")
             .arg("__janitor")
@@ -94,15 +108,15 @@ impl Job {
             .current_dir("/")
             // Out of reach of what a terminal sends to its foreground group.
             .process_group(0)
-            .stdin(Stdio::piped())
+            .stdin(Stdio::from(far))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
         let janitor = janitor.map_err(|error| JobError::Start("the janitor", error))?;
         match Group::create(&parent) {
-            Ok(group) => Ok(Self { program: program.to_owned(), group, janitor }),
+            Ok(group) => Ok(Self { program: program.to_owned(), group, janitor, line, listener: None }),
             Err(error) => {
-                dismiss(janitor);
+                dismiss(janitor, line);
                 Err(error.into())
             }
         }
@@ -134,6 +148,52 @@ impl Job {
         user: Option<&Account>,
         name: Option<&str>,
     ) -> Result<Running, JobError> {
+        self.spawn_with(command, user, name, None)
+    }
+
+    /// As [`Job::spawn`]; and binds and listens of the command arrive at the listener that is returned, before they are
+    /// carried out. The command waits in the first of them for an answer. No listener: the command was not started, and
+    /// has said why.
+    ///
+    /// # Errors
+    /// As [`Job::spawn`].
+    pub fn spawn_handing_over(
+        &self,
+        command: &[OsString],
+        user: Option<&Account>,
+        name: Option<&str>,
+    ) -> Result<(Running, Option<Listener>), JobError> {
+        let failed = |error| JobError::Start("the listener", error);
+        let near = SocketFlags::CLOEXEC;
+        let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, near, None);
+        let (near, far) = pair.map_err(|errno| failed(errno.into()))?;
+        rustix::io::fcntl_setfd(&far, FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+        let running = self.spawn_with(command, user, name, Some(far.as_raw_fd()))?;
+        drop(far);
+        let received = crate::wait::receive(&near).map_err(failed)?;
+        Ok((running, received.and_then(|fds| fds.into_iter().next()).map(Listener::from)))
+    }
+
+    /// Lets the janitor have what it needs so that the command goes on when bindwatch is killed: calls are carried out by
+    /// the kernel then, as if nothing had been, as long as somebody lives who could make one.
+    ///
+    /// # Errors
+    /// When the janitor is gone.
+    pub fn guard(&mut self, listener: &Listener, outstanding: &Outstanding) -> Result<(), JobError> {
+        let failed = |error| JobError::Start("the guardian", error);
+        crate::wait::send(&self.line, &[listener.as_fd(), outstanding.as_fd()]).map_err(failed)?;
+        let own = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+        self.listener = Some(own.into());
+        Ok(())
+    }
+
+    fn spawn_with(
+        &self,
+        command: &[OsString],
+        user: Option<&Account>,
+        name: Option<&str>,
+        hand_over: Option<RawFd>,
+    ) -> Result<Running, JobError> {
         let forwarded = Forwarded::install().map_err(|error| JobError::Start("signals", error))?;
         let mut launch = tokio::process::Command::new(&self.program);
         launch.arg0("bindwatch").arg("__launch").arg("--cgroup").arg(self.group.directory());
@@ -142,6 +202,9 @@ impl Job {
         }
         if let Some(name) = name {
             launch.env(crate::proc::label::NAME, name);
+        }
+        if let Some(number) = hand_over {
+            launch.arg("--hand-over").arg(number.to_string());
         }
         let child = launch.arg("--").args(command).spawn();
         let child = child.map_err(|error| JobError::Start("the process", error))?;
@@ -162,9 +225,11 @@ impl Job {
             Left::End => self.group.end_all(),
         }
         let removed = self.group.remove();
-        if removed {
+        // Somebody may have left the cgroup, or be in nobody's hands yet: as long as they live the janitor does.
+        let is_guarding = self.listener.is_some_and(|listener| !listener.is_abandoned());
+        if removed && !is_guarding {
             // It has nothing to do and ends; nothing of bindwatch shall be left.
-            dismiss(self.janitor);
+            dismiss(self.janitor, self.line);
         }
         removed
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::event::{Cookie, Denied, Enforcement};
+use crate::event::{Cookie, Denied, Enforcement, ProcessKey};
 
 use super::Ledger;
 use super::finding::{FindingId, HolderState, Kind};
@@ -72,8 +72,6 @@ impl Ledger {
 
     /// One holder kept one endpoint: one finding, whoever wanted it and however often.
     pub(super) fn denied(&mut self, denied: &Denied, now: Moment) {
-        let port = PortKey::of(&denied.socket);
-        let endpoint = (port, denied.socket.address, denied.holder_cookie);
         let call = Call {
             process: denied.process,
             comm: &denied.comm,
@@ -81,32 +79,49 @@ impl Ledger {
             errno: denied.errno,
             name: "bind",
         };
+        let id = self.deny(call, denied.holder_cookie, denied.holder, now);
+        if let Some(record) = id.and_then(|id| self.records.peek(id)) {
+            record.dry_run = denied.dry_run;
+        }
+    }
+
+    /// A call that a holder keeps from its endpoint.
+    pub(super) fn deny(
+        &mut self,
+        call: Call<'_>,
+        holder_cookie: Cookie,
+        holder: ProcessKey,
+        now: Moment,
+    ) -> Option<FindingId> {
+        let port = PortKey::of(call.facts);
+        let endpoint = (port, call.facts.address, holder_cookie);
+        let (waited, wait) = self.failed_after_wait(call.facts.cookie, Kind::Denied);
         let victim = call.victim(self);
-        let holders: Vec<Party> = match self.holdings.get(denied.holder_cookie) {
+        let holders: Vec<Party> = match self.holdings.get(holder_cookie) {
             Some(socket) if !socket.holders().is_empty() => {
                 socket.holders().iter().map(|process| Party::holding(&self.kin, *process, socket)).collect()
             }
             _ => {
-                let mut facts = denied.socket.clone();
-                facts.cookie = denied.holder_cookie;
-                vec![Party::named(&self.kin, denied.holder, "", &facts, HolderState::Bound)]
+                let mut facts = call.facts.clone();
+                facts.cookie = holder_cookie;
+                vec![Party::named(&self.kin, holder, "", &facts, HolderState::Bound)]
             }
         };
-        let again = self.denials.known.get(&endpoint).copied();
+        let again = waited.or_else(|| self.denials.known.get(&endpoint).copied());
         let record = match again {
             Some(id) => self.records.touch(id),
-            None => self.records.open(Kind::Denied, port, denied.socket.address, now),
+            None => self.records.open(Kind::Denied, port, call.facts.address, now),
         };
         let Some(record) = record else {
             self.stats.reached("findings", 1);
-            return;
+            return None;
         };
+        record.wait = wait.or(record.wait);
         if again.is_some() {
-            record.count += 1;
+            record.count += u64::from(waited.is_none());
             record.last_seen = now.at;
         }
         record.victim = Some(victim);
-        record.dry_run = denied.dry_run;
         for party in holders {
             record.join(party);
         }
@@ -119,5 +134,6 @@ impl Ledger {
                 self.denials.known.pop_first();
             }
         }
+        Some(id)
     }
 }

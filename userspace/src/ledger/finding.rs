@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{
     Ancestor, BootTime, Cookie, Errno, Inum, Options, ProcessKey, Protocol, Rest, Seq, TcpState, Uid,
+    WaitOutcome,
 };
 
 /// Number of a finding in its log, from 1, in the order in which the findings were first made.
@@ -201,6 +202,15 @@ pub struct Victim {
     pub call: &'static str,
 }
 
+/// A call that was held until its endpoint was free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// How long, ns; of one that was interrupted until that was noticed, of one that goes on 0.
+    pub ns: u64,
+    /// How it ended; None: it goes on.
+    pub outcome: Option<WaitOutcome>,
+}
+
 /// The ports that the kernel chooses from, for the findings in which they matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PortRange {
@@ -283,6 +293,8 @@ pub struct Finding {
     pub users: Vec<PortUser>,
     /// What others used of them, together.
     pub others: Rest,
+    /// How long the call of the victim was held, for `--on-conflict wait`.
+    pub wait: Option<Wait>,
     /// How often.
     pub count: u64,
     /// Of `denied`: nothing was refused, it only would have been.
@@ -295,6 +307,15 @@ pub struct Finding {
     pub receives: Option<Receives>,
     /// Events that prove it, in order; at most [`EVIDENCE_MAX`].
     pub evidence: Vec<Seq>,
+}
+
+impl Finding {
+    /// Whether the victim's call failed. One that was held may have come to a good end; of one that waits still, was
+    /// interrupted, or was left to the kernel, this finding tells no failure.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.kind != Kind::Denied || self.wait.is_none_or(|wait| wait.outcome == Some(WaitOutcome::TimedOut))
+    }
 }
 
 /// Evidence kept for one finding, events: the first half of them and the last half.

@@ -31,6 +31,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waiting;
 
 pub use finding::{Finding, FindingId, Kind};
 pub use place::conflict;
@@ -52,6 +53,7 @@ use overlap::Overlaps;
 use past::{Linger, Releases};
 use record::{Moment, Record, Records};
 use refused::{Call, Refusals};
+use waiting::Waits;
 
 /// Network namespaces whose port range is remembered, namespaces.
 const RANGES_MAX: usize = 4096;
@@ -70,6 +72,7 @@ pub struct Ledger {
     /// The ports that the kernel chooses from.
     ranges: BTreeMap<Inum, PortRange>,
     denials: Denials,
+    waits: Waits,
     round: Round,
     /// The last loss.
     lost_at: Option<Seq>,
@@ -93,6 +96,7 @@ impl Ledger {
             wards: Wards::default(),
             ranges: BTreeMap::new(),
             denials: Denials::default(),
+            waits: Waits::default(),
             round: Round::default(),
             lost_at: None,
             records: Records::default(),
@@ -133,6 +137,8 @@ impl Ledger {
                 );
             }
             Body::Denied(denied) => self.denied(denied, now),
+            Body::Waiting(waiting) => self.waiting(waiting, now),
+            Body::Waited(waited) => self.waited(waited, now),
             Body::Listen(listen) => self.listening(listen, now),
             Body::Unlisten(unlisten) => self.unlistened(unlisten, now),
             Body::ListenFailed(failed) => {

@@ -7,7 +7,7 @@ use crate::event::{Accepted, BootTime, Cookie, ProcessKey, Rest, Seq, TcpState};
 
 use super::evidence::Evidence;
 use super::finding::{
-    Cause, Finding, FindingId, Holder, HolderState, Kind, PortRange, PortUser, Receives, Victim,
+    Cause, Finding, FindingId, Holder, HolderState, Kind, PortRange, PortUser, Receives, Victim, Wait,
 };
 use super::holdings::Holdings;
 use super::kin::Kin;
@@ -52,6 +52,7 @@ pub(super) struct Record {
     pub(super) range: Option<PortRange>,
     pub(super) users: Vec<PortUser>,
     pub(super) others: Rest,
+    pub(super) wait: Option<Wait>,
     pub(super) count: u64,
     /// Of `denied`: nothing was refused.
     pub(super) dry_run: bool,
@@ -268,6 +269,7 @@ impl Record {
             range: self.range,
             users: self.users.clone(),
             others: self.others,
+            wait: self.wait,
             count: self.count,
             dry_run: self.dry_run,
             would_deny: self.parties.iter().filter(|party| party.would_be_denied == Some(true)).count()
@@ -329,6 +331,7 @@ impl Records {
             range: None,
             users: Vec::new(),
             others: Rest::default(),
+            wait: None,
             count: 1,
             dry_run: false,
             uncertain: self.lossy,

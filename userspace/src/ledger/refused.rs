@@ -92,6 +92,12 @@ pub(super) struct Refusals {
 impl Ledger {
     /// A bind or listen failed with EADDRINUSE on a port that was asked for.
     pub(super) fn refuse(&mut self, call: Call<'_>, now: Moment) {
+        self.blame(call, Kind::Refused, now);
+    }
+
+    /// A call cannot have its endpoint, and what is in its way says why.
+    pub(super) fn blame(&mut self, call: Call<'_>, kind: Kind, now: Moment) -> Option<FindingId> {
+        let (waited, wait) = self.failed_after_wait(call.facts.cookie, kind);
         let port = PortKey::of(call.facts);
         let blockers = self.blockers(call.facts);
         let held = || blockers.iter().filter(|socket| !socket.nobodys);
@@ -111,9 +117,11 @@ impl Ledger {
         let endpoint = (port, call.facts.address);
         let incidents = self.refusals.incidents.get(&endpoint).map_or(&[][..], Vec::as_slice);
         let again = incidents.iter().rev().find(|known| {
-            known.holders == holders && (known.last.is_again(&victim) || known.first.is_again(&victim))
+            self.records.get(known.id).is_some_and(|record| record.kind == kind)
+                && known.holders == holders
+                && (known.last.is_again(&victim) || known.first.is_again(&victim))
         });
-        let again = again.map(|incident| incident.id);
+        let again = waited.or_else(|| again.map(|incident| incident.id));
         let reason = match (again, base) {
             // What refused it before still does; only the holder's leaving is news.
             (Some(_), _) => self.restart(call.process, &keepers).map(|evidence| (Cause::Restart, evidence)),
@@ -128,15 +136,16 @@ impl Ledger {
 
         let record = match again {
             Some(id) => self.records.touch(id),
-            None => self.records.open(Kind::Refused, port, call.facts.address, now),
+            None => self.records.open(kind, port, call.facts.address, now),
         };
         let Some(record) = record else {
             self.stats.reached("findings", 1);
-            return;
+            return None;
         };
         let id = record.id;
+        record.wait = wait.or(record.wait);
         if again.is_some() {
-            record.count += 1;
+            record.count += u64::from(waited.is_none());
             record.last_seen = now.at;
         }
         record.victim = Some(shown);
@@ -174,12 +183,13 @@ impl Ledger {
         let incidents = self.refusals.incidents.entry(endpoint).or_default();
         if let Some(incident) = incidents.iter_mut().find(|incident| again == Some(incident.id)) {
             incident.last = victim;
-            return;
+            return Some(id);
         }
         if incidents.len() >= INCIDENTS_MAX {
             incidents.remove(0);
         }
         incidents.push(Incident { id, first: victim.clone(), last: victim, holders });
+        Some(id)
     }
 
     /// Live sockets that keep these facts out, in the order in which they came.

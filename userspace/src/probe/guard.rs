@@ -22,6 +22,15 @@ const KIN_WORDS: usize = 4 + ANCESTORS_MAX;
 pub struct Standings(HashMap<MapData, u32, [u64; KIN_WORDS]>);
 
 impl Standings {
+    /// From now on what the process `tgid` binds is decided as if another did it.
+    pub fn stand_for(&mut self, tgid: u32, other: ProcessKey) {
+        match self.0.get(&other.tgid, 0).map(|words| (words.first().copied(), words)) {
+            Ok((Some(known), words)) if known == name(other) => drop(self.0.insert(tgid, words, 0)),
+            // Nobody knows how it stands: it is let through, and counted.
+            _ => drop(self.0.remove(&tgid)),
+        }
+    }
+
     /// Tells how a process stands. Nothing happens when it is gone.
     pub fn set(&mut self, process: ProcessKey, standing: Standing) {
         let Ok(mut words) = self.0.get(&process.tgid, 0) else { return };
@@ -132,6 +141,14 @@ impl Probe {
         for (nth, rule) in (0..RULES_MAX).zip(allow) {
             rules.set(nth, rule_words(rule), 0).map_err(|error| refused("RULES", error.to_string()))?;
         }
+        self.kin_again()
+    }
+
+    /// How processes stand, once more: another handle on the same.
+    ///
+    /// # Errors
+    /// When the kernel does not give one.
+    pub fn kin_again(&self) -> Result<Standings, ProbeError> {
         let kin = self.kin()?.try_clone_to_owned().map_err(|error| refused("KIN", error.to_string()))?;
         let map = MapData::from_fd(kin).map(Map::HashMap);
         let map = map.map_err(|error| refused("KIN", error.to_string()))?;

@@ -12,6 +12,7 @@ mod membership;
 mod offsets;
 mod pins;
 mod ring;
+pub mod seccomp;
 mod syscall;
 mod task_files;
 pub mod tracefs;

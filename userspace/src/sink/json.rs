@@ -9,7 +9,7 @@ use super::escape::SafeJson;
 use super::listing::{Answer, Listed, Listing, Person};
 use super::{Report, Stats, history, story, words};
 use crate::clock::Anchors;
-use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Rest, Seq, TcpState};
+use crate::event::{Ancestor, Cookie, Options, ProcessKey, Protocol, Rest, Seq, TcpState, WaitOutcome};
 use crate::ledger::finding::{Cause, Finding, HolderState, Kind, PortRange, Receives, Severity};
 use crate::ledger::finding::{Holder as Held, Victim as Failed};
 use crate::log::Host;
@@ -79,6 +79,10 @@ pub struct Shape<'a> {
     port_range: Option<PortRange>,
     users: Vec<PortUser<'a>>,
     other_users: Rest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_outcome: Option<WaitOutcome>,
     count: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
@@ -170,7 +174,7 @@ struct LastOwner<'a> {
 struct Victim<'a> {
     #[serde(flatten)]
     holder: Holder<'a>,
-    errno: String,
+    errno: Option<String>,
     call: &'static str,
 }
 
@@ -195,7 +199,7 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
         summary: words::summary(finding, anchors),
         hint: words::hint(finding),
         holders: finding.holders.iter().map(|held| holder(held, anchors)).collect(),
-        victim: finding.victim.as_ref().map(|failed| victim(failed, anchors)),
+        victim: finding.victim.as_ref().map(|failed| victim(failed, finding, anchors)),
         last_owner: finding.last_owner.as_ref().map(|owner| holder(owner, anchors)),
         removed_cgroup: finding.removed_cgroup.as_deref(),
         port_range: finding.range,
@@ -213,6 +217,8 @@ pub fn finding(finding: &Finding, anchors: Anchors) -> Shape<'_> {
             })
             .collect(),
         other_users: finding.others,
+        waited_ms: finding.wait.map(|wait| wait.ns / 1_000_000),
+        wait_outcome: finding.wait.and_then(|wait| wait.outcome),
         count: finding.count,
         dry_run: finding.dry_run,
         would_deny: finding.would_deny,
@@ -333,8 +339,9 @@ fn socket<'a>(
     }
 }
 
-fn victim(failed: &Failed, anchors: Anchors) -> Victim<'_> {
-    Victim { holder: holder(&failed.holder, anchors), errno: failed.errno.to_string(), call: failed.call }
+fn victim<'a>(failed: &'a Failed, finding: &Finding, anchors: Anchors) -> Victim<'a> {
+    let errno = finding.is_failure().then(|| failed.errno.to_string());
+    Victim { holder: holder(&failed.holder, anchors), errno, call: failed.call }
 }
 
 /// The names of the options that are set.

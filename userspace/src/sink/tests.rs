@@ -72,6 +72,7 @@ fn finding(kind: Kind) -> Finding {
         range: None,
         users: vec![],
         others: Rest::default(),
+        wait: None,
         count: 1,
         dry_run: false,
         would_deny: 0,

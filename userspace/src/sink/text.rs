@@ -211,7 +211,11 @@ fn one(
             format!("at {}", clock.rfc3339(finding.last_seen))
         };
         let failed = if finding.dry_run { "would have failed" } else { "failed" };
-        writeln!(out, "          {}() {failed} with {} {times}", victim.call, victim.errno)?;
+        if finding.is_failure() {
+            writeln!(out, "          {}() {failed} with {} {times}", victim.call, victim.errno)?;
+        } else {
+            writeln!(out, "          waited in {}() {times}", victim.call)?;
+        }
     }
     if finding.would_deny > 0 {
         let of = finding.holders.len();

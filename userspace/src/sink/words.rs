@@ -3,12 +3,14 @@
 //! Every sentence is one line, and text from processes in it is escaped and cut: any sink may print it as it is, a sink
 //! with a syntax of its own escapes for that.
 
+mod denied;
+
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cli::duration_text;
 use crate::clock::Anchors;
-use crate::event::{BootTime, Protocol, TcpState};
+use crate::event::{BootTime, Protocol, TcpState, WaitOutcome};
 use crate::ledger::finding::{Cause, Finding, Holder, Kind, PortRange, PortUser, Receives, Severity, Victim};
 use crate::proc::label;
 use crate::sink::escape;
@@ -143,7 +145,7 @@ pub fn summary(finding: &Finding, anchors: Anchors) -> String {
         Kind::Refused => refused(finding, anchors),
         Kind::Orphan => orphan(finding),
         Kind::Exhausted => exhausted(finding),
-        Kind::Denied => denied(finding),
+        Kind::Denied => denied::sentence(finding),
     };
     if finding.uncertain {
         text.push_str(" (uncertain: events were lost, or a process could not be identified)");
@@ -276,7 +278,10 @@ fn refused(finding: &Finding, anchors: Anchors) -> String {
         _ => "bind",
     };
     let who = victim(finding.victim.as_ref());
-    format!("{who} could not {failed} {}{}: {}", place(finding), attempts(finding), refusal(finding, anchors))
+    let after =
+        finding.wait.map_or_else(String::new, |wait| format!(" after waiting {}", duration_text(wait.ns)));
+    let (place, attempts) = (place(finding), attempts(finding));
+    format!("{who} could not {failed} {place}{attempts}{after}: {}", refusal(finding, anchors))
 }
 
 /// Why a bind was refused, with who and since when.
@@ -442,17 +447,6 @@ pub fn port_user(user: &PortUser) -> String {
     format!("{} (PID {}{ended}: {share})", name(&user.comm), user.process.tgid)
 }
 
-fn denied(finding: &Finding) -> String {
-    let (who, times) = (victim(finding.victim.as_ref()), attempts(finding));
-    let was = if finding.dry_run { "would have been" } else { "was" };
-    let mut text = format!("{who} {was} denied {}{times}", place(finding));
-    if !finding.holders.is_empty() {
-        let verb = if finding.holders.len() > 1 { "hold" } else { "holds" };
-        text = format!("{text}: {} {verb} it", listed(finding.holders.iter()));
-    }
-    text
-}
-
 /// `at` as precise as telling times within `span` apart takes, UTC: `12:37:40`, `12:37:40.123`, and with the day when it
 /// reaches into another one.
 #[must_use]
@@ -497,6 +491,9 @@ pub fn hint(finding: &Finding) -> String {
                 .to_owned()
         }
         Kind::Exhausted => exhausted_hint(finding).to_owned(),
+        Kind::Denied if finding.wait.is_some_and(|wait| wait.outcome == Some(WaitOutcome::Done)) => {
+            "nothing: the port was free in time".to_owned()
+        }
         Kind::Denied => "give it another port; sharing that is meant is allowed with --allow".to_owned(),
     }
 }

@@ -3,7 +3,10 @@
 //! Waking a reader costs more than a bind, so the probe wakes nobody while records come: the reader looks every
 //! [`DRAIN_EVERY`]. When nothing came for [`IDLE_AFTER`] looks it asks for one wake-up and sleeps without a timer.
 
+mod waiting;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bindwatch_probe::abi::counter;
@@ -22,6 +25,7 @@ use crate::ledger::{Settings, Standing};
 use crate::probe::{
     Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory,
 };
+use crate::wait::{Carrier, Waits};
 use crate::wire::{self, Record, Stamped};
 
 /// How often the ring is looked into while records come.
@@ -45,6 +49,9 @@ pub enum LiveError {
     /// The ring cannot be waited for.
     #[error("the event ring cannot be waited for: {0}")]
     Ring(#[source] std::io::Error),
+    /// Binds cannot be taken in.
+    #[error("the binds of the command cannot be waited with: {0}")]
+    Waits(#[source] std::io::Error),
 }
 
 /// The live source.
@@ -61,6 +68,10 @@ pub struct Live {
     quiet_looks: u32,
     /// What tells the guard of processes, and how they are judged.
     guard: Option<(Standings, Settings)>,
+    /// Binds that wait.
+    waits: Option<Waits>,
+    /// Who carried calls out for others: as long as records of that may come.
+    carrier: Option<Arc<Carrier>>,
     /// When the last loss was noticed, until the tables were looked at again.
     unsettled: Option<BootTime>,
 }
@@ -104,6 +115,8 @@ impl Live {
             undecodable: 0,
             quiet_looks: 0,
             guard: None,
+            waits: None,
+            carrier: None,
             unsettled: None,
         };
         live.take_inventory(events)?;
@@ -163,6 +176,16 @@ impl Live {
     /// # Errors
     /// When the ring cannot be waited for.
     pub async fn ready(&mut self) -> Result<(), LiveError> {
+        let Some(reception) = self.waits.as_ref().map(Waits::reception) else {
+            return self.has_records().await;
+        };
+        tokio::select! {
+            () = reception.has_news() => Ok(()),
+            ready = self.has_records() => ready,
+        }
+    }
+
+    async fn has_records(&mut self) -> Result<(), LiveError> {
         let due = self.next_due().map(|due| Duration::from_nanos(due.since(clock::boot_now())));
         if self.quiet_looks < IDLE_AFTER {
             tokio::time::sleep(due.map_or(DRAIN_EVERY, |due| due.min(DRAIN_EVERY))).await;
@@ -184,7 +207,8 @@ impl Live {
 
     fn next_due(&self) -> Option<BootTime> {
         let settled = self.unsettled.map(|since| BootTime(since.0 + SETTLED_NS));
-        [settled, self.enricher.next_due()].into_iter().flatten().min()
+        let waits = self.waits.as_ref().and_then(Waits::next_due);
+        [settled, self.enricher.next_due(), waits].into_iter().flatten().min()
     }
 
     /// Appends everything that is in the ring, and what is due, to `events`. Whether there may be more at once.
@@ -192,7 +216,11 @@ impl Live {
     /// # Errors
     /// When the tables cannot be looked at again after a loss.
     pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<bool, LiveError> {
+        let begin = clock::boot_now();
         let mut taken = self.take_records(events);
+        if taken < DRAIN_MAX {
+            self.forget_carried(begin);
+        }
         if taken == 0 {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
             if self.quiet_looks >= IDLE_AFTER {
@@ -212,6 +240,7 @@ impl Live {
         if taken > 0 || self.quiet_looks == 1 {
             self.count_losses(events);
         }
+        self.serve_waits(events);
         let now = clock::boot_now();
         if self.enricher.next_due().is_some_and(|due| due <= now) {
             self.enricher.due(now, &mut self.facts);
@@ -251,7 +280,15 @@ impl Live {
             let Some(decoded) = self.ring.get_mut().next(wire::decode) else { break };
             taken += 1;
             match decoded {
-                Ok(record) => {
+                Ok(mut record) => {
+                    if let Some(carrier) = self.carrier.clone()
+                        && !carrier.attribute(&mut record, |process, tid| self.task_of(process, tid))
+                    {
+                        continue;
+                    }
+                    if let Some(waits) = &mut self.waits {
+                        waits.hear(&record.record, record.at);
+                    }
                     let executed = match &record.record {
                         Record::Exec(exec) => Some(exec.task.process),
                         _ => None,
@@ -303,6 +340,9 @@ impl Live {
         }
         self.insert(Body::Lost(Lost { counts }), &[], events);
         self.unsettled = Some(clock::boot_now());
+        if let Some(waits) = &mut self.waits {
+            waits.missed_some(clock::boot_now());
+        }
     }
 
     /// Looks at the kernel's tables and makes events of them.

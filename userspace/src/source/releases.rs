@@ -250,7 +250,7 @@ const fn is_at_rest(row: &Row) -> bool {
 }
 
 /// When to look again at what may leave the tables without a record; None when its end is always told.
-fn untold_end(row: &Row) -> Option<Duration> {
+pub(super) fn untold_end(row: &Row) -> Option<Duration> {
     let has_owner = row.inode != 0;
     match row.state {
         // It may also be cut short, by a reset.

@@ -65,6 +65,13 @@ impl System {
     }
 }
 
+impl System {
+    /// What the kernel's tables have on a port, by itself.
+    pub(super) fn rows(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<Row> {
+        self.tables.on_port(netns, protocol, port).unwrap_or_default()
+    }
+}
+
 impl Lookups for System {
     fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
         let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return Vec::new() };

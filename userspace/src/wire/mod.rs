@@ -161,6 +161,10 @@ pub struct Small {
     pub backlog: u32,
     /// Thread group that caused it, 0 the kernel.
     pub tgid: u32,
+    /// Its network namespace.
+    pub netns: Inum,
+    /// Its port; 0 where it was given back already.
+    pub port: u16,
 }
 
 /// An option that was set.
@@ -373,6 +377,8 @@ fn small(bytes: &[u8]) -> Result<Small, DecodeError> {
         state: tcp_state(field!(bytes, abi::Small, state: u8))?,
         backlog: field!(bytes, abi::Small, backlog: u32),
         tgid: field!(bytes, abi::Small, tgid: u32),
+        netns: Inum(field!(bytes, abi::Small, netns: u32)),
+        port: field!(bytes, abi::Small, port: u16),
     })
 }
 

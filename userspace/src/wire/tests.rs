@@ -241,7 +241,14 @@ fn calls() {
 
 #[test]
 fn changes_of_sockets() {
-    let small = || Small { cookie: Cookie(9001), state: TcpState::Listen, backlog: 13, tgid: 11 };
+    let small = || Small {
+        cookie: Cookie(9001),
+        state: TcpState::Listen,
+        backlog: 13,
+        tgid: 11,
+        netns: Inum(12),
+        port: 14,
+    };
     assert_eq!(record(&small_of(kind::UNLISTEN)), Record::Unlisten(small()));
     assert_eq!(record(&small_of(kind::CLOSE)), Record::Close(small()));
     assert_eq!(record(&small_of(kind::DESTROY)), Record::Destroy(small()));

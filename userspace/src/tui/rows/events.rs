@@ -24,6 +24,8 @@ pub(super) fn who(body: &Body) -> Option<ProcessKey> {
         Body::Bind(bind) => Some(bind.process),
         Body::BindFailed(failed) => Some(failed.process),
         Body::Denied(denied) => Some(denied.process),
+        Body::Waiting(waiting) => Some(waiting.process),
+        Body::Waited(waited) => Some(waited.process),
         Body::Unresolved(unresolved) => Some(unresolved.process),
         Body::Listen(listen) => Some(listen.process),
         Body::ListenFailed(failed) => Some(failed.process),
@@ -55,6 +57,7 @@ pub(super) const fn socket(body: &Body) -> Option<&SocketFacts> {
         Body::Bind(bind) => Some(&bind.socket),
         Body::BindFailed(failed) => Some(&failed.socket),
         Body::Denied(denied) => Some(&denied.socket),
+        Body::Waiting(waiting) => Some(&waiting.socket),
         Body::Unresolved(unresolved) => Some(&unresolved.socket),
         Body::Listen(listen) => Some(&listen.socket),
         Body::ListenFailed(failed) => Some(&failed.socket),
@@ -72,6 +75,7 @@ fn comm(body: &Body) -> Option<&str> {
         Body::Bind(bind) => Some(&bind.comm),
         Body::BindFailed(failed) => Some(&failed.comm),
         Body::Denied(denied) => Some(&denied.comm),
+        Body::Waiting(waiting) => Some(&waiting.comm),
         Body::ListenFailed(failed) => Some(&failed.comm),
         Body::ConnectFailed(failed) => Some(&failed.comm),
         _ => None,
@@ -148,6 +152,10 @@ pub(super) fn what(world: &World, event: &Event) -> String {
         Body::Bind(bind) => place(&bind.socket),
         Body::BindFailed(failed) => format!("{}: {}", place(&failed.socket), failed.errno),
         Body::Denied(denied) => format!("{}: denied", place(&denied.socket)),
+        Body::Waiting(waiting) => format!("{}: waits", place(&waiting.socket)),
+        Body::Waited(waited) => {
+            format!("{}: {}", of_cookie(waited.cookie), crate::cli::duration_text(waited.waited_ns))
+        }
         Body::Unresolved(unresolved) => format!("{}: its end was not seen", place(&unresolved.socket)),
         Body::Listen(listen) => place(&listen.socket),
         Body::Unlisten(unlisten) => of_cookie(unlisten.cookie),
@@ -201,7 +209,7 @@ pub(super) fn row(scene: Scene<'_>, entry: &Entry) -> Option<Row> {
     let role = match &event.body {
         Body::BindFailed(_) | Body::ListenFailed(_) | Body::ConnectFailed(_) => Role::Warning,
         Body::Lost(_) | Body::Limit(_) => Role::Error,
-        Body::Denied(_) | Body::Note(_) | Body::Job(_) => Role::Note,
+        Body::Denied(_) | Body::Waiting(_) | Body::Note(_) | Body::Job(_) => Role::Note,
         Body::Process(_) | Body::Inventory(_) | Body::Socket(_) => Role::Dim,
         _ => Role::Plain,
     };
