@@ -16,7 +16,7 @@
 //! | `uring-listen HOW ID`, `uring-opt HOW ID reuseport 0\|1` | listens, sets the option through io_uring |
 //! | `handle usr1 restart\|interrupt` | SIGUSR1 interrupts a call, which the kernel then makes again, or which fails |
 //! | `bind-later PROTO ADDRESS [FLAG…]`, `bound-later` | binds in a thread, and says at once that it does; answers as `bind` when that has ended |
-//! | `binds N PROTO ADDRESS` | N sockets that are bound and closed, one after the other; answers the `ns` of a bind |
+//! | `binds N PROTO ADDRESS` | N sockets that are bound and closed, one after the other, on the ports from that of ADDRESS on; answers the `ns` of a bind |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
 //! | `socket PROTO 4\|6` | a socket that is not bound |
 //! | `listen ID`, `close ID`, `shutdown ID` | as named |

@@ -273,10 +273,13 @@ fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
 }
 
 /// Binds sockets one after the other, each closed before the next, and says how long one bind took, ns.
-pub(crate) fn binds(count: u32, protocol: &str, address: &str) -> Result<String, Failure> {
-    let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+///
+/// Each has a port of its own: a port can still be taken right after its close, by whoever looks at descriptors then.
+pub(crate) fn binds(count: u16, protocol: &str, address: &str) -> Result<String, Failure> {
+    let first: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
     let mut total = std::time::Duration::ZERO;
-    for _ in 0..count {
+    for nth in 0..count {
+        let address = SocketAddr::new(first.ip(), first.port().checked_add(nth).ok_or(Failure::Usage)?);
         let socket = new(protocol, family_of(&address))?;
         let begin = std::time::Instant::now();
         let bound = bind(&socket, &address);

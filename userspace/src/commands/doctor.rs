@@ -10,6 +10,7 @@ use crate::cgroup2;
 use crate::cli::{DoctorArgs, Format, Globals};
 use crate::log::Host;
 use crate::probe::hooks::{HOOKS, Need};
+use crate::probe::seccomp::{self, Refusal};
 use crate::probe::{Attached, Options, Probe, ProbeError, VMLINUX, tracefs};
 use crate::sink::escape;
 
@@ -108,6 +109,7 @@ fn examine() -> Doctor {
     let (probe, attached) = probe();
     checks.push(probe);
     checks.push(guard());
+    checks.push(waiting());
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
     Doctor {
@@ -238,6 +240,28 @@ fn guard() -> Check {
             state: State::Degraded,
             found: escape::line(&error.to_string()).into_owned(),
             fix: Some("a newer kernel; everything else works without".to_owned()),
+        },
+    }
+}
+
+/// Whether binds can be handed over.
+fn waiting() -> Check {
+    let name = "waiting binds";
+    match seccomp::try_out() {
+        Ok(()) => Check {
+            name,
+            state: State::Ok,
+            found: "run --on-conflict wait=DURATION works where denying does".to_owned(),
+            fix: None,
+        },
+        Err(Refusal::Busy) => {
+            Check { name, state: State::Degraded, found: Refusal::Busy.to_string(), fix: None }
+        }
+        Err(refusal) => Check {
+            name,
+            state: State::Degraded,
+            found: refusal.to_string(),
+            fix: Some("a newer kernel, or a seccomp profile that allows it".to_owned()),
         },
     }
 }

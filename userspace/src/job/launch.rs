@@ -10,8 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::io::Errno;
-
 use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 
 use super::shown;
@@ -100,16 +98,7 @@ fn enter(plan: &Plan) -> Result<(), String> {
 fn hand_over(number: i32) -> Result<(), String> {
     let failed = |what: &dyn std::fmt::Display| format!("cannot let binds wait: {what}");
     let line = seccomp::inherited(number).map_err(|error| failed(&error))?;
-    let listener = seccomp::hand_over().map_err(|errno| match errno {
-        Errno::BUSY => failed(
-            &"the binds of this process wait for another already, such as an outer bindwatch run --on-conflict wait \
-              or a container's supervisor: leave wait out of one of them",
-        ),
-        Errno::INVAL | Errno::NOSYS => {
-            failed(&"this kernel cannot hand system calls over (seccomp user notification, Linux 5.5)")
-        }
-        errno => failed(&format!("the kernel refuses the filter ({errno})")),
-    })?;
+    let listener = seccomp::hand_over().map_err(|refusal| failed(&refusal))?;
     crate::wait::send(&line, &[listener.as_fd()]).map_err(|error| failed(&error))?;
     drop(listener);
     if seccomp::is_taken_care_of() {

@@ -24,7 +24,7 @@ pub(super) struct Round {
 impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
         self.acquit(bind.socket.cookie, now);
-        self.waits.take_over(bind.socket.cookie);
+        self.waits.succeeded(bind.socket.cookie);
         self.leave(bind.socket.cookie, now);
         let mut socket = Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq);
         socket.chosen = bind.requested_port == 0;

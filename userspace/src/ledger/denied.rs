@@ -128,6 +128,7 @@ impl Ledger {
         record.evidence.add(now.seq);
         let id = record.id;
         self.stats.note_cut(record);
+        self.records.link(id, &mut self.holdings);
         if again.is_none() {
             self.denials.known.insert(endpoint, id);
             if self.denials.known.len() > DENIALS_MAX {

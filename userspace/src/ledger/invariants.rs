@@ -83,7 +83,7 @@ impl Ledger {
             {
                 return Err("an ended finding is active".to_owned());
             }
-            if matches!(record.kind, Kind::Refused | Kind::Exhausted) {
+            if matches!(record.kind, Kind::Refused | Kind::Exhausted | Kind::Denied) {
                 continue;
             }
             if party.released_at.is_some() != (open.clone().count() == 0) {

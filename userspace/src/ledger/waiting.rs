@@ -16,16 +16,24 @@ const WAITS_MAX: usize = 1_024;
 /// The findings of calls that wait, by the caller's socket.
 #[derive(Default)]
 pub(super) struct Waits {
-    open: BTreeMap<Cookie, FindingId>,
+    open: BTreeMap<Cookie, Of>,
     /// The wait is over and the call is about to fail, or was left to the kernel.
-    over: BTreeMap<Cookie, FindingId>,
+    over: BTreeMap<Cookie, Of>,
 }
 
 impl Waits {
-    /// The finding of a wait that was in vain, for the failure that ends it.
-    pub(super) fn take_over(&mut self, cookie: Cookie) -> Option<FindingId> {
-        self.over.remove(&cookie)
+    /// What was left to the kernel has succeeded.
+    pub(super) fn succeeded(&mut self, cookie: Cookie) {
+        self.over.remove(&cookie);
     }
+}
+
+/// The finding of a wait.
+#[derive(Clone, Copy)]
+struct Of {
+    id: FindingId,
+    /// What it told of the wait before.
+    before: Option<Wait>,
 }
 
 impl Ledger {
@@ -50,21 +58,20 @@ impl Ledger {
             _ => self.blame(call, Kind::Denied, now),
         };
         let Some(id) = id else { return };
-        if let Some(record) = self.records.touch(id) {
-            record.wait = Some(Wait { ns: 0, outcome: None });
-        }
-        remember(&mut self.waits.open, cookie, id);
+        let Some(record) = self.records.touch(id) else { return };
+        let before = record.wait.replace(Wait { ns: 0, outcome: None });
+        remember(&mut self.waits.open, cookie, Of { id, before });
     }
 
     /// It no longer is.
     pub(super) fn waited(&mut self, waited: &Waited, now: Moment) {
-        let Some(id) = self.waits.open.remove(&waited.cookie) else { return };
-        let Some(record) = self.records.touch(id) else { return };
+        let Some(of) = self.waits.open.remove(&waited.cookie) else { return };
+        let Some(record) = self.records.touch(of.id) else { return };
         record.wait = Some(Wait { ns: waited.waited_ns, outcome: Some(waited.outcome) });
         record.last_seen = now.at;
         record.evidence.add(now.seq);
         if matches!(waited.outcome, WaitOutcome::TimedOut | WaitOutcome::Released) {
-            remember(&mut self.waits.over, waited.cookie, id);
+            remember(&mut self.waits.over, waited.cookie, of);
         }
     }
 
@@ -75,20 +82,20 @@ impl Ledger {
         cookie: Cookie,
         kind: Kind,
     ) -> (Option<FindingId>, Option<Wait>) {
-        let Some(id) = self.waits.take_over(cookie) else { return (None, None) };
+        let Some(Of { id, before }) = self.waits.over.remove(&cookie) else { return (None, None) };
         let Some(record) = self.records.touch(id) else { return (None, None) };
         if record.kind == kind || record.count == 1 {
             record.kind = kind;
             return (Some(id), None);
         }
         record.count -= 1;
-        (None, record.wait)
+        (None, std::mem::replace(&mut record.wait, before))
     }
 }
 
 /// Cookies grow: the oldest goes.
-fn remember(waits: &mut BTreeMap<Cookie, FindingId>, cookie: Cookie, id: FindingId) {
-    waits.insert(cookie, id);
+fn remember(waits: &mut BTreeMap<Cookie, Of>, cookie: Cookie, of: Of) {
+    waits.insert(cookie, of);
     if waits.len() > WAITS_MAX {
         waits.pop_first();
     }

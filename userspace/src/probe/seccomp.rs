@@ -179,20 +179,69 @@ impl Listener {
     }
 }
 
+/// Why calls of this thread cannot be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It has a filter with a listener already, and there can be one.
+    #[error(
+        "the binds of this process wait for another already, such as an outer bindwatch run --on-conflict wait or a \
+         container's supervisor: leave wait out of one of them"
+    )]
+    Busy,
+    /// There is no such thing.
+    #[error("this kernel cannot hand system calls over (seccomp user notification, Linux 5.5)")]
+    Unsupported,
+    /// Something else.
+    #[error("the kernel refuses the filter ({0})")]
+    Other(Errno),
+    /// It was handed over, and the kernel does not carry on with it.
+    #[error("this kernel cannot carry out what was handed over (Linux 5.5)")]
+    NotCarriedOut,
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::BUSY => Self::Busy,
+            Errno::INVAL | Errno::NOSYS => Self::Unsupported,
+            errno => Self::Other(errno),
+        }
+    }
+}
+
+/// Tries [`hand_over`] with a thread that ends.
+///
+/// # Errors
+/// As [`hand_over`].
+pub fn try_out() -> Result<(), Refusal> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let handed_over = hand_over();
+        let is_handed_over = handed_over.is_ok();
+        sender.send(handed_over).is_ok() && is_handed_over && is_taken_care_of()
+    });
+    let listener = receiver.recv().map_err(|_| Refusal::Other(Errno::SRCH))??;
+    let answered = listener.receive().and_then(|call| listener.answer(call.id, Answer::Continue));
+    // Whoever still waits waits no more.
+    drop(listener);
+    let is_taken_care_of = thread.join().unwrap_or(false);
+    if answered.is_ok() && is_taken_care_of { Ok(()) } else { Err(Refusal::NotCarriedOut) }
+}
+
 /// Hands over bind(), listen() and landlock_restrict_self() of this thread and whatever it executes or forks, from now
 /// on, by every ABI of the machine.
 ///
 /// Without CAP_SYS_ADMIN the thread gives up gaining privileges by executing programs (`PR_SET_NO_NEW_PRIVS`).
 ///
 /// # Errors
-/// EBUSY when a filter with a listener is there already: there can be one. EINVAL, ENOSYS without support.
-pub fn hand_over() -> Result<Listener, Errno> {
+/// When the kernel does not take the filter.
+pub fn hand_over() -> Result<Listener, Refusal> {
     match install() {
         Err(Errno::ACCESS | Errno::PERM) => {
             rustix::thread::set_no_new_privs(true)?;
-            install()
+            Ok(install()?)
         }
-        done => done,
+        done => Ok(done?),
     }
 }
 

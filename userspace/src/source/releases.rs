@@ -245,7 +245,7 @@ fn sooner(due: &mut Option<Instant>, at: Instant) {
 }
 
 /// Whether its last descriptor's end is its own: it has nothing to tell a peer.
-const fn is_at_rest(row: &Row) -> bool {
+pub(super) const fn is_at_rest(row: &Row) -> bool {
     !matches!(row.socket.protocol, Protocol::Tcp) || matches!(row.state, TcpState::Listen | TcpState::Close)
 }
 

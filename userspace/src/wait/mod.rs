@@ -15,6 +15,8 @@ mod guardian;
 mod outstanding;
 mod pass;
 mod reception;
+#[cfg(test)]
+mod tests;
 mod waits;
 
 pub use carrier::Carrier;

@@ -18,10 +18,14 @@ use crate::event::{BootTime, Cookie, ProcessKey, SocketFacts, WaitOutcome, Waiti
 use crate::probe::seccomp::Answer;
 use crate::wire::Record;
 
-/// How long after the first try of a series the second is made, ns; each takes twice as long as the one before.
-const PATIENCE_NS: u64 = 1_000_000;
-/// The longest of these times, ns.
-const PATIENCE_MAX_NS: u64 = 64_000_000;
+/// How long after the first try of a series the second is made, ns; each takes twice as long as the one before, up to
+/// [`PATIENCE_MAX_NS`].
+const PATIENCE_NS: u64 = 250_000;
+/// The longest time between two tries of a series, ns: so much later than the end of a close a bind may come. A try is one
+/// system call.
+const PATIENCE_MAX_NS: u64 = 4_000_000;
+/// How long a series lasts, ns: the record of an end comes microseconds before the end, where nothing comes between.
+const SERIES_NS: u64 = 64_000_000;
 /// How long a caller that a signal interrupted may take to call again, as the kernel makes it do after a handler that was
 /// set with SA_RESTART, ns.
 const AGAIN_NS: u64 = 100_000_000;
@@ -59,6 +63,9 @@ struct Wait {
     /// Of those that were on the endpoint, which were told to end since.
     ended: BTreeSet<Cookie>,
     due: Option<BootTime>,
+    /// When the first try of a series was due.
+    hurried: BootTime,
+    /// How long after the next try of it the one after that is made, ns.
     patience: u64,
     interrupted: Option<BootTime>,
 }
@@ -136,6 +143,7 @@ impl Waits {
             way: BTreeSet::new(),
             ended: BTreeSet::new(),
             due: Some(at),
+            hurried: at,
             patience: PATIENCE_NS,
             interrupted: None,
         };
@@ -165,19 +173,20 @@ impl Waits {
         self.waiting.get(&number).map(|wait| wait.facts.clone())
     }
 
-    /// What is in the way of one, and when something of it leaves without a record.
+    /// What is in the way of one, with whether the end of its last descriptor is its own, and when something of it leaves
+    /// without a record.
     pub(crate) fn in_the_way(
         &mut self,
         number: u64,
-        way: BTreeSet<Cookie>,
+        way: &BTreeMap<Cookie, bool>,
         until: Option<BootTime>,
         now: BootTime,
     ) {
         if let Some(wait) = self.waiting.get_mut(&number) {
             // The record of an end comes before the end, and on a busy machine long before.
-            wait.ended.retain(|cookie| way.contains(cookie));
-            let ending = (!wait.ended.is_empty()).then_some(BootTime(now.0 + PATIENCE_MAX_NS));
-            wait.way = way;
+            wait.ended.retain(|cookie| way.get(cookie) == Some(&true));
+            let ending = (!wait.ended.is_empty()).then_some(BootTime(now.0 + SERIES_NS));
+            wait.way = way.keys().copied().collect();
             wait.due = [wait.due, until, ending].into_iter().flatten().min();
         }
     }
@@ -245,13 +254,13 @@ impl Waits {
         let answer = match done {
             Ok(()) => Answer::Done,
             Err(Errno::ADDRINUSE) if !is_over => {
-                wait.due = Some(BootTime(now.0 + wait.patience));
-                wait.patience *= 2;
-                if wait.patience <= PATIENCE_MAX_NS {
-                    return Some(Tried::Waits);
+                if now.since(wait.hurried) >= SERIES_NS {
+                    wait.due = None;
+                    return Some(Tried::Look(number));
                 }
-                wait.due = None;
-                return Some(Tried::Look(number));
+                wait.due = Some(BootTime(now.0 + wait.patience));
+                wait.patience = (wait.patience * 2).min(PATIENCE_MAX_NS);
+                return Some(Tried::Waits);
             }
             Err(Errno::ADDRINUSE) => Answer::Failed(Errno::ADDRINUSE),
             Err(_) => Answer::Continue,
@@ -330,6 +339,7 @@ impl Drop for Waits {
 impl Wait {
     fn hurry(&mut self, at: BootTime) {
         self.patience = PATIENCE_NS;
+        self.hurried = at;
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 

@@ -19,3 +19,4 @@ mod rest;
 mod scale;
 mod shadow;
 mod story;
+mod waiting;

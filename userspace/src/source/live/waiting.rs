@@ -1,6 +1,6 @@
 //! Calls that wait, in the loop of the recording: what they are told of, tried for, and made into events.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::event::{
 };
 use crate::ledger::conflict;
 use crate::probe::seccomp::Listener;
-use crate::source::releases::untold_end;
+use crate::source::releases::{is_at_rest, untold_end};
 use crate::source::sockets::Row;
 use crate::wait::{Carrier, Ended, Held, News, Outstanding, Reception, Tried, WAITING_MAX, Waits};
 use crate::wire::{Call, Record, Stamped, Task};
@@ -141,19 +141,19 @@ impl Live {
     fn look_at_way(&mut self, number: u64) {
         let now = clock::boot_now();
         let Some(wanted) = self.waits.as_ref().and_then(|waits| waits.wanted(number)) else { return };
-        let mut way = BTreeSet::new();
+        let mut way = BTreeMap::new();
         let mut until: Option<BootTime> = None;
         let rows = self.enricher.lookups().rows(wanted.netns, wanted.protocol, wanted.port);
         let is_in_it = |row: &&Row| row.socket.cookie != wanted.cookie && conflict(&wanted, &row.socket);
         for row in rows.iter().filter(is_in_it) {
-            way.insert(row.socket.cookie);
+            way.insert(row.socket.cookie, is_at_rest(row));
             if let Some(wait) = leaves_untold(row) {
                 let at = BootTime(now.0 + u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
                 until = Some(until.map_or(at, |until| until.min(at)));
             }
         }
         if let Some(waits) = &mut self.waits {
-            waits.in_the_way(number, way, until, now);
+            waits.in_the_way(number, &way, until, now);
         }
     }
 
