@@ -18,6 +18,9 @@ use crate::place::{Cgroup, Folder};
 use crate::report::Report;
 use crate::wait::{Deadline, readable};
 
+/// When this variable is set, recordings use the backend of this name.
+const BACKEND: &str = "BINDWATCH_TEST_BACKEND";
+
 /// The report that a recording writes at its end.
 const LIVE: &str = "live.json";
 
@@ -69,11 +72,13 @@ impl Recording {
             inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).expect("inotify");
         let appears = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, folder.path(), appears).expect("a watch on the folder");
+        let backend = std::env::var_os(BACKEND).map(|name| [OsStr::new("--backend").to_owned(), name]);
         let mut started = Run::bindwatch([verb, "--output"])
             .args([&log])
             .args(["--ready-file"])
             .args([&ready])
             .args(["--report", &format!("json={}", folder.file(LIVE).display())])
+            .args(backend.into_iter().flatten())
             .args(options)
             .within(Duration::from_secs(300))
             .folder(folder.path())

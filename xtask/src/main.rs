@@ -11,6 +11,7 @@ mod shell;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ usage: cargo xtask VERB
   check                  format, tidy, clippy, dependencies, and the probe against its sources
   test [--real] [FILTER] every test, the scenarios with real processes included; needs root. With --real also those
                          whose programs are large to install
+  vm [KERNEL…] [--all]   the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json unless
+                         told which; --backend B, --scenario S, --update: newer packages, --write: docs/kernels.md
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
@@ -48,6 +51,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["test", "--real"] => test::test(None, true),
         ["test", "--real", filter] | ["test", filter, "--real"] => test::test(Some(filter), true),
         ["test", filter] => test::test(Some(filter), false),
+        ["vm", words @ ..] => vm::vm(&vm::Options::of(words)?),
         ["capture"] => capture::capture(),
         ["tidy"] => tidy::tidy(),
         ["build-ebpf"] => build_ebpf::build_and_store(),

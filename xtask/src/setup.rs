@@ -25,6 +25,8 @@ pub(crate) enum Part {
     Test,
     /// The larger ones, of `test --real`.
     Real,
+    /// What boots other kernels.
+    Guests,
 }
 
 /// A program that a Debian package brings.
@@ -56,9 +58,23 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "gunicorn", package: "gunicorn", why: "scenario: pre-forked workers" },
 ];
 
+/// What `vm` runs, and what it puts into a guest.
+const GUESTS: [Program; 10] = [
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels" },
+    Program { name: "busybox", package: "busybox-static", why: "shell of a guest" },
+    Program { name: "curl", package: "curl", why: "fetches kernels" },
+    Program { name: "xz", package: "xz-utils", why: "unpacks kernels" },
+    Program { name: "zstd", package: "zstd", why: "unpacks kernels" },
+    Program { name: "dpkg-deb", package: "dpkg", why: "unpacks kernels" },
+    Program { name: "ip", package: "iproute2", why: "goes into a guest" },
+    Program { name: "setpriv", package: "util-linux", why: "goes into a guest" },
+    Program { name: "unshare", package: "util-linux", why: "goes into a guest" },
+    Program { name: "bpftool", package: "bpftool", why: "goes into a guest" },
+];
+
 /// Installs all parts.
 pub(crate) fn all(quiet: bool) -> anyhow::Result<()> {
-    let installed = parts(&[Part::Toolchain, Part::Check, Part::Test])?;
+    let installed = parts(&[Part::Toolchain, Part::Check, Part::Test, Part::Guests])?;
     if !installed && !quiet {
         println!("setup: everything is there");
     }
@@ -68,6 +84,9 @@ pub(crate) fn all(quiet: bool) -> anyhow::Result<()> {
 /// Installs what is missing of these parts; true when something was.
 pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     let mut installed = false;
+    if parts.contains(&Part::Guests) {
+        installed |= apt_install(&missing(&GUESTS))?;
+    }
     if parts.contains(&Part::Test) {
         installed |= programs()?;
         installed |= folders::install_python()?;
@@ -85,10 +104,10 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     Ok(installed)
 }
 
-fn programs() -> anyhow::Result<bool> {
-    let missing: Vec<&Program> = PROGRAMS.iter().filter(|program| which(program.name).is_none()).collect();
+/// The packages of those programs that are not there; says which and why.
+fn missing(programs: &[Program]) -> Vec<&'static str> {
     let mut packages = Vec::new();
-    for program in &missing {
+    for program in programs.iter().filter(|program| which(program.name).is_none()) {
         println!("setup: {} is missing ({})", program.name, program.why);
         if !packages.contains(&program.package) {
             packages.push(program.package);
@@ -99,6 +118,11 @@ fn programs() -> anyhow::Result<bool> {
         packages.retain(|package| *package != "bpftool");
         packages.push("linux-tools-generic");
     }
+    packages
+}
+
+fn programs() -> anyhow::Result<bool> {
+    let mut packages = missing(&PROGRAMS);
     // `venv` is part of Python, but for Debian.
     if shell::output(shell::command("/usr/bin/python3").args(["-c", "import ensurepip"])).is_err() {
         println!("setup: python3-venv is missing (Python packages in a folder of their own)");

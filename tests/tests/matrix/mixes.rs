@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use scenarios::{Actor, Finding, Recording};
 
-use crate::here;
-use crate::stage::{Stage, failure};
+use super::here;
+use super::stage::{Stage, failure};
 
 /// One thing after another, as a word each; see [`Scene::step`].
 struct Mix {

@@ -3,8 +3,8 @@
 
 use scenarios::{Actor, Recording, Run, loopback};
 
-use crate::history::World;
-use crate::picture::{Kernel, Picture};
+use super::history::World;
+use super::picture::{Kernel, Picture};
 use rustix::process::Signal;
 use scenarios::wait::Process;
 
@@ -16,7 +16,7 @@ const BINDS: u64 = 100;
 
 #[test]
 fn a_loss_is_stated_and_made_good() {
-    let seed = crate::number("BINDWATCH_SEED").unwrap_or(1);
+    let seed = super::number("BINDWATCH_SEED").unwrap_or(1);
     let recording = Recording::with(["--ring-size", RING]);
     let mut world = World::new(seed);
     let mut marker = Actor::new();

@@ -1,0 +1,89 @@
+//! One boot of one kernel in QEMU, emulated (TCG): no virtualisation is asked of the machine, so that it runs anywhere.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::outcome::{self, Outcome};
+use crate::shell;
+
+/// Memory of a guest in MiB: its file system lies in it as well.
+const MEMORY: u32 = 1536;
+/// Processors. Two: races need them.
+const PROCESSORS: u32 = 2;
+/// How long a guest may say nothing.
+const SILENCE: Duration = Duration::from_secs(400);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Boots a kernel and waits for its end; what it writes goes to `folder`.
+pub(crate) fn boot(
+    image: &Path,
+    files: &Path,
+    command_line: &str,
+    folder: &Path,
+    mut tell: impl FnMut(&str),
+) -> anyhow::Result<Outcome> {
+    let path = |name: &str| folder.join(name);
+    let serial = |name: &str| format!("file:{}", path(name).display());
+    let mut qemu = shell::command("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-display", "none", "-no-reboot", "-nodefaults"]);
+    qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);
+    for name in ["console.log", "results.log", "files.tar.gz"] {
+        File::create(path(name)).with_context(|| format!("{name} cannot be written"))?;
+        qemu.args(["-serial", &serial(name)]);
+    }
+    qemu.arg("-kernel").arg(image).arg("-initrd").arg(files);
+    // A panic ends the guest at once. Warnings are shown: a splat is a failure.
+    qemu.args(["-append", &format!("console=ttyS0 loglevel=5 panic=-1 {command_line}")]);
+    qemu.stdout(Stdio::null()).stderr(File::create(path("qemu.log"))?);
+    let mut running = Running(qemu.spawn().context("qemu-system-x86_64 cannot be started")?);
+
+    let mut results = File::open(path("results.log"))?;
+    let mut text = String::new();
+    let mut told = 0;
+    let mut heard = Instant::now();
+    let mut silent = false;
+    loop {
+        let ended = running.0.try_wait()?.is_some();
+        let mut bytes = Vec::new();
+        results.seek(std::io::SeekFrom::Start(text.len() as u64))?;
+        results.read_to_end(&mut bytes)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        bytes.truncate(whole);
+        if !bytes.is_empty() {
+            heard = Instant::now();
+            // What tests print can be anything; its length must stay, for the place to read on from.
+            text.extend(bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '?' }));
+        }
+        for line in text.get(told..).unwrap_or_default().lines() {
+            tell(line);
+        }
+        told = text.len();
+        if ended {
+            break;
+        }
+        if heard.elapsed() > SILENCE {
+            silent = true;
+            break;
+        }
+        std::thread::sleep(LOOK);
+    }
+    drop(running);
+    let console = std::fs::read(path("console.log"))?;
+    Ok(outcome::of(&text, &String::from_utf8_lossy(&console), silent))
+}
+
+/// Ended when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}

@@ -1,0 +1,153 @@
+//! What a guest boots into: static programs, the tools that tests start, and a first process that runs them.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use super::cpio::Archive;
+use super::list::Kernel;
+use super::packages::{self, Fetched};
+use crate::shell;
+
+/// The target that is linked statically. Named, since with a target named the flags are not for build scripts.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Programs of the machine that tests start, with the libraries they need. The rest is busybox's.
+const TOOLS: [&str; 6] = ["bpftool", "ip", "nsenter", "setpriv", "unshare", "zstd"];
+
+/// Actors, beside the test programs.
+const ACTORS: [&str; 6] = ["actor", "denier", "oldkernel", "panics", "racers", "storm"];
+
+/// Files that programs expect.
+const FILES: [(&str, &str); 4] = [
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var/empty:/bin/false\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+];
+
+/// The static programs.
+pub(crate) struct Programs {
+    bindwatch: PathBuf,
+    actors: PathBuf,
+    /// Test programs, by the name that their scenarios go by.
+    tests: Vec<(&'static str, PathBuf)>,
+}
+
+impl Programs {
+    /// Builds them.
+    pub(crate) fn build() -> anyhow::Result<Self> {
+        let target = shell::target_dir().join("static");
+        let cargo = |verb: &[&str]| {
+            let mut cargo = shell::cargo();
+            cargo.args(verb).args(["--locked", "--target", TARGET, "--target-dir"]).arg(&target);
+            cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+            cargo
+        };
+        println!("vm: building static programs");
+        let mut release = cargo(&["build", "--quiet", "--release", "--package", "bindwatch"]);
+        shell::run(release.env("CARGO_PROFILE_RELEASE_LTO", "off"))?;
+        let scenarios = ["--package", "scenarios", "--features", "guest"];
+        let mut actors = cargo(&["build", "--quiet", "--profile", "guest", "--bins"]);
+        shell::run(actors.args(scenarios))?;
+        let mut tests = cargo(&["test", "--no-run", "--profile", "guest", "--test", "guest"]);
+        tests.args(scenarios).arg("--message-format=json");
+        let messages = shell::output(tests.stderr(std::process::Stdio::inherit()))?;
+        let guest = executable(&messages, "guest").context("cargo names no test program guest")?;
+        Ok(Self {
+            bindwatch: target.join(TARGET).join("release/bindwatch"),
+            actors: target.join(TARGET).join("guest"),
+            tests: vec![("guest", guest)],
+        })
+    }
+
+    /// Every test: its program, and its name there.
+    pub(crate) fn list(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut all = Vec::new();
+        for (program, file) in &self.tests {
+            let listed = shell::output(shell::command(file).args(["--list", "--format", "terse"]))?;
+            let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+            all.extend(names.map(|name| (*program, name.to_owned())));
+        }
+        Ok(all)
+    }
+}
+
+/// What cargo calls the program of a test.
+fn executable(messages: &str, test: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message.pointer("/target/name")?.as_str()? == test
+            && message.pointer("/profile/test")?.as_bool()?;
+        is_it.then(|| message.get("executable")?.as_str().map(PathBuf::from))?
+    })
+}
+
+/// Writes what a kernel boots into, with this plan.
+pub(crate) fn write(
+    file: &Path,
+    kernel: &Kernel,
+    fetched: &Fetched,
+    programs: &Programs,
+    plan: &str,
+) -> anyhow::Result<()> {
+    let out = File::create(file).with_context(|| format!("{} cannot be written", file.display()))?;
+    let mut archive = Archive::new(BufWriter::new(out));
+    archive.console()?;
+    archive.file("init", 0o755, include_bytes!("init.sh"))?;
+    archive.file("plan", 0o644, format!("{}{plan}", include_str!("plan.sh")).as_bytes())?;
+    for (path, content) in FILES {
+        archive.file(path, 0o644, content.as_bytes())?;
+    }
+    archive.folder("root")?;
+    for (at, module) in fetched.modules.iter().enumerate() {
+        let from = packages::folder(kernel).join(format!("{module}.ko"));
+        archive.copy(&format!("modules/{at:02}-{module}.ko"), &from)?;
+    }
+    archive.copy("bin/busybox", &tool("busybox")?)?;
+    let mut libraries = Vec::new();
+    for name in TOOLS {
+        let from = tool(name)?;
+        libraries.extend(needed(&from)?);
+        archive.copy(&format!("usr/bin/{name}"), &from)?;
+    }
+    libraries.sort_unstable();
+    libraries.dedup();
+    for library in libraries {
+        archive.copy(library.trim_start_matches('/'), Path::new(&library))?;
+    }
+    archive.copy("t/bindwatch", &programs.bindwatch)?;
+    // Where somebody in the guest looks for it.
+    archive.link("usr/bin/bindwatch", "/t/bindwatch")?;
+    for actor in ACTORS {
+        archive.copy(&format!("t/{actor}"), &programs.actors.join(actor))?;
+    }
+    for (name, file) in &programs.tests {
+        archive.copy(&format!("t/deps/{name}"), file)?;
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+/// A program of this machine.
+fn tool(name: &str) -> anyhow::Result<PathBuf> {
+    let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("{name} is missing: run `cargo xtask setup`"))
+}
+
+/// The libraries of a program, as its loader finds them.
+fn needed(program: &Path) -> anyhow::Result<Vec<String>> {
+    let listed = shell::output(shell::command("ldd").arg(program))?;
+    let mut libraries = Vec::new();
+    for line in listed.lines() {
+        if line.contains("not found") {
+            bail!("{}: {}", program.display(), line.trim());
+        }
+        let path = line.split_whitespace().find(|word| word.starts_with('/'));
+        libraries.extend(path.map(str::to_owned));
+    }
+    Ok(libraries)
+}

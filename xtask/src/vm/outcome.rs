@@ -1,0 +1,109 @@
+//! What a guest wrote, understood.
+
+/// What the kernel says when something is wrong with it, or with what it was made to run.
+const TROUBLE: [&str; 14] = [
+    "Kernel panic",
+    "Oops",
+    "BUG:",
+    "WARNING:",
+    "UBSAN:",
+    "kernel BUG at",
+    "general protection fault",
+    "unable to handle",
+    "detected stall",
+    "self-detected stall",
+    "blocked for more than",
+    "possible circular locking",
+    "Out of memory:",
+    "Modules linked in:",
+];
+
+/// One boot.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// What `uname -r` said.
+    pub(crate) release: String,
+    /// What ran, in order.
+    pub(crate) scenarios: Vec<Scenario>,
+    /// Lines of the kernel that nobody wants to see.
+    pub(crate) trouble: Vec<String>,
+    /// Whether the plan came to its end.
+    pub(crate) finished: bool,
+    /// Whether it was ended for saying nothing.
+    pub(crate) silent: bool,
+}
+
+/// One scenario by one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scenario {
+    pub(crate) backend: String,
+    pub(crate) name: String,
+    /// Names of the tests that passed and failed.
+    pub(crate) passed: Vec<String>,
+    pub(crate) failed: Vec<String>,
+    /// The status of its program; None when it did not end.
+    pub(crate) status: Option<i32>,
+    pub(crate) seconds: u64,
+}
+
+/// Reads what a guest said on its second serial line, and its kernel on the first.
+pub(crate) fn of(results: &str, console: &str, silent: bool) -> Outcome {
+    let mut outcome = Outcome { silent, ..Outcome::default() };
+    for line in results.lines() {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["@@", "kernel", release] => (*release).clone_into(&mut outcome.release),
+            ["@@", "begin", backend, name] => outcome.scenarios.push(Scenario {
+                backend: (*backend).to_owned(),
+                name: (*name).to_owned(),
+                ..Scenario::default()
+            }),
+            ["@@", "end", _, _, status, seconds] => {
+                if let Some(scenario) = outcome.scenarios.last_mut() {
+                    scenario.status = status.parse().ok();
+                    scenario.seconds = seconds.parse().unwrap_or(0);
+                }
+            }
+            ["@@", "finished"] => outcome.finished = true,
+            ["test", name, "...", .., verdict] => {
+                if let Some(scenario) = outcome.scenarios.last_mut() {
+                    match *verdict {
+                        "ok" => scenario.passed.push((*name).to_owned()),
+                        "FAILED" => scenario.failed.push((*name).to_owned()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let wrong = |line: &&str| TROUBLE.iter().any(|sign| line.contains(sign));
+    outcome.trouble = console.lines().filter(wrong).map(|line| line.trim_end().to_owned()).collect();
+    outcome
+}
+
+#[cfg(test)]
+#[expect(clippy::panic, reason = "tests fail by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_said_is_counted_by_scenario() {
+        let results = "@@ kernel 6.1.0\n@@ begin cgroup co_bind\ntest co_bind::a ... ok\ntest co_bind::b ... FAILED\n\n\
+                       @@ end cgroup co_bind 101 7\n@@ begin cgroup storm\n";
+        let outcome = of(results, "[    0.1] clocksource: tsc\n", false);
+        assert_eq!(outcome.release, "6.1.0");
+        let [one, other] = &outcome.scenarios[..] else { panic!("{outcome:?}") };
+        assert_eq!((one.passed.len(), one.failed.len(), one.status, one.seconds), (1, 1, Some(101), 7));
+        assert_eq!((other.name.as_str(), other.status), ("storm", None));
+        assert!(!outcome.finished && outcome.trouble.is_empty());
+    }
+
+    #[test]
+    fn a_kernel_in_trouble_is_a_failure() {
+        let console = "[   12.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\r\n[   13.0] fine\n";
+        assert_eq!(
+            of("", console, false).trouble,
+            ["[   12.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"]
+        );
+    }
+}

@@ -1,0 +1,14 @@
+# What a guest runs; calls of `scenario` follow. A line that begins with @@ is for the host.
+export BINDWATCH=/t/bindwatch RUST_TEST_THREADS=2 RUST_BACKTRACE=0
+ulimit -n 20000
+scenario() {
+  backend=$1 program=$2 name=$3
+  shift 3
+  echo "@@ begin $backend $name"
+  start=$(cut -d. -f1 /proc/uptime)
+  BINDWATCH_TEST_BACKEND=$backend timeout -k 5 "$PATIENCE" "$program" --exact "$@"
+  status=$?
+  echo
+  echo "@@ end $backend $name $status $(($(cut -d. -f1 /proc/uptime) - start))"
+}
+echo "@@ kernel $(uname -r)"
