@@ -183,7 +183,10 @@ impl<'a> Asked<'a> {
         let mut answers = Vec::new();
         for (target, held) in self.targets.iter().zip(held) {
             let from = sockets.len();
-            sockets.extend(held.rows.into_iter().map(|row| InventorySocket::of(row, &holdings)));
+            sockets.extend(held.rows.into_iter().map(|row| {
+                let holders = holdings.processes(row.inode);
+                InventorySocket { holders, ..InventorySocket::of(row) }
+            }));
             let places = (from..sockets.len()).collect::<Vec<_>>();
             answers.push(Answer { target: target.to_string(), free: places.is_empty(), sockets: places });
         }

@@ -22,11 +22,8 @@ use crate::probe::{Options, Owners, Probe};
 use crate::recording::say;
 use crate::sink::words::{self, plural};
 use crate::sink::{Report, Stats, Window, text};
-use crate::source::sockets::{Inventory, InventorySocket, Scope, States, Tables, members};
+use crate::source::sockets::{Inventory, InventorySocket, Scope, States, Tables, TablesError, members};
 
-/// Sockets up to which the reuse bits of all are read. Beyond it, only when two sockets are on one port: what reads
-/// them costs as much as everything else here together.
-const OPTIONS_ALWAYS: usize = 4096;
 /// Ring buffer of a probe that only lists, bytes: the smallest there is.
 const RING_BYTES: u32 = 4096;
 
@@ -36,9 +33,9 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
     let config = Config::load(globals.config.as_deref())?;
     let start = clock::boot_now();
     let mut tables = Tables::open()?;
-    let mut inventory = tables.inventory(states(args), Scope::Every)?;
+    let mut inventory = tables.without_holders(states(args), Scope::Every)?;
     inventory.sockets.retain(|socket| is_shown(socket, args));
-    let unread = if wants_options(&inventory) { read_options(&mut inventory) } else { Some(Unread::Many) };
+    let unread = find_holders(&mut inventory)?;
     let mut census = Census::open()?;
     let ownerless = inventory.sockets.iter().filter(|socket| socket.ownerless()).count();
     let hidden = inventory.hidden_processes > 0;
@@ -68,7 +65,7 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
         ));
     }
     notices.extend(attributed.notice(over.len()));
-    notices.extend(unread.filter(|_| !judged.is_empty() || globals.verbose > 0).map(|why| why.sentence()));
+    notices.extend(unread.filter(|_| !judged.is_empty() || globals.verbose > 0));
     let is_text = format == crate::cli::Format::Text;
     for notice in &notices {
         // Above a table they would be in the way of what reads it; standard error is for people.
@@ -133,44 +130,15 @@ impl Attributed {
     }
 }
 
-/// Why the reuse bits are not known.
-enum Unread {
-    /// There are many sockets and none share a port.
-    Many,
-    /// The probe does not load.
-    Refused(String),
-}
-
-impl Unread {
-    fn sentence(&self) -> String {
-        match self {
-            Self::Many => {
-                format!(
-                    "SO_REUSEADDR and SO_REUSEPORT were not read: more than {OPTIONS_ALWAYS} sockets, no shared port"
-                )
-            }
-            Self::Refused(why) => format!("SO_REUSEADDR and SO_REUSEPORT are not known: {why}"),
-        }
-    }
-}
-
-fn wants_options(inventory: &Inventory) -> bool {
-    inventory.sockets.len() <= OPTIONS_ALWAYS || !on_shared_ports(&inventory.sockets).is_empty()
-}
-
-/// Reads the options of all sockets by the probe's listing; why not, where that cannot be.
-fn read_options(inventory: &mut Inventory) -> Option<Unread> {
+/// Adds who has the sockets open, and their options. Why the options are not known, where only `/proc` can be asked.
+fn find_holders(inventory: &mut Inventory) -> Result<Option<String>, TablesError> {
     if inventory.sockets.is_empty() {
-        return None;
+        return Ok(None);
     }
     let options = Options { ring_bytes: RING_BYTES, errno: false, ..Options::default() };
-    match Probe::load(&options).and_then(|mut probe| probe.task_files()) {
-        Ok(descriptors) => {
-            inventory.complete(&descriptors);
-            None
-        }
-        Err(error) => Some(Unread::Refused(error.to_string())),
-    }
+    let descriptors = Probe::load(&options).and_then(|mut probe| probe.task_files());
+    inventory.find_holders(descriptors.as_deref().ok())?;
+    Ok(descriptors.err().map(|why| format!("SO_REUSEADDR and SO_REUSEPORT are not known: {why}")))
 }
 
 /// The sockets that another one may be in conflict with: on their port, of one protocol and network namespace, there is

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use aya::programs::{Program, ProgramInfo, loaded_programs};
+use aya::programs::{ProgramInfo, loaded_programs};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS};
 
 use super::load::{Guarding, Options, open_root, reason};
+use super::preload::load;
 use super::{Probe, ProbeError, pins, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
@@ -199,15 +200,7 @@ impl Probe {
     fn load_guard(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, ProbeError> {
         let missing = || refused(name, "it is not in the object".to_owned());
         let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        if program.fd().is_err() {
-            let loaded = match program {
-                Program::CgroupSock(program) => program.load(),
-                Program::CgroupSockopt(program) => program.load(),
-                Program::RawTracePoint(program) => program.load(),
-                _ => return Err(missing()),
-            };
-            loaded.map_err(|error| refused(name, reason(&error)))?;
-        }
+        load(program, None).map_err(|error| refused(name, reason(&error)))?;
         let program = program.fd().map_err(|error| refused(name, reason(&error)))?;
         Ok(program.as_fd())
     }

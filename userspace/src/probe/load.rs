@@ -8,10 +8,13 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use bindwatch_probe::abi::config::Offsets;
 use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::chroot;
 
 use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need};
 use super::offsets::Resolved;
+use super::preload::{load, load_together};
 use super::{ProbeError, offsets, tracefs};
 use crate::{cgroup2, wire};
 
@@ -23,6 +26,9 @@ const LOG_LEVEL_SYMBOL: &str = "AYA_LOG_LEVEL";
 
 /// Entries of the maps that nobody reads when only some programs are attached; some are allocated up front.
 const UNUSED_ENTRIES: u32 = 128;
+
+/// A directory in which there is no `sys/kernel/btf/vmlinux`.
+const TYPES_DIRECTORY: &str = "/sys/kernel/btf";
 
 /// How to load.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +179,13 @@ impl Probe {
         no_tracefs: Option<&str>,
         options: &Options,
     ) -> Result<(), ProbeError> {
+        let here = |hook: &Hook| {
+            (options.errno || !matches!(hook.need, Need::Errno(_)))
+                && (no_tracefs.is_none() || !matches!(hook.attach, Attach::Tracepoint(_)))
+        };
+        let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
+        let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
+        load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
                 self.note(hook, Err("switched off (--errno off)".to_owned()));
@@ -218,32 +231,27 @@ impl Probe {
 pub(super) fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(), ProgramError> {
     // A link at a cgroup runs beside those of others by itself: the flags are for the legacy attachment.
     let mode = CgroupAttachMode::Single;
+    load(program, None)?;
     match program {
         Program::CgroupSockAddr(program) => {
-            program.load()?;
             program.attach(cgroup, mode)?;
         }
         Program::CgroupSock(program) => {
-            program.load()?;
             program.attach(cgroup, mode)?;
         }
         Program::SockOps(program) => {
-            program.load()?;
             program.attach(cgroup, mode)?;
         }
         Program::CgroupSockopt(program) => {
-            program.load()?;
             program.attach(cgroup, mode)?;
         }
         Program::RawTracePoint(program) => {
-            program.load()?;
             program.attach(hook.name)?;
         }
         Program::TracePoint(program) => {
             let Attach::Tracepoint(category) = hook.attach else {
                 return Err(ProgramError::UnexpectedProgramType);
             };
-            program.load()?;
             program.attach(category, hook.name)?;
         }
         _ => return Err(ProgramError::UnexpectedProgramType),
@@ -255,9 +263,9 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
     let level: u8 = if options.diagnostics { 4 } else { 0 };
     let words = wire::offset_words(offsets);
     let dry_run = u32::from(options.guard == Guarding::DryRun);
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     loader
-        // The object has no relocations against the kernel's types: their parsing is saved.
+        // The object has no relocations against the kernel's types.
         .btf(None)
         .override_global(ABI_SYMBOL, &ABI_VERSION, true)
         .override_global("OFFSETS", words.as_slice(), true)
@@ -283,6 +291,22 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         Some(nix::libc::EPERM) => ProbeError::NotPermitted,
         _ => ProbeError::Object { reason: chain(&error) },
     })
+}
+
+/// A loader that has not read the kernel's types.
+///
+/// When it is made it reads and parses all of them, whether or not they are needed: more than half of the time that
+/// everything else takes here. So it is made by a thread to which that file is not there. Where such a thread cannot be
+/// had (CAP_SYS_CHROOT is missing) it takes longer and comes to the same.
+fn loader() -> EbpfLoader<'static> {
+    let elsewhere = || {
+        let hidden = unshare(CloneFlags::CLONE_FS).and_then(|()| chroot(TYPES_DIRECTORY));
+        hidden.map(|()| EbpfLoader::new())
+    };
+    std::thread::scope(|scope| scope.spawn(elsewhere).join())
+        .ok()
+        .and_then(Result::ok)
+        .unwrap_or_else(EbpfLoader::new)
 }
 
 pub(super) fn open_root(path: &Path) -> Result<File, ProbeError> {

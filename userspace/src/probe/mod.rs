@@ -11,6 +11,7 @@ mod maps;
 mod membership;
 mod offsets;
 mod pins;
+mod preload;
 mod ring;
 pub mod seccomp;
 mod syscall;

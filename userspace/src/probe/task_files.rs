@@ -5,10 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::programs::Iter;
 use aya::programs::iter::IterLink;
-use aya::{Btf, Endianness};
 
-use super::btf::blob_with_function;
 use super::offsets::TASK_FILE;
+use super::preload::load;
 use super::{Probe, ProbeError};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, ProcessKey, Uid};
 use crate::wire;
@@ -59,16 +58,12 @@ impl Probe {
             .ebpf
             .program_mut(name)
             .ok_or_else(|| ProbeError::Iterator { reason: "it is not in the object".to_owned() })?;
+        let id = self
+            .task_file
+            .ok_or_else(|| ProbeError::Iterator { reason: format!("this kernel has no {TASK_FILE}") })?;
+        load(program, Some(id)).map_err(|error| refused(&error))?;
         let program: &mut Iter =
             program.try_into().map_err(|error: aya::programs::ProgramError| refused(&error))?;
-        if program.fd().is_err() {
-            let id = self
-                .task_file
-                .ok_or_else(|| ProbeError::Iterator { reason: format!("this kernel has no {TASK_FILE}") })?;
-            let blob = blob_with_function(TASK_FILE, id);
-            let btf = Btf::parse(&blob, Endianness::default()).map_err(|error| refused(&error))?;
-            program.load("task_file", &btf).map_err(|error| refused(&error))?;
-        }
         let link = program.attach().map_err(|error| refused(&error))?;
         let link: IterLink = program.take_link(link).map_err(|error| refused(&error))?;
         let mut file = link.into_file().map_err(|error| refused(&error))?;

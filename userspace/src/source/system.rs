@@ -47,13 +47,13 @@ impl System {
     /// When the tables of the own network namespace cannot be had.
     pub(super) fn survey(&mut self) -> Result<Survey, super::sockets::TablesError> {
         let states = States::LISTEN.and(States::BOUND).and(States::CONNECTED);
-        let mut inventory = self.tables.inventory(states, super::sockets::Scope::Every)?;
+        let mut inventory = self.tables.without_holders(states, super::sockets::Scope::Every)?;
         let mut unseen = std::mem::take(&mut inventory.unseen);
-        let rows = self.probe.task_files().unwrap_or_else(|error| {
+        let descriptors = self.probe.task_files();
+        inventory.find_holders(descriptors.as_deref().ok())?;
+        if let Err(error) = descriptors {
             unseen.push(format!("options of sockets older than the recording ({error})"));
-            Vec::new()
-        });
-        inventory.complete(&rows);
+        }
         let holds_port = |socket: &InventorySocket| {
             let at_rest = matches!(socket.state, TcpState::Listen | TcpState::Close);
             socket.socket.port != 0 && (at_rest || socket.socket.protocol != Protocol::Tcp)

@@ -63,11 +63,11 @@ pub struct InventorySocket {
 }
 
 impl InventorySocket {
-    /// A row with the processes that have it open.
+    /// A row, whose holders are not known.
     #[must_use]
-    pub fn of(row: Row, holdings: &Holdings) -> Self {
+    pub const fn of(row: Row) -> Self {
         let Row { socket, state, peer, inode, queued, expires_ms } = row;
-        let holders = holdings.processes(inode);
+        let holders = Vec::new();
         Self { socket, reuse_known: false, state, peer, inode, mptcp: None, queued, expires_ms, holders }
     }
 
@@ -105,8 +105,30 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Adds what only a program in the kernel can read: the reuse bits, and holders that `/proc` did not show.
-    pub fn complete(&mut self, descriptors: &[FileRow]) {
+    /// Adds who has each socket open: from the descriptors that a program in the kernel listed, which know the reuse
+    /// bits too, and from `/proc` where there is no such list or its PIDs are not the caller's.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn find_holders(&mut self, descriptors: Option<&[FileRow]>) -> Result<(), TablesError> {
+        if let Some(descriptors) = descriptors {
+            self.complete(descriptors);
+        }
+        if descriptors.is_none() || !in_first_pid_namespace() {
+            let holdings = Holdings::scan(None).map_err(TablesError::Proc)?;
+            for socket in &mut self.sockets {
+                socket.holders.extend(holdings.processes(socket.inode));
+            }
+            self.hidden_processes = holdings.hidden_processes();
+        }
+        for socket in &mut self.sockets {
+            socket.holders.sort_unstable();
+            socket.holders.dedup();
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, descriptors: &[FileRow]) {
         let mut by_inode: Vec<&FileRow> = descriptors.iter().collect();
         by_inode.sort_unstable_by_key(|row| row.inode);
         for socket in &mut self.sockets {
@@ -119,10 +141,15 @@ impl Inventory {
                 socket.reuse_known = true;
                 socket.holders.push(row.process);
             }
-            socket.holders.sort_unstable();
-            socket.holders.dedup();
         }
     }
+}
+
+/// Whether the PIDs that the kernel's programs see are those of `/proc`: in a container mostly they are not.
+fn in_first_pid_namespace() -> bool {
+    // `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the same number on every boot.
+    const FIRST: &str = "pid:[4026531836]";
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST)
 }
 
 /// Which network namespaces an inventory looks into.
@@ -171,20 +198,31 @@ impl Tables {
     /// Every socket whose state is one of `states`, with the processes that have it open.
     ///
     /// # Errors
-    /// The tables of the caller's own network namespace cannot be had; what else cannot be seen is in
+    /// The tables of the caller's own network namespace cannot be had, or `/proc`; what else cannot be seen is in
     /// [`Inventory::unseen`].
     pub fn inventory(&mut self, states: States, scope: Scope) -> Result<Inventory, TablesError> {
+        let mut inventory = self.without_holders(states, scope)?;
+        inventory.find_holders(None)?;
+        Ok(inventory)
+    }
+
+    /// Every socket whose state is one of `states`: for [`Inventory::find_holders`], which tells who has
+    /// them. In this order, as the kernel gives each socket that it lists a cookie, and the listing only reads it.
+    ///
+    /// # Errors
+    /// The tables of the caller's own network namespace cannot be had; what else cannot be seen is in
+    /// [`Inventory::unseen`].
+    pub fn without_holders(&mut self, states: States, scope: Scope) -> Result<Inventory, TablesError> {
         let Dump { rows, mut mptcp, unseen } = self.list(states, scope)?;
-        let holdings = Holdings::scan(None).map_err(TablesError::Proc)?;
         mptcp.sort_unstable();
         let mut sockets: Vec<InventorySocket> =
-            rows.into_iter().map(|row| InventorySocket::of(row, &holdings).with_mptcp(&mptcp)).collect();
+            rows.into_iter().map(|row| InventorySocket::of(row).with_mptcp(&mptcp)).collect();
         sockets.sort_unstable_by(|a, b| {
             let (a, b) = (&a.socket, &b.socket);
             (a.netns, a.protocol, a.port, a.family, a.address, a.cookie)
                 .cmp(&(b.netns, b.protocol, b.port, b.family, b.address, b.cookie))
         });
-        Ok(Inventory { sockets, unseen, hidden_processes: holdings.hidden_processes() })
+        Ok(Inventory { sockets, unseen, hidden_processes: 0 })
     }
 
     /// Every row of the tables whose state is one of `states`, in no order, and what could not be looked into.
