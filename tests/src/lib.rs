@@ -19,6 +19,7 @@ mod place;
 mod recording;
 mod report;
 pub mod servers;
+pub mod synthetic;
 mod terminal;
 pub mod wait;
 

@@ -1,5 +1,6 @@
 //! Everything a developer of bindwatch runs, one verb a file: `cargo xtask VERB`.
 
+mod bench;
 mod build_ebpf;
 mod capture;
 mod check;
@@ -27,6 +28,7 @@ usage: cargo xtask VERB
   vm [KERNEL…] [--all]   the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json unless
                          told which; --backend B, --scenario S, --update: newer packages, --write: docs/kernels.md
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
+  log EVENTS FILE [SEED] a log of any length, as a busy CI machine would record it; .zst is compressed
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
 ";
@@ -53,6 +55,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["test", filter] => test::test(Some(filter), false),
         ["vm", words @ ..] => vm::vm(&vm::Options::of(words)?),
         ["capture"] => capture::capture(),
+        ["log", rest @ ..] => bench::log(rest),
         ["tidy"] => tidy::tidy(),
         ["build-ebpf"] => build_ebpf::build_and_store(),
         ["build-ebpf", "--check"] => build_ebpf::check(),

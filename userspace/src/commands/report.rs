@@ -16,8 +16,8 @@ use crate::sink::notices;
 use crate::sink::{Report, Window, merged, report_of, text, write_all};
 use crate::source;
 
-/// Events that are handed on at once.
-const BATCH: usize = 512;
+/// Events between two looks at what they led to.
+const BATCH: u32 = 512;
 
 /// Runs the verb.
 pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
@@ -44,12 +44,16 @@ fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Res
     let start = BootTime(clock.boot_ns);
     let rules = Rules::resolve(&args.judge, config, header.rules);
     let mut recorder = Recorder::new(None, rules.into(), clock);
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut more = true;
-    while more {
-        more = reader.fill(&mut batch, BATCH)?;
-        recorder.take(&mut batch);
+    let mut since = 0;
+    while let Some(event) = reader.next_event() {
+        recorder.apply(event?);
+        since += 1;
+        if since == BATCH {
+            recorder.settle();
+            since = 0;
+        }
     }
+    recorder.settle();
     let ending = reader.ending();
     let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
     let unseen = recorder.unseen().sentence();

@@ -131,10 +131,12 @@ impl Ledger {
         if others.is_empty() {
             return None;
         }
-        let mut releases = self.releases.of(port, at).peekable();
-        releases.peek()?;
+        let releases = self.releases.of(port, at);
+        if releases.is_empty() {
+            return None;
+        }
         let ours: BTreeSet<ProcessKey> = std::iter::once(caller).chain(self.kin.ancestors(caller)).collect();
-        let lost = releases.find(|release| {
+        let lost = releases.iter().find(|release| {
             ours.contains(&release.process)
                 && others.iter().any(|keeper| match keeper.came {
                     Came::At(bound) => release.released < bound,

@@ -1,45 +1,20 @@
 //! Every live socket, indexed by endpoint and by holder.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, btree_map, hash_map};
+use std::ops::{Bound, RangeBounds};
 
 use crate::event::{BootTime, Cookie, ProcessKey, Seq};
 
+use super::few::Few;
 use super::place::{Place, PortKey};
 use super::socket::{Shared, Socket};
 
-/// Hash of kernel-given numbers: the same in every run, and cheap. Never iterated where order shows.
-pub(super) type Table<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
+/// By numbers that the kernel gave: hashed the same in every run, and cheaply. Never iterated where order shows.
+pub(super) type Table<K, V> = rustc_hash::FxHashMap<K, V>;
 
-/// See [`Table`].
-#[derive(Default)]
-pub(super) struct Mix(u64);
-
-impl Hasher for Mix {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(29) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
-    }
-}
-
-/// A socket's place in the index. Sockets of one process at one place are neighbours, so that kin is stepped over.
+/// A socket's place on its port. Sockets of one process at one place are neighbours, so that kin is stepped over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Slot {
-    pub(super) port: PortKey,
     pub(super) place: Place,
     pub(super) sole: Option<ProcessKey>,
     pub(super) cookie: Cookie,
@@ -47,25 +22,30 @@ pub(super) struct Slot {
 
 impl Slot {
     fn of(socket: &Socket) -> Self {
-        Self { port: socket.port, place: socket.place, sole: socket.sole(), cookie: socket.cookie }
+        Self { place: socket.place, sole: socket.sole(), cookie: socket.cookie }
     }
 
-    pub(super) const fn first(port: PortKey, place: Place) -> Self {
-        Self { port, place, sole: None, cookie: Cookie(0) }
+    /// Before every socket at the place.
+    pub(super) const fn first(place: Place) -> Self {
+        Self { place, sole: None, cookie: Cookie(0) }
+    }
+
+    /// Behind every socket at the place.
+    const fn last(place: Place) -> Self {
+        Self { place, sole: LAST_PROCESS, cookie: Cookie(u64::MAX) }
     }
 }
 
-/// Above every place of a port; no socket sits on `Dual` behind this process and cookie.
+/// Behind every other process.
 const LAST_PROCESS: Option<ProcessKey> = Some(ProcessKey { tgid: u32::MAX, start: u64::MAX });
-const LOWEST_PLACE: Place = Place::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// The live sockets.
 #[derive(Default)]
 pub(super) struct Holdings {
     sockets: Table<Cookie, Socket>,
-    /// Those whose port is known.
-    slots: BTreeSet<Slot>,
-    held: BTreeSet<(ProcessKey, Cookie)>,
+    /// Those whose port is known, by [`PortKey::packed`].
+    ports: BTreeMap<u64, Few<Slot>>,
+    held: Table<ProcessKey, Few<Cookie>>,
     /// Sockets that others have from their binder, which has let go of them.
     left: BTreeSet<(ProcessKey, Cookie)>,
 }
@@ -86,22 +66,34 @@ impl Holdings {
 
     pub(super) fn insert(&mut self, socket: Socket) {
         if socket.port.port != 0 {
-            self.slots.insert(Slot::of(&socket));
+            let slot = Slot::of(&socket);
+            self.ports
+                .entry(socket.port.packed())
+                .and_modify(|slots| slots.insert(slot))
+                .or_insert(Few::One(slot));
         }
+        let cookie = socket.cookie;
         for holder in socket.holders() {
-            self.held.insert((*holder, socket.cookie));
+            self.held.entry(*holder).and_modify(|held| held.insert(cookie)).or_insert(Few::One(cookie));
         }
-        self.left.extend(socket.left_by().map(|binder| (binder, socket.cookie)));
-        self.sockets.insert(socket.cookie, socket);
+        self.left.extend(socket.left_by().map(|binder| (binder, cookie)));
+        self.sockets.insert(cookie, socket);
     }
 
     pub(super) fn remove(&mut self, cookie: Cookie) -> Option<Socket> {
         let socket = self.sockets.remove(&cookie)?;
-        if socket.port.port != 0 {
-            self.slots.remove(&Slot::of(&socket));
+        if socket.port.port != 0
+            && let btree_map::Entry::Occupied(mut slots) = self.ports.entry(socket.port.packed())
+            && slots.get_mut().remove(&Slot::of(&socket))
+        {
+            slots.remove();
         }
         for holder in socket.holders() {
-            self.held.remove(&(*holder, cookie));
+            if let hash_map::Entry::Occupied(mut held) = self.held.entry(*holder)
+                && held.get_mut().remove(&cookie)
+            {
+                held.remove();
+            }
         }
         if let Some(binder) = socket.left_by() {
             self.left.remove(&(binder, cookie));
@@ -131,12 +123,12 @@ impl Holdings {
 
     /// Sockets with a known port, by namespace, protocol, port, place.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &Socket> {
-        self.slots.iter().filter_map(|slot| self.sockets.get(&slot.cookie))
+        self.ports.values().flat_map(Few::iter).filter_map(|slot| self.sockets.get(&slot.cookie))
     }
 
-    /// Cookies a process holds.
+    /// Cookies a process holds, in order.
     pub(super) fn held_by(&self, process: ProcessKey) -> impl Iterator<Item = Cookie> + '_ {
-        self.held.range((process, Cookie(0))..=(process, Cookie(u64::MAX))).map(|(_, cookie)| *cookie)
+        self.held.get(&process).into_iter().flat_map(Few::iter).copied()
     }
 
     /// Cookies of sockets that a process bound and has no more, while others do.
@@ -146,49 +138,46 @@ impl Holdings {
 
     /// Sockets of a port, place by place.
     pub(super) fn on_port(&self, port: PortKey) -> impl Iterator<Item = &Socket> {
-        let last = Slot { port, place: Place::Dual, sole: LAST_PROCESS, cookie: Cookie(u64::MAX) };
-        self.slots
-            .range(Slot::first(port, LOWEST_PLACE)..=last)
-            .filter_map(|slot| self.sockets.get(&slot.cookie))
+        self.slots(port, ..).filter_map(|slot| self.sockets.get(&slot.cookie))
     }
 
-    /// Sockets in a namespace and protocol.
+    /// Sockets on the ports from the first to the last.
     pub(super) fn between(&self, first: PortKey, last: PortKey) -> impl Iterator<Item = &Socket> {
-        let last = Slot { port: last, place: Place::Dual, sole: LAST_PROCESS, cookie: Cookie(u64::MAX) };
-        self.slots
-            .range(Slot::first(first, LOWEST_PLACE)..=last)
-            .filter_map(|slot| self.sockets.get(&slot.cookie))
+        let ports = self.ports.range(first.packed()..=last.packed());
+        ports.flat_map(|(_, slots)| slots.iter()).filter_map(|slot| self.sockets.get(&slot.cookie))
     }
 
     /// Sockets at one place of a port.
     pub(super) fn at(&self, port: PortKey, place: Place) -> impl Iterator<Item = &Socket> {
-        let last = Slot { port, place, sole: LAST_PROCESS, cookie: Cookie(u64::MAX) };
-        self.slots.range(Slot::first(port, place)..=last).filter_map(|slot| self.sockets.get(&slot.cookie))
+        let slots = self.slots(port, Slot::first(place)..=Slot::last(place));
+        slots.filter_map(|slot| self.sockets.get(&slot.cookie))
     }
 
     /// The slots behind this one at the same place.
-    pub(super) fn slots_after(&self, slot: Slot) -> impl Iterator<Item = &Slot> {
-        let last = Slot { sole: LAST_PROCESS, cookie: Cookie(u64::MAX), ..slot };
-        self.slots.range((Bound::Excluded(slot), Bound::Included(last)))
+    pub(super) fn slots_after(&self, port: PortKey, slot: Slot) -> impl Iterator<Item = &Slot> {
+        self.slots(port, (Bound::Excluded(slot), Bound::Included(Slot::last(slot.place))))
+    }
+
+    fn slots(&self, port: PortKey, range: impl RangeBounds<Slot>) -> impl Iterator<Item = &Slot> {
+        self.ports.get(&port.packed()).map(|slots| slots.range(range)).into_iter().flatten()
     }
 
     /// The occupied places of a port that meet this one, in order.
     pub(super) fn places_meeting(&self, port: PortKey, place: Place) -> Vec<Place> {
         let mut found = Vec::new();
         if place.is_wildcard() {
-            let mut next = self.slots.range(Slot::first(port, LOWEST_PLACE)..).next();
-            while let Some(slot) = next.filter(|slot| slot.port == port) {
+            let mut next = self.slots(port, ..).next();
+            while let Some(slot) = next {
                 if slot.place.meets(place) {
                     found.push(slot.place);
                 }
-                let last = Slot { sole: LAST_PROCESS, cookie: Cookie(u64::MAX), ..*slot };
-                next = self.slots.range((Bound::Excluded(last), Bound::Unbounded)).next();
+                next = self.slots(port, (Bound::Excluded(Slot::last(slot.place)), Bound::Unbounded)).next();
             }
             return found;
         }
         let wildcard = match place {
             Place::V6(_) => Place::V6(std::net::Ipv6Addr::UNSPECIFIED),
-            Place::V4(_) | Place::Dual => LOWEST_PLACE,
+            Place::V4(_) | Place::Dual => Place::V4(std::net::Ipv4Addr::UNSPECIFIED),
         };
         found.extend(
             [wildcard, place, Place::Dual]
@@ -200,18 +189,20 @@ impl Holdings {
 
     /// Whether this socket is the only one on its port.
     pub(super) fn is_alone(&self, socket: &Socket) -> bool {
-        self.on_port(socket.port).all(|other| other.cookie == socket.cookie)
+        self.slots(socket.port, ..).all(|other| other.cookie == socket.cookie)
     }
 
     /// What must hold between sockets and indices.
     pub(super) fn check(&self) -> Result<(), String> {
         let with_port = self.sockets.values().filter(|socket| socket.port.port != 0).count();
-        if with_port != self.slots.len() {
-            return Err(format!("{} slots for {with_port} sockets with a port", self.slots.len()));
+        let slots: usize = self.ports.values().map(Few::len).sum();
+        if with_port != slots {
+            return Err(format!("{slots} slots for {with_port} sockets with a port"));
         }
         let holders: usize = self.sockets.values().map(|socket| socket.holders().len()).sum();
-        if holders != self.held.len() {
-            return Err(format!("{} held entries for {holders} holders", self.held.len()));
+        let held: usize = self.held.values().map(Few::len).sum();
+        if holders != held {
+            return Err(format!("{held} held entries for {holders} holders"));
         }
         let left = self.sockets.values().filter(|socket| socket.left_by().is_some()).count();
         if left != self.left.len() {
@@ -224,10 +215,12 @@ impl Holdings {
             if *cookie != socket.cookie {
                 return Err(format!("socket {} kept under {}", socket.cookie.0, cookie.0));
             }
-            if socket.port.port != 0 && !self.slots.contains(&Slot::of(socket)) {
+            let has = |slots: &Few<Slot>| slots.contains(&Slot::of(socket));
+            if socket.port.port != 0 && !self.ports.get(&socket.port.packed()).is_some_and(has) {
                 return Err(format!("socket {} has no slot", cookie.0));
             }
-            if socket.holders().iter().any(|holder| !self.held.contains(&(*holder, *cookie))) {
+            let held = |holder| self.held.get(holder).is_some_and(|held| held.contains(cookie));
+            if !socket.holders().iter().all(held) {
                 return Err(format!("socket {} is not among its holder's", cookie.0));
             }
             if socket.shared.as_ref().is_some_and(|shared| shared.processes.is_empty()) {

@@ -1,12 +1,11 @@
 //! Processes: what is known of them, who descends from whom, and who counts as one party.
 
-use std::collections::{BTreeSet, HashSet};
-use std::hash::BuildHasherDefault;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::event::{Ancestor, Known, Process, ProcessKey, Seq};
 
-use super::holdings::{Mix, Table};
+use super::holdings::Table;
 use super::pool;
 use super::program;
 use super::settings::{PoolRule, RelatedBy, Settings};
@@ -216,7 +215,7 @@ impl Kin {
     /// Forgets the oldest ended processes, down to half the bound, that nothing refers to: neither `roots`
     /// nor any process that stays, by descent. Returns how many processes believed alive had to go as well.
     pub(super) fn sweep(&mut self, roots: impl Iterator<Item = ProcessKey>) -> u64 {
-        let mut keep: HashSet<ProcessKey, BuildHasherDefault<Mix>> = HashSet::default();
+        let mut keep: rustc_hash::FxHashSet<ProcessKey> = rustc_hash::FxHashSet::default();
         let roots: BTreeSet<ProcessKey> = roots.collect();
         let mut stays: Vec<ProcessKey> =
             roots.into_iter().filter(|root| self.processes.contains_key(root)).collect();

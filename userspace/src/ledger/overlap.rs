@@ -111,10 +111,10 @@ impl Ledger {
     /// A socket at the place that clashes with the subject.
     fn stranger(&self, subject: &Socket, place: Place) -> Option<Cookie> {
         let mut kin = None;
-        let mut from = Slot::first(subject.port, place);
+        let mut from = Slot::first(place);
         let mut passed = 0;
         'seek: loop {
-            for slot in self.holdings.slots_after(from) {
+            for slot in self.holdings.slots_after(subject.port, from) {
                 from = *slot;
                 if slot.sole.is_some() && slot.sole == kin {
                     passed += 1;

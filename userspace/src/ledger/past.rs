@@ -1,10 +1,11 @@
 //! What is over and still explains a failure: ports that were released a moment ago, and closed TCP sockets whose
 //! connections keep the port.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, hash_map};
 
 use crate::event::{BootTime, Cookie, Family, Options, ProcessKey, Protocol, Seq, TcpState, Uid};
 
+use super::holdings::Table;
 use super::place::{Place, PortKey};
 use super::socket::Socket;
 
@@ -25,56 +26,109 @@ pub(super) struct Release {
     at: BootTime,
 }
 
+/// A release in the queue.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    port: u64,
+    release: Release,
+    /// Number of the release of this port before.
+    before: u64,
+    /// The process released the port again since, with no other in between: that one counts.
+    repeated: bool,
+}
+
 /// The latest release of each port by each process, while it is recent.
+///
+/// Nearly all of them are never asked for: they are queued as they come, each port's linked from the latest back.
 #[derive(Default)]
 pub(super) struct Releases {
-    by_port: BTreeMap<(PortKey, ProcessKey), Release>,
-    in_order: BTreeSet<(Seq, PortKey, ProcessKey)>,
+    queue: VecDeque<Queued>,
+    /// Number of the queue's first release; the first ever has 1.
+    first: u64,
+    repeated: usize,
+    /// Number of each port's latest release, by [`PortKey::packed`].
+    latest: Table<u64, u64>,
 }
 
 impl Releases {
     /// Remembers a release. True when one had to be forgotten that was still recent.
     pub(super) fn add(&mut self, socket: &Socket, seq: Seq, at: BootTime) -> bool {
         let Some(process) = socket.binder.or(socket.holders().first().copied()) else { return false };
-        let key = (socket.port, process);
+        let port = socket.port.packed();
         let release = Release { process, cookie: socket.cookie, bound: socket.known, released: seq, at };
-        if let Some(before) = self.by_port.insert(key, release) {
-            self.in_order.remove(&(before.released, socket.port, process));
+        self.first = self.first.max(1);
+        let number = self.first + self.queue.len() as u64;
+        let before = self.latest.insert(port, number).unwrap_or(0);
+        if let Some(known) = self.queued(before)
+            && known.release.process == process
+        {
+            known.repeated = true;
+            self.repeated += 1;
         }
-        self.in_order.insert((seq, socket.port, process));
-        let full = self.by_port.len() > RELEASES_MAX;
-        let Some((_, port, process)) = self.in_order.first().copied() else { return false };
-        let age = self.by_port.get(&(port, process)).map_or(0, |oldest| at.since(oldest.at));
-        if full || age > RELEASE_NS {
-            self.in_order.pop_first();
-            self.by_port.remove(&(port, process));
+        self.queue.push_back(Queued { port, release, before, repeated: false });
+        let mut forgot = false;
+        while let Some(oldest) = self.queue.front() {
+            let aged = at.since(oldest.release.at) > RELEASE_NS;
+            let full = self.queue.len() - self.repeated > RELEASES_MAX || self.queue.len() > 2 * RELEASES_MAX;
+            if !aged && !full && !oldest.repeated {
+                break;
+            }
+            forgot |= !aged && !oldest.repeated;
+            self.repeated -= usize::from(oldest.repeated);
+            if let hash_map::Entry::Occupied(latest) = self.latest.entry(oldest.port)
+                && *latest.get() == self.first
+            {
+                latest.remove();
+            }
+            self.queue.pop_front();
+            self.first += 1;
         }
-        full && age <= RELEASE_NS
+        forgot
     }
 
-    /// Releases of a port in the last minute.
-    pub(super) fn of(&self, port: PortKey, now: BootTime) -> impl Iterator<Item = &Release> {
-        let lowest = ProcessKey { tgid: 0, start: 0 };
-        let highest = ProcessKey { tgid: u32::MAX, start: u64::MAX };
-        let of_port = self.by_port.range((port, lowest)..=(port, highest)).map(|(_, release)| release);
-        of_port.filter(move |release| now.since(release.at) <= RELEASE_NS)
+    /// The release of this number, when it is in the queue still.
+    fn queued(&mut self, number: u64) -> Option<&mut Queued> {
+        let at = number.checked_sub(self.first)?;
+        self.queue.get_mut(usize::try_from(at).ok()?)
+    }
+
+    /// The latest release of a port by each process in the last minute, by process.
+    pub(super) fn of(&self, port: PortKey, now: BootTime) -> Vec<Release> {
+        let mut found: BTreeMap<ProcessKey, Release> = BTreeMap::new();
+        let mut next = self.latest.get(&port.packed()).copied().unwrap_or(0);
+        while let Some(queued) = next
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok())
+            .and_then(|at| self.queue.get(at))
+        {
+            next = queued.before;
+            let release = queued.release;
+            found.entry(release.process).or_insert(release);
+        }
+        found.retain(|_, release| now.since(release.at) <= RELEASE_NS);
+        found.into_values().collect()
     }
 
     /// Who had a socket that was closed in the last minute: a TIME_WAIT entry keeps the cookie.
     pub(super) fn owner_of(&self, port: PortKey, cookie: Cookie, now: BootTime) -> Option<ProcessKey> {
-        self.of(port, now).find(|release| release.cookie == cookie).map(|release| release.process)
+        self.of(port, now).iter().find(|release| release.cookie == cookie).map(|release| release.process)
     }
 
     pub(super) fn processes(&self) -> impl Iterator<Item = ProcessKey> + '_ {
-        self.by_port.values().map(|release| release.process)
+        self.queue.iter().map(|queued| queued.release.process)
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        let ordered = self.in_order.len();
-        if ordered == self.by_port.len() && ordered <= RELEASES_MAX {
-            return Ok(());
+        let repeated = self.queue.iter().filter(|queued| queued.repeated).count();
+        let ports: BTreeSet<u64> = self.queue.iter().map(|queued| queued.port).collect();
+        let (length, known) = (self.queue.len(), self.latest.len());
+        if repeated != self.repeated || ports.len() != known || length > 2 * RELEASES_MAX {
+            return Err(format!(
+                "{length} releases of {} ports, {known} known, {repeated} repeated",
+                ports.len()
+            ));
         }
-        Err(format!("{} releases, {ordered} in order", self.by_port.len()))
+        Ok(())
     }
 }
 
@@ -133,7 +187,9 @@ impl Linger {
     }
 
     pub(super) fn gone(&mut self, cookie: Cookie) {
-        if let Some(lingering) = self.sockets.remove(&cookie) {
+        if !self.sockets.is_empty()
+            && let Some(lingering) = self.sockets.remove(&cookie)
+        {
             self.by_port.remove(&(lingering.port, cookie));
         }
     }

@@ -18,6 +18,11 @@ impl PortKey {
     pub(super) const fn of(facts: &SocketFacts) -> Self {
         Self { netns: facts.netns, protocol: facts.protocol, port: facts.port }
     }
+
+    /// As one number, in the same order.
+    pub(super) const fn packed(self) -> u64 {
+        ((self.netns.0 as u64) << 24) | ((self.protocol as u64) << 16) | self.port as u64
+    }
 }
 
 /// A local address as the port's address planes see it.

@@ -320,6 +320,9 @@ impl Ledger {
     /// A socket was bound. One that a row had told of before came to the port between the failure and the look: it is
     /// not why the call failed, and what was there then is gone.
     pub(super) fn acquit(&mut self, cookie: Cookie, now: Moment) {
+        if self.refusals.blamed.is_empty() {
+            return;
+        }
         let Some(id) = self.refusals.blamed.remove(&cookie) else { return };
         let Some(record) = self.records.touch(id) else { return };
         record.remove_socket(cookie);

@@ -5,7 +5,8 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::CompactFormatter;
 
-use super::{End, written};
+use super::End;
+use super::written::{self, Head};
 use crate::event::{Body, BootTime, Event, Hook, Seq};
 use crate::sink::escape::SafeJson;
 
@@ -101,9 +102,9 @@ pub(super) fn fields<T: Serialize>(body: &T, out: &mut Vec<u8>) -> Result<(), se
     Ok(())
 }
 
-/// What every event's line begins with.
+/// What every event's line begins with, in any order.
 #[derive(Deserialize)]
-struct Head<'a> {
+struct AnyHead<'a> {
     #[serde(rename = "type", borrow)]
     kind: std::borrow::Cow<'a, str>,
     #[serde(default)]
@@ -115,7 +116,7 @@ struct Head<'a> {
 }
 
 /// The hook of this name. One that a newer version added is not worth losing its event for.
-fn hook_named(name: &str) -> Hook {
+pub(super) fn hook_named(name: &str) -> Hook {
     let name: StrDeserializer<'_, ValueError> = name.into_deserializer();
     Hook::deserialize(name).unwrap_or(Hook::Bindwatch)
 }
@@ -128,12 +129,11 @@ pub fn decode(line: &mut [u8]) -> Result<Line, DecodeError> {
     if line.starts_with(b"{\"type\":\"finding\"") {
         return Ok(Line::Finding);
     }
-    if let Some(event) = hot(line) {
-        return Ok(Line::Event(event));
-    }
-    if let Some(Written { kind, seq, at, hook, comma }) = as_written(line)
-        && let Some(kind) = Kind::named(kind)
+    if let Some(head) = written::head(line)
+        && let Some(kind) = Kind::named(head.kind)
     {
+        let Head { seq, at, hook, .. } = head;
+        let comma = line.len() - head.fields.len();
         let rest = line.get_mut(comma..).unwrap_or_default();
         if let Some(first) = rest.first_mut() {
             *first = b'{';
@@ -143,57 +143,9 @@ pub fn decode(line: &mut [u8]) -> Result<Line, DecodeError> {
     any_order(line)
 }
 
-/// Reads a line that holds an event of the commonest kinds in the form in which [`encode`] writes it.
-pub(super) fn hot(line: &[u8]) -> Option<Event> {
-    let Written { kind, seq, at, hook, comma } = as_written(line)?;
-    let body = written::body(kind, line.get(comma..)?)?;
-    Some(Event { seq, at, hook, body })
-}
-
-/// The head of a line as [`encode`] writes it.
-struct Written<'a> {
-    kind: &'a [u8],
-    seq: Seq,
-    at: BootTime,
-    hook: Hook,
-    /// Where the comma before the body's fields is.
-    comma: usize,
-}
-
-/// Reads the head where it has the form that [`encode`] gives it; None for any other line.
-fn as_written(line: &[u8]) -> Option<Written<'_>> {
-    let (kind, rest) = quoted(line.strip_prefix(b"{\"type\":\"")?)?;
-    let (seq, rest) = number(rest.strip_prefix(b",\"seq\":")?)?;
-    let (at, rest) = number(rest.strip_prefix(b",\"at\":")?)?;
-    let (hook, rest) = quoted(rest.strip_prefix(b",\"hook\":\"")?)?;
-    if rest.first() != Some(&b',') {
-        return None;
-    }
-    let hook = hook_named(std::str::from_utf8(hook).ok()?);
-    Some(Written { kind, seq: Seq(seq), at: BootTime(at), hook, comma: line.len() - rest.len() })
-}
-
-fn quoted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    /// Longest name of a type or a hook, bytes.
-    const NAME_MAX: usize = 40;
-    let end = bytes.iter().take(NAME_MAX).position(|b| *b == b'"')?;
-    Some((bytes.get(..end)?, bytes.get(end + 1..)?))
-}
-
-fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value: u64 = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if !byte.is_ascii_digit() {
-            return (at > 0).then_some((value, bytes.get(at..)?));
-        }
-        value = value.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
-    }
-    None
-}
-
 /// Reads a line whose fields are in any order, as after a pass through another program.
 fn any_order(line: &[u8]) -> Result<Line, DecodeError> {
-    let head: Head<'_> = serde_json::from_slice(line).map_err(DecodeError::Head)?;
+    let head: AnyHead<'_> = serde_json::from_slice(line).map_err(DecodeError::Head)?;
     match head.kind.as_ref() {
         "finding" => return Ok(Line::Finding),
         "header" => return Ok(Line::Header),

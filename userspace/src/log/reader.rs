@@ -1,17 +1,21 @@
 //! Reading a log, whole or cut short.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, Cursor, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::file::ZSTD_MAGIC;
+use super::written::{Room, Which};
 use super::{End, Header, LINE_MAX, Line, SCHEMA_NAME, SCHEMA_VERSION, line};
 use crate::event::{Event, Seq};
 
 /// What is read at once, bytes.
 const BUFFER: usize = 256 << 10;
+
+const TOO_LONG: &str = "is longer than any line of a log";
 
 /// A log that cannot be read, or cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -94,11 +98,17 @@ impl Ending {
 ///
 /// The iterator ends at the end of the log, or after its first error; [`Reader::ending`] then says how it ended.
 pub struct Reader {
-    input: Box<dyn BufRead + Send>,
+    input: Box<dyn Read + Send>,
+    /// What was read ahead.
+    ahead: Vec<u8>,
+    /// Which part of it is still to be looked at.
+    rest: Range<usize>,
     path: PathBuf,
     header: Header,
     ending: Ending,
-    buffer: Vec<u8>,
+    /// Where in `ahead` the line is that was read last, without its line feed.
+    line: Range<usize>,
+    room: Room,
     last: Seq,
     done: bool,
 }
@@ -129,16 +139,15 @@ impl Reader {
             return not_a_log("it is gzip data; decompress it first");
         }
         let input = Cursor::new(magic).chain(input);
-        let input: Box<dyn BufRead + Send> = if compressed {
-            let decoder = zstd::stream::read::Decoder::new(input).map_err(system)?;
-            Box::new(BufReader::with_capacity(BUFFER, decoder))
+        let input: Box<dyn Read + Send> = if compressed {
+            Box::new(zstd::stream::read::Decoder::new(input).map_err(system)?)
         } else {
-            Box::new(BufReader::with_capacity(BUFFER, input))
+            Box::new(input)
         };
         Self::begin(input, path)
     }
 
-    fn begin(input: Box<dyn BufRead + Send>, path: &Path) -> Result<Self, ReadError> {
+    fn begin(input: Box<dyn Read + Send>, path: &Path) -> Result<Self, ReadError> {
         #[derive(Deserialize)]
         struct First {
             #[serde(rename = "type")]
@@ -156,10 +165,20 @@ impl Reader {
             cmdline: String::new(),
             events: String::new(),
         };
-        let (ending, buffer, path) = (Ending::default(), Vec::new(), path.to_owned());
-        let mut reader = Self { input, path, header, ending, buffer, last: Seq(0), done: false };
+        let mut reader = Self {
+            input,
+            ahead: vec![0; BUFFER],
+            rest: 0..0,
+            path: path.to_owned(),
+            header,
+            ending: Ending::default(),
+            line: 0..0,
+            room: Room::new(),
+            last: Seq(0),
+            done: false,
+        };
         let got = reader.read_line()?;
-        let first: First = match serde_json::from_slice(&reader.buffer) {
+        let first: First = match serde_json::from_slice(reader.line()) {
             Ok(first) => first,
             Err(error) if error.is_eof() && matches!(got, Got::Part(_) | Got::Nothing) => {
                 return Err(ReadError::NoHeader { path: reader.path });
@@ -174,7 +193,7 @@ impl Reader {
             }
             _ => return Err(reader.not_a_log("its first line is not a header")),
         }
-        match serde_json::from_slice(&reader.buffer) {
+        match serde_json::from_slice(reader.line()) {
             Ok(header) => reader.header = header,
             Err(error) => return Err(reader.broken(&format!("expected a header: {error}"))),
         }
@@ -193,29 +212,68 @@ impl Reader {
         &self.ending
     }
 
-    /// Reads the next line into the buffer, without its line feed.
+    /// Finds the next line.
     fn read_line(&mut self) -> Result<Got, ReadError> {
-        self.buffer.clear();
-        let read = (&mut self.input).take(LINE_MAX as u64 + 1).read_until(b'\n', &mut self.buffer);
-        if let Err(error) = read {
-            // zstd says so when its input ends within a frame.
-            return match error.kind() {
-                io::ErrorKind::UnexpectedEof => Ok(Got::Part("the compressed data ends too early")),
-                _ if self.ending.lines > 0 => {
-                    Err(self.broken(&format!("cannot be read: {error}; the lines before it can")))
+        let mut searched = 0;
+        loop {
+            let unread = self.ahead.get(self.rest.clone()).unwrap_or_default();
+            if let Some(found) = memchr::memchr(b'\n', unread.get(searched..).unwrap_or_default()) {
+                let end = searched + found;
+                if end > LINE_MAX {
+                    return Err(self.broken_next(TOO_LONG));
                 }
-                _ => Err(ReadError::System { path: self.path.clone(), error }),
+                self.line = self.rest.start..self.rest.start + end;
+                self.rest.start += end + 1;
+                self.ending.lines += 1;
+                return Ok(Got::Line);
+            }
+            searched = unread.len();
+            if searched > LINE_MAX {
+                return Err(self.broken_next(TOO_LONG));
+            }
+            let reason = match self.read_ahead() {
+                Ok(0) => "the line is cut off",
+                Ok(_) => continue,
+                // zstd says so when its input ends within a frame.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.line = self.rest.clone();
+                    self.rest.start = self.rest.end;
+                    return Ok(Got::Part("the compressed data ends too early"));
+                }
+                Err(error) if self.ending.lines > 0 => {
+                    return Err(self.broken(&format!("cannot be read: {error}; the lines before it can")));
+                }
+                Err(error) => return Err(ReadError::System { path: self.path.clone(), error }),
             };
+            self.line = self.rest.clone();
+            self.rest.start = self.rest.end;
+            return Ok(if self.line.is_empty() { Got::Nothing } else { Got::Part(reason) });
         }
-        if self.buffer.last() == Some(&b'\n') {
-            self.buffer.pop();
-            self.ending.lines += 1;
-            return Ok(Got::Line);
+    }
+
+    /// Reads more behind what is still to be looked at; how many bytes, 0 at the end.
+    fn read_ahead(&mut self) -> io::Result<usize> {
+        self.ahead.copy_within(self.rest.clone(), 0);
+        self.rest = 0..self.rest.len();
+        if self.rest.end == self.ahead.len() {
+            // A line that is longer than the buffer.
+            self.ahead.resize(2 * self.rest.end, 0);
         }
-        if self.buffer.len() > LINE_MAX {
-            return Err(self.broken_next("is longer than any line of a log"));
+        loop {
+            match self.input.read(self.ahead.get_mut(self.rest.end..).unwrap_or_default()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(count) => {
+                    self.rest.end += count;
+                    return Ok(count);
+                }
+            }
         }
-        Ok(if self.buffer.is_empty() { Got::Nothing } else { Got::Part("the line is cut off") })
+    }
+
+    /// The line that was read last, without its line feed.
+    fn line(&self) -> &[u8] {
+        self.ahead.get(self.line.clone()).unwrap_or_default()
     }
 
     fn not_a_log(self, why: &str) -> ReadError {
@@ -244,7 +302,7 @@ impl Reader {
                 Got::Part(reason) => Some(reason),
             };
             if let Some(reason) = part {
-                if serde_json::from_slice::<IgnoredAny>(&self.buffer).is_err() {
+                if serde_json::from_slice::<IgnoredAny>(self.line()).is_err() {
                     // After the log's last line only a compressor's closing bytes can be missing.
                     if self.ending.end.is_none() {
                         self.ending.torn =
@@ -255,7 +313,7 @@ impl Reader {
                 // Only its line feed is missing.
                 self.ending.lines += 1;
             }
-            let line = match line::decode(&mut self.buffer) {
+            let line = match line::decode(self.ahead.get_mut(self.line.clone()).unwrap_or_default()) {
                 Ok(line) => line,
                 Err(error) => return Some(Err(self.broken(&error.to_string()))),
             };
@@ -287,22 +345,48 @@ impl Reader {
 }
 
 impl Reader {
-    /// The next line's event, when the line is whole in the input's buffer and of the commonest form: without a copy.
-    fn hot(&mut self) -> Option<Event> {
-        if self.done || self.ending.end.is_some() {
-            return None;
-        }
+    /// The next line's event, when the line is of a common kind and as it was written: in place.
+    fn common(&mut self) -> Option<Which> {
         // An error comes again, and is told, where the line is read the usual way.
-        let ahead = self.input.fill_buf().ok()?;
+        let ahead = self.ahead.get(self.rest.clone())?;
         let end = memchr::memchr(b'\n', ahead)?;
-        let event = line::hot(ahead.get(..end)?)?;
-        if event.seq <= self.last {
+        let which = self.room.read(ahead.get(..end)?)?;
+        let seq = self.room.event(which).seq;
+        if seq <= self.last {
             return None;
         }
-        self.input.consume(end + 1);
+        self.rest.start += end + 1;
         self.ending.lines += 1;
-        self.last = event.seq;
-        Some(event)
+        self.last = seq;
+        Some(which)
+    }
+
+    fn advance(&mut self) -> Option<Result<Which, ReadError>> {
+        if self.done {
+            return None;
+        }
+        if self.ending.end.is_none()
+            && let Some(which) = self.common()
+        {
+            return Some(Ok(which));
+        }
+        let step = self.step();
+        self.done = !matches!(step, Some(Ok(_)));
+        Some(step?.map(|event| {
+            self.room.other = event;
+            Which::Other
+        }))
+    }
+
+    /// The next event, which stays until the one after it is asked for: what reads a log through uses memory for one.
+    ///
+    /// # Errors
+    /// When the log cannot be read on.
+    pub fn next_event(&mut self) -> Option<Result<&Event, ReadError>> {
+        match self.advance()? {
+            Ok(which) => Some(Ok(self.room.event(which))),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Reads on until `events` has `max`. Returns whether there may be more: false at the log's end.
@@ -311,10 +395,6 @@ impl Reader {
     /// When the log cannot be read on. What was read before is in `events`.
     pub fn fill(&mut self, events: &mut Vec<Event>, max: usize) -> Result<bool, ReadError> {
         while events.len() < max {
-            if let Some(event) = self.hot() {
-                events.push(event);
-                continue;
-            }
             match self.next() {
                 Some(event) => events.push(event?),
                 None => return Ok(false),
@@ -328,14 +408,6 @@ impl Iterator for Reader {
     type Item = Result<Event, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        if let Some(event) = self.hot() {
-            return Some(Ok(event));
-        }
-        let step = self.step();
-        self.done = !matches!(step, Some(Ok(_)));
-        step
+        self.next_event().map(|event| event.cloned())
     }
 }
