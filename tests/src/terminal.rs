@@ -4,7 +4,6 @@
 //! test waits for what is to be seen, however long that takes.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -147,10 +146,8 @@ impl Terminal {
     #[must_use]
     #[track_caller]
     pub fn state(&self) -> String {
-        let file: PathBuf = self.folder.file("stty");
         let tty = self.about("#{pane_tty}");
         let modes = Command::new("stty").args(["-a", "-F", &tty]).output().expect("stty");
-        drop(std::fs::remove_file(file));
         // Readline has modes of its own while it waits: the shell is asked what programs find.
         let on = self.about("#{alternate_on} #{cursor_flag} #{mouse_any_flag} #{keypad_flag} #{wrap_flag}");
         format!("{}\n{on}", String::from_utf8_lossy(&modes.stdout))

@@ -126,6 +126,13 @@ impl Holdings {
         self.ports.values().flat_map(Few::iter).filter_map(|slot| self.sockets.get(&slot.cookie))
     }
 
+    /// Who holds which socket, in the order of processes, and of each of cookies.
+    pub(super) fn held(&self) -> impl Iterator<Item = (ProcessKey, Cookie)> + '_ {
+        let mut processes: Vec<(&ProcessKey, &Few<Cookie>)> = self.held.iter().collect();
+        processes.sort_unstable_by_key(|(process, _)| **process);
+        processes.into_iter().flat_map(|(process, held)| held.iter().map(|cookie| (*process, *cookie)))
+    }
+
     /// Cookies a process holds, in order.
     pub(super) fn held_by(&self, process: ProcessKey) -> impl Iterator<Item = Cookie> + '_ {
         self.held.get(&process).into_iter().flat_map(Few::iter).copied()

@@ -51,6 +51,15 @@ impl<'a> View<'a> {
         self.holdings.get(cookie).map(|socket| SocketView { socket, kin })
     }
 
+    /// Live sockets with who has them, process by process, the oldest socket of each first. One whose port the kernel
+    /// has not told yet is not among them.
+    pub fn held(&self) -> impl Iterator<Item = (ProcessKey, SocketView<'a>)> + use<'a> {
+        let (holdings, kin) = (self.holdings, self.kin);
+        let known = move |(process, cookie)| Some((process, holdings.get(cookie)?));
+        let shown = move |(process, socket)| (process, SocketView { socket, kin });
+        holdings.held().filter_map(known).filter(|(_, socket)| socket.port.port != 0).map(shown)
+    }
+
     /// Live sockets that a process has, in no order.
     pub fn held_by(&self, process: ProcessKey) -> impl Iterator<Item = SocketView<'a>> + use<'a> {
         let (holdings, kin) = (self.holdings, self.kin);

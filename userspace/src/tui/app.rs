@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crossterm::clipboard::CopyToClipboard;
 use nix::sys::signal::{Signal, raise};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
@@ -15,10 +14,12 @@ use super::batch;
 use super::detail;
 use super::feed::Feed;
 use super::input::{self, Input};
+use super::kill::terminate;
 use super::model::{Effect, Model, Msg, Playing, Shown};
 use super::play::Player;
 use super::ports_look::Counter;
 use super::rows::{self, Index, Query, Scene, Tab};
+use super::signals::{Call, Signals};
 use super::terminal::Screen;
 use super::theme::Theme;
 use super::view::{self, Layout};
@@ -26,7 +27,6 @@ use super::world::World;
 use crate::clock::{self, Anchors};
 use crate::event::{Event, ProcessKey};
 use crate::log::create_private;
-use crate::proc::Proc;
 
 /// The shortest time between two frames that no key asked for.
 const FRAME: Duration = Duration::from_millis(40);
@@ -64,7 +64,7 @@ enum Source {
 /// # Errors
 /// When the terminal cannot be used, or events can no longer be read.
 pub async fn live(feed: Feed, world: World, options: &Options) -> anyhow::Result<()> {
-    App::new(Source::Live(feed), world, options)?.run().await
+    App::start(Source::Live(feed), world, options)?.run().await
 }
 
 /// Plays a log.
@@ -72,7 +72,7 @@ pub async fn live(feed: Feed, world: World, options: &Options) -> anyhow::Result
 /// # Errors
 /// When the terminal cannot be used.
 pub async fn replay(player: Player, world: World, options: &Options) -> anyhow::Result<()> {
-    App::new(Source::Log(Box::new(player)), world, options)?.run().await
+    App::start(Source::Log(Box::new(player)), world, options)?.run().await
 }
 
 struct App {
@@ -100,13 +100,22 @@ struct App {
 }
 
 impl App {
-    fn new(source: Source, world: World, options: &Options) -> anyhow::Result<Self> {
-        let model = Model { tab: options.tab, filter: options.filter.clone(), ..Model::default() };
+    fn start(source: Source, world: World, options: &Options) -> anyhow::Result<Self> {
         // The keys first: without a terminal to read from nothing is taken over.
         let keys = input::start()?;
-        let screen = Screen::take(options.mouse)?;
+        Ok(Self::new(source, world, options, keys, Screen::take(options.mouse)?))
+    }
+
+    fn new(
+        source: Source,
+        world: World,
+        options: &Options,
+        keys: UnboundedReceiver<Input>,
+        screen: Screen,
+    ) -> Self {
+        let model = Model { tab: options.tab, filter: options.filter.clone(), ..Model::default() };
         let now = Instant::now();
-        Ok(Self {
+        Self {
             source,
             world,
             model,
@@ -124,57 +133,12 @@ impl App {
             next_fade: now,
             moved: now,
             waiting: Vec::new(),
-        })
+        }
     }
 
     async fn run(mut self) -> anyhow::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        let mut resized = signal(SignalKind::window_change())?;
-        let mut stop = signal(SignalKind::from_raw(Signal::SIGTSTP as i32))?;
-        let mut go_on = signal(SignalKind::from_raw(Signal::SIGCONT as i32))?;
-        loop {
-            self.replayed();
-            self.count_ports()?;
-            if self.dirty && self.screen.is_ready() && Instant::now() >= self.next_frame {
-                self.frame()?;
-            }
-            if self.screen.is_lost() {
-                break;
-            }
-            let wake = self.wake();
-            let busy = self.dirty && !self.screen.is_ready();
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                _ = hang_up.recv() => break,
-                _ = resized.recv() => self.redraw_now(),
-                _ = stop.recv() => self.suspend()?,
-                _ = go_on.recv() => self.resumed()?,
-                input = self.keys.recv() => match input {
-                    None | Some(Input::Lost) => break,
-                    Some(Input::Resize) => self.redraw_now(),
-                    Some(Input::Msg(msg)) => {
-                        if self.key(&msg)? {
-                            break;
-                        }
-                    }
-                },
-                () = self.screen.written(), if busy => {}
-                came = next(&mut self.source) => if !self.came(came) {
-                    break;
-                },
-                count = answer(&mut self.counter) => {
-                    for ((netns, protocol), seen) in count {
-                        self.world.ports_counted(netns, protocol, seen);
-                    }
-                    self.dirty = true;
-                }
-                () = sleep(wake) => self.ticked(),
-            }
-        }
+        let mut signals = Signals::new()?;
+        while self.turn(signals.next()).await? {}
         // The terminal first: what is said from now on is to be read.
         let Self { source, screen, .. } = self;
         drop(screen);
@@ -182,6 +146,44 @@ impl App {
             Source::Live(feed) => feed.stop(),
             Source::Log(_) => Ok(()),
         }
+    }
+
+    /// Draws what is due, then waits for what comes next and takes it. False when that is the end.
+    async fn turn(&mut self, call: impl Future<Output = Call>) -> anyhow::Result<bool> {
+        self.replayed();
+        self.count_ports()?;
+        if self.dirty && self.screen.is_ready() && Instant::now() >= self.next_frame {
+            self.frame()?;
+        }
+        if self.screen.is_lost() {
+            return Ok(false);
+        }
+        let wake = self.wake();
+        let busy = (self.dirty || self.is_stale()) && !self.screen.is_ready();
+        tokio::select! {
+            biased;
+            call = call => match call {
+                Call::End => return Ok(false),
+                Call::Resized => self.redraw_now(),
+                Call::Stop => self.suspend()?,
+                Call::GoOn => self.resumed()?,
+            },
+            input = self.keys.recv() => match input {
+                None | Some(Input::Lost) => return Ok(false),
+                Some(Input::Resize) => self.redraw_now(),
+                Some(Input::Msg(msg)) => return Ok(!self.key(&msg)?),
+            },
+            () = self.screen.written(), if busy => {}
+            came = next(&mut self.source) => return Ok(self.came(came)),
+            count = answer(&mut self.counter) => {
+                for ((netns, protocol), seen) in count {
+                    self.world.ports_counted(netns, protocol, seen);
+                }
+                self.dirty = true;
+            }
+            () = sleep(wake) => self.ticked(),
+        }
+        Ok(true)
     }
 
     fn redraw_now(&mut self) {
@@ -193,7 +195,8 @@ impl App {
     fn wake(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let frame = (self.dirty && self.screen.is_ready()).then_some(self.next_frame);
-        let rows = self.is_stale().then_some(self.rebuild);
+        // Rows are made with a frame, never for themselves.
+        let rows = (self.is_stale() && self.screen.is_ready()).then_some(self.rebuild.max(self.next_frame));
         let live = matches!(self.source, Source::Live(_)) && self.model.frozen.is_none();
         let fades = live && self.world.rates().fades(self.world.now());
         let fade = fades.then_some(self.next_fade.max(now));
@@ -225,9 +228,9 @@ impl App {
 
     fn ticked(&mut self) {
         let now = Instant::now();
+        self.dirty |= self.is_stale() && now >= self.rebuild;
         match &self.source {
             Source::Live(_) if self.model.frozen.is_none() => {
-                self.dirty |= self.is_stale();
                 let due = self.world.next_due().is_some_and(|due| due <= clock::boot_now());
                 if now >= self.next_fade || due {
                     self.next_fade = now + FADE;
@@ -365,7 +368,7 @@ impl App {
         match (effect, &mut self.source) {
             (Effect::Quit, _) => return Ok(true),
             (Effect::Suspend, _) => self.suspend()?,
-            (Effect::Redraw, _) => self.screen.forget()?,
+            (Effect::Redraw, _) => self.screen.forget(),
             (Effect::Copy, _) => self.copy()?,
             (Effect::Write, _) => self.write(),
             (Effect::Terminate(process), Source::Live(_)) => self.terminate(process),
@@ -431,10 +434,13 @@ impl App {
             let end = (0..=COPY_MAX).rev().find(|at| story.is_char_boundary(*at)).unwrap_or(0);
             story.truncate(end);
         }
-        self.screen.send(CopyToClipboard::to_clipboard_from(&story))?;
         let lines = story.lines().count();
-        self.model.message =
-            Some(format!("copied {lines} lines, if the terminal lets programs copy (OSC 52)"));
+        let sent = self.screen.send(CopyToClipboard::to_clipboard_from(&story))?;
+        self.model.message = Some(if sent {
+            format!("copied {lines} lines, if the terminal lets programs copy (OSC 52)")
+        } else {
+            "nothing was copied: the terminal takes nothing".to_owned()
+        });
         Ok(())
     }
 
@@ -470,24 +476,6 @@ impl App {
     }
 }
 
-/// Asks a process to end, if it still is the one that is meant: a PID may be somebody else's by now, so the process is
-/// held by a descriptor before its start time is looked at (pidfd_open(2)). False when it is not.
-fn terminate(process: ProcessKey) -> io::Result<bool> {
-    let pid = i32::try_from(process.tgid).ok().and_then(rustix::process::Pid::from_raw);
-    let Some(pid) = pid else { return Ok(false) };
-    let fd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(false),
-        other => other?,
-    };
-    if Proc::open()?.key(process.tgid) != Some(process) {
-        return Ok(false);
-    }
-    match rustix::process::pidfd_send_signal(&fd, rustix::process::Signal::TERM) {
-        Err(rustix::io::Errno::SRCH) => Ok(false),
-        other => Ok(other.map(|()| true)?),
-    }
-}
-
 /// What came by itself.
 enum Came {
     Events(Vec<Event>),
@@ -519,3 +507,7 @@ async fn sleep(until: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "app_tests.rs"]
+mod tests;

@@ -127,6 +127,19 @@ impl Feed {
     }
 }
 
+#[cfg(test)]
+impl Feed {
+    /// One that a test fills, and how much of that has not been taken.
+    pub(super) fn by_hand() -> (Self, tokio::sync::mpsc::UnboundedSender<Vec<Event>>, Arc<AtomicUsize>) {
+        let (to, events) = unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let attached = Attached { hooks: Vec::new(), refused: Vec::new() };
+        let first = Vec::new();
+        let feed = Self { events, waiting: Arc::clone(&waiting), attached, first, stop: None, thread: None };
+        (feed, to, waiting)
+    }
+}
+
 impl Drop for Feed {
     fn drop(&mut self) {
         drop(self.end());

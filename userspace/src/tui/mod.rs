@@ -18,6 +18,7 @@ mod help;
 pub mod history;
 mod input;
 pub mod keys;
+mod kill;
 pub mod model;
 #[cfg(test)]
 mod model_tests;
@@ -25,6 +26,7 @@ mod play;
 mod ports_look;
 pub mod rates;
 pub mod rows;
+mod signals;
 pub mod terminal;
 #[cfg(test)]
 mod tests;

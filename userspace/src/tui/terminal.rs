@@ -6,7 +6,6 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,9 +21,13 @@ use ratatui::backend::CrosstermBackend;
 pub use ratatui::buffer::Buffer as Picture;
 pub use ratatui::layout::Rect as Area;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// How long the end waits for a terminal that takes nothing.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What may be on its way to a terminal before nothing is added that a key asks for: one frame, and something to copy.
+const PENDING_MAX: usize = 4;
 
 /// The terminal is ours now. One for the process, since a panic anywhere must give it back.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -33,6 +36,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<Outlet>>,
     outlet: Arc<Traffic>,
+    /// What is on the terminal is not known: the next frame is drawn as a whole.
+    forgotten: bool,
     mouse: bool,
 }
 
@@ -51,7 +56,7 @@ struct Traffic {
 /// Collects a frame, and hands it over when it is flushed.
 struct Outlet {
     bytes: Vec<u8>,
-    to: SyncSender<Vec<u8>>,
+    to: UnboundedSender<Vec<u8>>,
     traffic: Arc<Traffic>,
 }
 
@@ -71,8 +76,8 @@ impl Write for Outlet {
     }
 }
 
-fn write_all(from: &Receiver<Vec<u8>>, traffic: &Traffic) {
-    while let Ok(bytes) = from.recv() {
+fn write_all(from: &mut UnboundedReceiver<Vec<u8>>, traffic: &Traffic) {
+    while let Some(bytes) = from.blocking_recv() {
         let stdout = io::stdout();
         // Whole, past the buffer that would look for line ends.
         let mut rest = bytes.as_slice();
@@ -91,9 +96,19 @@ fn write_all(from: &Receiver<Vec<u8>>, traffic: &Traffic) {
                 }
             }
         }
-        *traffic.pending.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        traffic.done.notify_all();
-        traffic.written.notify_one();
+        traffic.is_written();
+    }
+}
+
+impl Traffic {
+    fn pending(&self) -> usize {
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_written(&self) {
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.done.notify_all();
+        self.written.notify_one();
     }
 }
 
@@ -104,10 +119,12 @@ impl Screen {
     /// When there is none.
     pub fn take(mouse: bool) -> io::Result<Self> {
         let traffic = Arc::new(Traffic::default());
-        // One frame on its way and the bytes of a copy or of the end behind it.
-        let (to, from) = sync_channel(4);
+        // Never long: there is no second frame before the first is written.
+        let (to, mut from) = unbounded_channel();
         let writer = Arc::clone(&traffic);
-        std::thread::Builder::new().name("terminal".to_owned()).spawn(move || write_all(&from, &writer))?;
+        std::thread::Builder::new()
+            .name("terminal".to_owned())
+            .spawn(move || write_all(&mut from, &writer))?;
         let outlet = Outlet { bytes: Vec::new(), to, traffic: Arc::clone(&traffic) };
         give_back_on_panic();
         enter(mouse)?;
@@ -118,13 +135,13 @@ impl Screen {
                 return Err(error);
             }
         };
-        Ok(Self { terminal, outlet: traffic, mouse })
+        Ok(Self { terminal, outlet: traffic, forgotten: false, mouse })
     }
 
     /// Whether the last frame is written: a new one may be drawn.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.outlet.pending.lock().unwrap_or_else(PoisonError::into_inner) == 0
+        self.outlet.pending() == 0
     }
 
     /// Whether the terminal is gone.
@@ -144,7 +161,7 @@ impl Screen {
     /// When the terminal does not say.
     pub fn area(&mut self) -> io::Result<Area> {
         self.terminal.autoresize()?;
-        Ok(Area::from((ratatui::layout::Position::ORIGIN, self.terminal.size()?)))
+        Ok(self.terminal.get_frame().area())
     }
 
     /// Draws a frame: what differs from the last one goes to the terminal.
@@ -152,24 +169,30 @@ impl Screen {
     /// # Errors
     /// When the terminal does not say its size.
     pub fn draw(&mut self, picture: impl FnOnce(Area, &mut Picture)) -> io::Result<()> {
+        if std::mem::take(&mut self.forgotten) {
+            // Not `clear`, which asks the terminal where its cursor is, and waits for the answer.
+            let area = self.terminal.get_frame().area();
+            self.terminal.resize(area)?;
+        }
         self.terminal.draw(|frame| picture(frame.area(), frame.buffer_mut())).map(drop)
     }
 
-    /// Sends something that is not a frame.
+    /// Sends something that is not a frame. False when too much waits for the terminal already.
     ///
     /// # Errors
     /// When nothing goes to the terminal any more.
-    pub fn send(&mut self, command: impl Command) -> io::Result<()> {
+    pub fn send(&mut self, command: impl Command) -> io::Result<bool> {
+        if self.outlet.pending() >= PENDING_MAX {
+            return Ok(false);
+        }
         crossterm::queue!(self.terminal.backend_mut(), command)?;
-        Write::flush(self.terminal.backend_mut())
+        Write::flush(self.terminal.backend_mut())?;
+        Ok(true)
     }
 
-    /// Forgets what was drawn, so that everything is drawn again.
-    ///
-    /// # Errors
-    /// As [`Screen::send`].
-    pub fn forget(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+    /// Forgets what was drawn: the next frame is drawn as a whole.
+    pub const fn forget(&mut self) {
+        self.forgotten = true;
     }
 
     /// Gives the terminal back until [`Screen::resume`].
@@ -184,7 +207,8 @@ impl Screen {
     /// As [`Screen::take`].
     pub fn resume(&mut self) -> io::Result<()> {
         enter(self.mouse)?;
-        self.forget()
+        self.forget();
+        Ok(())
     }
 
     fn drain(&self) {
@@ -256,4 +280,34 @@ fn give_back_on_panic() {
         leave();
         before(info);
     }));
+}
+
+/// A terminal in the hands of a test: it takes what was drawn when the test does.
+#[cfg(test)]
+pub(super) struct Taker {
+    from: UnboundedReceiver<Vec<u8>>,
+    traffic: Arc<Traffic>,
+}
+
+#[cfg(test)]
+impl Taker {
+    /// A screen of this size, and what takes its frames.
+    pub(super) fn new(area: Area) -> (Screen, Self) {
+        let traffic = Arc::new(Traffic::default());
+        let (to, from) = unbounded_channel();
+        let outlet = Outlet { bytes: Vec::new(), to, traffic: Arc::clone(&traffic) };
+        let options = ratatui::TerminalOptions { viewport: ratatui::Viewport::Fixed(area) };
+        let terminal = Terminal::with_options(CrosstermBackend::new(outlet), options);
+        #[expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+        let terminal = terminal.unwrap();
+        let outlet = Arc::clone(&traffic);
+        (Screen { terminal, outlet, forgotten: false, mouse: false }, Self { from, traffic })
+    }
+
+    /// Takes the next that was drawn or sent, if there is something.
+    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+        let bytes = self.from.try_recv().ok()?;
+        self.traffic.is_written();
+        Some(bytes)
+    }
 }

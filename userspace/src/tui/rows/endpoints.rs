@@ -37,25 +37,18 @@ fn state(state: HolderState) -> &'static str {
 
 pub(super) fn index(world: &World, query: &Query) -> Index {
     let mut index = Index::default();
-    let mut open: Option<(Spot, Vec<SocketView<'_>>)> = None;
+    let mut here: Vec<SocketView<'_>> = Vec::new();
     for socket in world.view().sockets() {
         if !query.connected && socket.state() == HolderState::Connected {
             continue;
         }
-        let spot = Spot::of(socket);
-        match &mut open {
-            Some((at, sockets)) if *at == spot => sockets.push(socket),
-            _ => {
-                if let Some((at, sockets)) = open.take() {
-                    close(world, query, &mut index, at, &sockets);
-                }
-                open = Some((spot, vec![socket]));
-            }
+        if here.first().is_some_and(|first| Spot::of(*first) != Spot::of(socket)) {
+            close(world, query, &mut index, &here);
+            here.clear();
         }
+        here.push(socket);
     }
-    if let Some((at, sockets)) = open {
-        close(world, query, &mut index, at, &sockets);
-    }
+    close(world, query, &mut index, &here);
     if let Some(by) = query.sort {
         let mut entries = std::mem::take(&mut index.entries);
         sort(&mut entries, by, |entry| value(world, &index, entry, by.0));
@@ -64,7 +57,9 @@ pub(super) fn index(world: &World, query: &Query) -> Index {
     index
 }
 
-fn close(world: &World, query: &Query, index: &mut Index, spot: Spot, sockets: &[SocketView<'_>]) {
+/// Takes the sockets of one endpoint.
+fn close(world: &World, query: &Query, index: &mut Index, sockets: &[SocketView<'_>]) {
+    let Some(spot) = sockets.first().map(|first| Spot::of(*first)) else { return };
     let passes = query.filter.passes(|each| {
         each(Field::Endpoint(spot.address, spot.port));
         each(Field::Netns(spot.netns.0));

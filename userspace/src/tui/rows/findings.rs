@@ -77,8 +77,8 @@ pub(super) fn index(world: &World, query: &Query) -> Index {
                 1 => By::text(finding.kind.name()),
                 2 => By::Number(finding.port.into()),
                 3 => By::Number(finding.first_seen.0),
-                4 => By::Number(u64::from(finding.live)),
-                5 => By::Number(finding.holders.len() as u64),
+                4 => By::Number(if finding.live { u64::MAX } else { finding.overlap.unwrap_or_default() }),
+                5 => By::Number(count(finding)),
                 6 => By::text(&everybody(finding).next().map(words::process).unwrap_or_default()),
                 _ => By::Number(finding.kind.severity() as u64),
             }
@@ -113,6 +113,11 @@ fn who(finding: &Finding) -> String {
     }
 }
 
+/// How often it happened, or how many hold it.
+const fn count(finding: &Finding) -> u64 {
+    if finding.count > 1 { finding.count } else { finding.holders.len() as u64 }
+}
+
 pub(super) fn row(scene: Scene<'_>, entry: &Entry) -> Option<Row> {
     let finding = found(scene.world, entry)?;
     let severity = finding.kind.severity();
@@ -121,7 +126,7 @@ pub(super) fn row(scene: Scene<'_>, entry: &Entry) -> Option<Row> {
         (false, Some(ns)) => duration_text(ns),
         (false, None) => "past".to_owned(),
     };
-    let count = if finding.count > 1 { finding.count } else { finding.holders.len() as u64 };
+    let count = count(finding);
     let unsure = if finding.uncertain { "? " } else { "" };
     let what = format!("{unsure}{}", who(finding));
     Some(Row {

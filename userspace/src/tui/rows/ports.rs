@@ -41,7 +41,8 @@ pub(super) fn index(world: &World, query: &Query) -> Index {
                 let Key::PortUser(_, _, at) = entry.key else { return By::Number(0) };
                 let Some(user) = seen.users.get(at) else { return By::Number(0) };
                 match by.0 {
-                    2 | 4 => By::Number(user.sockets.into()),
+                    2 => By::Number(user.sockets.into()),
+                    4 => By::Number(u64::from(user.sockets) + u64::from(user.time_wait)),
                     3 => By::Number(user.time_wait.into()),
                     _ => By::text(&user.comm),
                 }

@@ -1,12 +1,14 @@
 //! Who has what: cgroups, in each the processes that hold sockets, children below their parents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{By, Column, Entry, Index, Key, Query, Row, Scene, fixed, growing, number, process_fields, sort};
-use crate::event::{Cookie, ProcessKey};
+use crate::event::ProcessKey;
+use crate::ledger::SocketView;
 use crate::ledger::finding::HolderState;
 use crate::sink::{escape, words};
 use crate::tui::filter::Field;
+use crate::tui::history::Spot;
 use crate::tui::theme::Role;
 use crate::tui::world::World;
 
@@ -21,96 +23,107 @@ pub(super) const COLUMNS: [Column; 6] = [
 
 /// Endpoints of a row that are named.
 const NAMED: usize = 12;
+/// Sockets of a row that are put into order for that; a process may have a hundred thousand.
+const LOOKED_AT: usize = 64;
+/// Ancestors that are looked at for a process's place.
+const LINE_MAX: u32 = 64;
 /// How deep the tree is drawn.
 const DEPTH_MAX: u8 = 8;
 
 pub(super) fn index(world: &World, query: &Query) -> Index {
     let view = world.view();
-    let mut held: BTreeMap<ProcessKey, Vec<Cookie>> = BTreeMap::new();
-    for socket in view.sockets() {
+    let mut index = Index::default();
+    let mut members: Vec<Member> = Vec::new();
+    for (process, socket) in view.held() {
         if !query.connected && socket.state() == HolderState::Connected {
             continue;
         }
-        for process in socket.processes() {
-            held.entry(*process).or_default().push(socket.cookie());
+        let at = u32::try_from(index.cookies.len()).unwrap_or(u32::MAX);
+        match members.last_mut() {
+            Some(last) if last.process == process => last.sockets += 1,
+            _ => members.push(Member { process, first: at, sockets: 1 }),
         }
+        index.cookies.push(socket.cookie());
     }
-    let all = held.len();
-    held.retain(|process, cookies| {
-        query.filter.passes(|each| {
-            process_fields(world, *process, each);
-            for socket in cookies.iter().filter_map(|cookie| view.socket(*cookie)) {
-                each(Field::Endpoint(socket.address(), socket.port()));
-                each(Field::Kind(&socket.protocol().to_string()));
-                each(Field::Netns(socket.netns().0));
-            }
-        })
-    });
-    let mut index = Index { hidden: all - held.len(), ..Index::default() };
+    let all = members.len();
+    if !query.filter.is_empty() {
+        members.retain(|member| passes(world, query, &index, *member));
+    }
+    index.hidden = all - members.len();
     if let Some(by) = query.sort {
-        for (process, cookies) in &held {
-            push(&mut index, *process, cookies, 0);
-        }
-        let mut entries = std::mem::take(&mut index.entries);
-        sort(&mut entries, by, |entry| value(world, entry, by.0));
+        let mut entries: Vec<Entry> = members.iter().map(|member| member.entry(0)).collect();
+        sort(&mut entries, by, |entry| value(world, &index, entry, by.0));
         index.entries = entries;
         return index;
     }
-    let mut groups: BTreeMap<&str, BTreeSet<ProcessKey>> = BTreeMap::new();
-    for process in held.keys() {
-        let cgroup = view.process(*process).map_or("", |facts| facts.cgroup.as_str());
-        groups.entry(cgroup).or_default().insert(*process);
+    let mut groups: BTreeMap<&str, Vec<Member>> = BTreeMap::new();
+    for member in members {
+        let cgroup = view.process(member.process).map_or("", |facts| facts.cgroup.as_str());
+        groups.entry(cgroup).or_default().push(member);
     }
     for (cgroup, members) in groups {
-        let sockets: usize = members.iter().filter_map(|process| held.get(process)).map(Vec::len).sum();
         let mut entry = Entry::new(Key::Cgroup(cgroup.into()));
-        entry.sockets = u32::try_from(sockets).unwrap_or(u32::MAX);
+        entry.sockets = members.iter().fold(0, |sum, member| member.sockets.saturating_add(sum));
         index.entries.push(entry);
-        tree(world, &held, &members, &mut index);
+        tree(world, &members, &mut index);
     }
     index
 }
 
-/// The nearest ancestor that is in the same group, and how many there are.
-fn place(world: &World, process: ProcessKey, members: &BTreeSet<ProcessKey>) -> Vec<ProcessKey> {
+/// A process that has sockets: where they are in the index, and how many.
+#[derive(Clone, Copy)]
+struct Member {
+    process: ProcessKey,
+    first: u32,
+    sockets: u32,
+}
+
+impl Member {
+    const fn entry(self, depth: u8) -> Entry {
+        Entry { key: Key::Process(self.process), first: self.first, sockets: self.sockets, depth }
+    }
+}
+
+fn passes(world: &World, query: &Query, index: &Index, member: Member) -> bool {
+    query.filter.passes(|each| {
+        process_fields(world, member.process, each);
+        let cookies = index.sockets_of(&member.entry(0));
+        for socket in cookies.iter().filter_map(|cookie| world.view().socket(*cookie)) {
+            each(Field::Endpoint(socket.address(), socket.port()));
+            each(Field::Kind(&socket.protocol().to_string()));
+            each(Field::Netns(socket.netns().0));
+        }
+    })
+}
+
+/// The line of a process: its ancestors that are in the same group, the first one first, and itself.
+fn line(world: &World, process: ProcessKey, members: &[Member]) -> Vec<ProcessKey> {
     let mut line = vec![process];
     let mut next = world.view().process(process).and_then(|facts| facts.parent);
     let mut steps = 0;
     while let Some(parent) = next {
-        if members.contains(&parent) {
+        // Members are in the order of their keys.
+        if members.binary_search_by_key(&parent, |member| member.process).is_ok() {
             line.push(parent);
         }
         steps += 1;
-        next = world.view().process(parent).and_then(|facts| facts.parent).filter(|_| steps < 64);
+        next = world.view().process(parent).and_then(|facts| facts.parent).filter(|_| steps < LINE_MAX);
     }
     line.reverse();
     line
 }
 
-fn tree(
-    world: &World,
-    held: &BTreeMap<ProcessKey, Vec<Cookie>>,
-    members: &BTreeSet<ProcessKey>,
-    index: &mut Index,
-) {
-    let mut lines: Vec<Vec<ProcessKey>> =
-        members.iter().map(|process| place(world, *process, members)).collect();
-    lines.sort();
-    for line in lines {
-        let Some(process) = line.last() else { continue };
+fn tree(world: &World, members: &[Member], index: &mut Index) {
+    let lines = members.iter().map(|member| (line(world, member.process, members), *member));
+    let mut lines: Vec<(Vec<ProcessKey>, Member)> = lines.collect();
+    lines.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (line, member) in lines {
         let depth = u8::try_from(line.len()).unwrap_or(DEPTH_MAX).min(DEPTH_MAX);
-        push(index, *process, held.get(process).map_or(&[], Vec::as_slice), depth);
+        index.entries.push(member.entry(depth));
     }
 }
 
-fn push(index: &mut Index, process: ProcessKey, cookies: &[Cookie], depth: u8) {
-    let first = u32::try_from(index.cookies.len()).unwrap_or(u32::MAX);
-    index.cookies.extend(cookies);
-    let sockets = u32::try_from(cookies.len()).unwrap_or(u32::MAX);
-    index.entries.push(Entry { key: Key::Process(process), first, sockets, depth });
-}
-
-fn value(world: &World, entry: &Entry, column: usize) -> By {
+fn value(world: &World, index: &Index, entry: &Entry, column: usize) -> By {
     let Key::Process(process) = entry.key else { return By::Number(0) };
     let facts = world.view().process(process);
     match column {
@@ -118,7 +131,10 @@ fn value(world: &World, entry: &Entry, column: usize) -> By {
         2 => By::Number(facts.map_or(0, |facts| facts.uid.0).into()),
         3 => By::Number(entry.sockets.into()),
         4 => By::Number(process.start),
-        5 => By::Number(entry.first.into()),
+        5 => {
+            let sockets = index.sockets_of(entry).iter().filter_map(|cookie| world.view().socket(*cookie));
+            By::Number(sockets.map(|socket| socket.port()).min().unwrap_or_default().into())
+        }
         _ => By::text(facts.map_or("", |facts| facts.comm.as_str())),
     }
 }
@@ -144,8 +160,12 @@ pub(super) fn row(scene: Scene<'_>, index: &Index, entry: &Entry) -> Option<Row>
     };
     let name = facts.map_or_else(|| "?".to_owned(), |facts| super::program(world, facts));
     let cookies = index.sockets_of(entry).iter();
-    let sockets = cookies.filter_map(|cookie| world.view().socket(*cookie)).take(NAMED);
+    let mut sockets: Vec<SocketView<'_>> =
+        cookies.take(LOOKED_AT).filter_map(|cookie| world.view().socket(*cookie)).collect();
+    sockets.sort_by_key(|socket| Spot::of(*socket));
     let mut holds: Vec<String> = sockets
+        .iter()
+        .take(NAMED)
         .map(|socket| format!("{} {}", socket.protocol(), words::endpoint(socket.address(), socket.port())))
         .collect();
     holds.dedup();
