@@ -14,6 +14,8 @@ mod bad_input;
 mod causes;
 #[path = "co_bind.rs"]
 mod co_bind;
+#[path = "containers.rs"]
+mod containers;
 #[path = "doors_compat.rs"]
 mod doors_compat;
 #[path = "doors_uring.rs"]

@@ -10,18 +10,22 @@ use crate::proc::{Mount, mounts};
 pub const CGROUPS_MAX: usize = 65_536;
 
 /// The mount point of the cgroup2 hierarchy, wherever it is: `/sys/fs/cgroup`, `/sys/fs/cgroup/unified` in a hybrid
-/// layout, anywhere else. Only a mount of the hierarchy's root counts: a container may show a part of it.
+/// layout, anywhere else. A mount of the hierarchy's true root is preferred: a container may show a part of it.
 #[must_use]
 pub fn mount_point() -> Option<PathBuf> {
-    root_among(mounts().ok()?)
+    let is_true = |point: &Path| std::fs::metadata(point).is_ok_and(|root| root.ino() == ROOT_INODE);
+    root_among(mounts().ok()?, is_true)
 }
 
 /// As [`mount_point`], from a list of mounts.
-fn root_among(mounts: impl IntoIterator<Item = Mount>) -> Option<PathBuf> {
+fn root_among(mounts: impl IntoIterator<Item = Mount>, is_true: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let hierarchies = mounts.into_iter().filter(|mount| mount.kind == b"cgroup2");
-    // In a cgroup namespace the root is the namespace's own; a mount of a part is better than none.
-    hierarchies.min_by_key(|mount| mount.root != b"/").map(|mount| mount.point)
+    // In a cgroup namespace `/` is the namespace's own root, and the machine's is `/..` or further up.
+    hierarchies.min_by_key(|mount| (!is_true(&mount.point), mount.root != b"/")).map(|mount| mount.point)
 }
+
+/// Inode number of the directory of the hierarchy's true root, whatever a cgroup namespace shows as its root.
+pub const ROOT_INODE: u64 = 1;
 
 /// A cgroup2 directory that is not one.
 #[derive(Debug, thiserror::Error)]
@@ -211,13 +215,23 @@ mod tests {
                     42 23 0:35 / /host/cgroup ro - cgroup2 cgroup ro";
         let point = |text: &str| {
             let mounts = text.lines().filter_map(|line| Mount::parse(line.trim_start().as_bytes()));
-            root_among(mounts).map(|path| path.display().to_string())
+            root_among(mounts, |_| false).map(|path| path.display().to_string())
         };
         assert_eq!(point(unified).as_deref(), Some("/sys/fs/cgroup"));
         assert_eq!(point(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
         assert_eq!(point(odd).as_deref(), Some("/mnt/my groups"));
         assert_eq!(point(part).as_deref(), Some("/host/cgroup"));
         assert_eq!(point("29 23 0:25 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu"), None);
+
+        let container = "29 23 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n\
+                         30 23 0:25 /../.. /host/cgroup rw - cgroup2 cgroup rw";
+        let mounts = container.lines().filter_map(|line| Mount::parse(line.as_bytes()));
+        let true_root = root_among(mounts, |point| point.starts_with("/host"));
+        assert_eq!(
+            true_root.as_deref(),
+            Some(Path::new("/host/cgroup")),
+            "the machine's, where it is mounted"
+        );
     }
 
     /// A tree of folders in the place of the hierarchy. Ids are inode numbers here too.

@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod capture;
 mod check;
+mod dist;
 mod folders;
 mod leftovers;
 mod object_file;
@@ -26,7 +27,9 @@ usage: cargo xtask VERB
   test [--real] [FILTER] every test, the scenarios with real processes included; needs root. With --real also those
                          whose programs are large to install
   vm [KERNEL…] [--all]   the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json unless
-                         told which; --backend B, --scenario S, --update: newer packages, --write: docs/kernels.md
+                         told which; --quick: the scenarios of .ci/run, --backend B, --scenario S, --update: newer
+                         packages, --write: the table of docs/kernels.md
+  dist                   what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
   log EVENTS FILE [SEED] a log of any length, as a busy CI machine would record it; .zst is compressed
   tidy                   the rules of docs/hacking.md alone
@@ -54,6 +57,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["test", "--real", filter] | ["test", filter, "--real"] => test::test(Some(filter), true),
         ["test", filter] => test::test(Some(filter), false),
         ["vm", words @ ..] => vm::vm(&vm::Options::of(words)?),
+        ["dist"] => dist::dist(),
         ["capture"] => capture::capture(),
         ["log", rest @ ..] => bench::log(rest),
         ["tidy"] => tidy::tidy(),

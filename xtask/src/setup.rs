@@ -27,6 +27,8 @@ pub(crate) enum Part {
     Real,
     /// What boots other kernels.
     Guests,
+    /// What packages are made with.
+    Dist,
 }
 
 /// A program that a Debian package brings.
@@ -58,14 +60,22 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "gunicorn", package: "gunicorn", why: "scenario: pre-forked workers" },
 ];
 
+/// What `dist` runs.
+const DIST: [Program; 3] = [
+    Program { name: "dpkg-deb", package: "dpkg", why: "makes the .deb" },
+    Program { name: "rpmbuild", package: "rpm", why: "makes the .rpm" },
+    Program { name: "readelf", package: "binutils", why: "looks whether the binary is static" },
+];
+
 /// What `vm` runs, and what it puts into a guest.
-const GUESTS: [Program; 10] = [
+const GUESTS: [Program; 11] = [
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels" },
     Program { name: "busybox", package: "busybox-static", why: "shell of a guest" },
     Program { name: "curl", package: "curl", why: "fetches kernels" },
     Program { name: "xz", package: "xz-utils", why: "unpacks kernels" },
     Program { name: "zstd", package: "zstd", why: "unpacks kernels" },
     Program { name: "dpkg-deb", package: "dpkg", why: "unpacks kernels" },
+    Program { name: "dash", package: "dash", why: "goes into a guest" },
     Program { name: "ip", package: "iproute2", why: "goes into a guest" },
     Program { name: "setpriv", package: "util-linux", why: "goes into a guest" },
     Program { name: "unshare", package: "util-linux", why: "goes into a guest" },
@@ -74,7 +84,7 @@ const GUESTS: [Program; 10] = [
 
 /// Installs all parts.
 pub(crate) fn all(quiet: bool) -> anyhow::Result<()> {
-    let installed = parts(&[Part::Toolchain, Part::Check, Part::Test, Part::Guests])?;
+    let installed = parts(&[Part::Toolchain, Part::Check, Part::Test, Part::Guests, Part::Dist])?;
     if !installed && !quiet {
         println!("setup: everything is there");
     }
@@ -86,6 +96,9 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     let mut installed = false;
     if parts.contains(&Part::Guests) {
         installed |= apt_install(&missing(&GUESTS))?;
+    }
+    if parts.contains(&Part::Dist) {
+        installed |= apt_install(&missing(&DIST))?;
     }
     if parts.contains(&Part::Test) {
         installed |= programs()?;

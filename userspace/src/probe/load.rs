@@ -15,7 +15,7 @@ use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need};
 use super::offsets::Resolved;
 use super::preload::{load, load_together};
-use super::{ProbeError, offsets, tracefs};
+use super::{ProbeError, offsets, surroundings, tracefs};
 use crate::{cgroup2, wire};
 
 /// The compiled probe; `cargo xtask build-ebpf` makes it.
@@ -113,6 +113,9 @@ impl Probe {
     /// # Errors
     /// Without privileges, without BTF, or on a kernel older than 5.8.
     pub fn load(options: &Options) -> Result<Self, ProbeError> {
+        if surroundings::in_user_namespace() {
+            return Err(ProbeError::UserNamespace);
+        }
         if !nix::unistd::geteuid().is_root() && !has_bpf_capability() {
             return Err(ProbeError::NotPermitted);
         }

@@ -14,6 +14,7 @@ mod pins;
 mod preload;
 mod ring;
 pub mod seccomp;
+pub mod surroundings;
 mod syscall;
 mod task_files;
 pub mod tracefs;
@@ -35,6 +36,27 @@ pub enum ProbeError {
         "bindwatch needs root to load its probe (or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN): run it with sudo"
     )]
     NotPermitted,
+    /// A user namespace.
+    #[error(
+        "this is a user namespace (a rootless container), whose root has no power over the kernel: run bindwatch outside of \
+         it, as the machine's root; `list`, `check` and `report` work here"
+    )]
+    UserNamespace,
+    /// A PID namespace.
+    #[error(
+        "this is a PID namespace of its own, in which processes have other numbers than the kernel tells: start the \
+         container with the machine's (docker run --pid=host)"
+    )]
+    PidNamespace,
+    /// A part of the hierarchy.
+    #[error(
+        "the cgroup2 hierarchy at {path} is a part of the machine's, so that only this container's binds would be seen: \
+         start the container with the machine's (docker run --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup)"
+    )]
+    PartOfHierarchy {
+        /// Its mount point.
+        path: String,
+    },
     /// No cgroup2.
     #[error(
         "no cgroup2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with \

@@ -24,6 +24,7 @@ use crate::event::{
 use crate::ledger::{Settings, Standing};
 use crate::probe::{
     Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory,
+    surroundings,
 };
 use crate::wait::{Carrier, Waits};
 use crate::wire::{self, Record, Stamped};
@@ -87,6 +88,7 @@ impl Live {
         mut processes: Processes,
         events: &mut Vec<Event>,
     ) -> Result<Self, LiveError> {
+        surroundings::check()?;
         let tables = Tables::open()?;
         let mut probe = Probe::attach(options)?;
         let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;

@@ -24,8 +24,6 @@ use crate::wire::{self, Record};
 const RING_BYTES: u32 = 256 << 10;
 /// The programs that tell of a socket's end.
 const PROGRAMS: [&str; 3] = ["tcp_destroy_sock", "inet_sock_set_state", "sock_release"];
-/// Inode number of the directory of the hierarchy's true root, whatever a cgroup namespace shows as its root.
-const ROOT_INODE: u64 = 1;
 
 /// The tables are read at most this often, and the ring is looked into at most this often while others' sockets end.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -99,7 +97,7 @@ enum News {
 /// hierarchy.
 pub fn attach() -> Result<Probe, ReleasesError> {
     let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
-    if std::fs::metadata(&root).is_ok_and(|root| root.ino() != ROOT_INODE) {
+    if std::fs::metadata(&root).is_ok_and(|root| root.ino() != cgroup2::ROOT_INODE) {
         return Err(ReleasesError::PartOfHierarchy);
     }
     let options =

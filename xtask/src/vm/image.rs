@@ -15,7 +15,7 @@ use crate::shell;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs of the machine that tests start, with the libraries they need. The rest is busybox's.
-const TOOLS: [&str; 6] = ["bpftool", "ip", "nsenter", "setpriv", "unshare", "zstd"];
+const TOOLS: [&str; 7] = ["bpftool", "dash", "ip", "nsenter", "setpriv", "unshare", "zstd"];
 
 /// Actors, beside the test programs.
 const ACTORS: [&str; 6] = ["actor", "denier", "oldkernel", "panics", "racers", "storm"];
@@ -59,7 +59,7 @@ impl Programs {
         Ok(Self {
             bindwatch: target.join(TARGET).join("release/bindwatch"),
             actors: target.join(TARGET).join("guest"),
-            tests: vec![("guest", guest)],
+            tests: vec![("guest", guest), ("empty_root", shell::root().join("xtask/src/vm/empty_root.sh"))],
         })
     }
 
@@ -113,6 +113,8 @@ pub(crate) fn write(
         libraries.extend(needed(&from)?);
         archive.copy(&format!("usr/bin/{name}"), &from)?;
     }
+    // busybox's shell runs its own programs, whatever `PATH` says.
+    archive.link("usr/bin/sh", "dash")?;
     libraries.sort_unstable();
     libraries.dedup();
     for library in libraries {

@@ -13,6 +13,8 @@ pub(crate) struct List {
     needs: Vec<Need>,
     /// Tests that need programs which are not in a guest.
     programs: Vec<Programs>,
+    /// Scenarios that a change is held to every time.
+    pub(crate) quick: Vec<String>,
 }
 
 /// One kernel.
@@ -26,7 +28,10 @@ pub(crate) struct Kernel {
     pub(crate) from: Vec<String>,
     /// Every `--backend` that it takes.
     pub(crate) backends: Vec<String>,
-    /// What it has; a guest finds out whether that is so.
+    /// Warnings that it gives, and that docs/kernels.md explains.
+    #[serde(default)]
+    pub(crate) known: Vec<String>,
+    /// What it has.
     pub(crate) features: Vec<String>,
 }
 

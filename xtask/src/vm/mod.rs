@@ -9,6 +9,9 @@ mod packages;
 mod table;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -30,6 +33,8 @@ pub(crate) struct Options<'a> {
     all: bool,
     backend: Option<&'a str>,
     scenarios: Vec<&'a str>,
+    /// The scenarios of `quick` alone.
+    quick: bool,
     update: bool,
     /// Writes the table to docs/kernels.md.
     write: bool,
@@ -44,6 +49,7 @@ impl<'a> Options<'a> {
             let mut value = || words.next().copied().with_context(|| format!("{word} needs a value"));
             match *word {
                 "--all" => options.all = true,
+                "--quick" => options.quick = true,
                 "--update" => options.update = true,
                 "--write" => options.write = true,
                 "--backend" => options.backend = Some(value()?),
@@ -85,10 +91,23 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     let programs = Programs::build()?;
     let tests = programs.list()?;
 
-    let mut verdicts = Vec::new();
-    for (kernel, fetched) in kernels.iter().zip(&fetched) {
-        verdicts.push(run(&list, kernel, fetched, &programs, &tests, options)?);
-    }
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        // A guest is emulated by one thread, whatever processors it has.
+        let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((kernel, fetched)) = kernels.get(at).zip(fetched.get(at)) else { return };
+                    let verdict = run(&list, kernel, fetched, &programs, &tests, options);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, verdict);
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let verdicts: Vec<Verdict> = done.into_values().collect::<Result<_, _>>()?;
     let table = table::markdown(&verdicts);
     println!("\n{table}");
     if options.write {
@@ -134,7 +153,9 @@ fn run(
     let mut scenarios: BTreeMap<&str, Vec<Test>> = BTreeMap::new();
     for (program, name) in tests {
         let scenario = name.split("::").next().unwrap_or(name);
-        if options.scenarios.is_empty() || options.scenarios.contains(&scenario) {
+        let quick = options.quick && list.quick.iter().any(|quick| quick == scenario);
+        let all = options.scenarios.is_empty() && !options.quick;
+        if all || quick || options.scenarios.contains(&scenario) {
             let skipped = list.skip(name, kernel);
             scenarios.entry(scenario).or_default().push(Test { program, name: name.clone(), skipped });
         }
@@ -155,11 +176,11 @@ fn run(
     image::write(&files, kernel, fetched, programs, &plan)?;
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
     let began = Instant::now();
-    let outcome = guest::boot(&packages::image(kernel), &files, "", &folder, |line| {
+    let outcome = guest::boot(&packages::image(kernel), &files, &kernel.known, &folder, |line| {
         if let Some(said) = line.strip_prefix("@@ end ") {
-            println!("vm: {:>4} s  {said}", began.elapsed().as_secs());
+            println!("vm: {:>4} s  {:<13} {said}", began.elapsed().as_secs(), kernel.name);
         } else if line.starts_with("test ") && line.ends_with("FAILED") {
-            println!("vm: {:>4} s  {line}", began.elapsed().as_secs());
+            println!("vm: {:>4} s  {:<13} {line}", began.elapsed().as_secs(), kernel.name);
         }
     })?;
     std::fs::remove_file(&files)?;

@@ -1,7 +1,7 @@
 //! What a guest wrote, understood.
 
 /// What the kernel says when something is wrong with it, or with what it was made to run.
-const TROUBLE: [&str; 14] = [
+const TROUBLE: [&str; 13] = [
     "Kernel panic",
     "Oops",
     "BUG:",
@@ -15,7 +15,6 @@ const TROUBLE: [&str; 14] = [
     "blocked for more than",
     "possible circular locking",
     "Out of memory:",
-    "Modules linked in:",
 ];
 
 /// One boot.
@@ -46,8 +45,8 @@ pub(crate) struct Scenario {
     pub(crate) seconds: u64,
 }
 
-/// Reads what a guest said on its second serial line, and its kernel on the first.
-pub(crate) fn of(results: &str, console: &str, silent: bool) -> Outcome {
+/// Reads what a guest said on its second serial line, and its kernel on the first. A warning is `known` by the line before.
+pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -> Outcome {
     let mut outcome = Outcome { silent, ..Outcome::default() };
     for line in results.lines() {
         match line.split_whitespace().collect::<Vec<_>>().as_slice() {
@@ -76,8 +75,14 @@ pub(crate) fn of(results: &str, console: &str, silent: bool) -> Outcome {
             _ => {}
         }
     }
-    let wrong = |line: &&str| TROUBLE.iter().any(|sign| line.contains(sign));
-    outcome.trouble = console.lines().filter(wrong).map(|line| line.trim_end().to_owned()).collect();
+    let mut before = "";
+    for line in console.lines() {
+        let wrong = TROUBLE.iter().any(|sign| line.contains(sign));
+        if wrong && !known.iter().any(|known| before.contains(known)) {
+            outcome.trouble.push(line.trim_end().to_owned());
+        }
+        before = line;
+    }
     outcome
 }
 
@@ -90,7 +95,7 @@ mod tests {
     fn what_a_guest_said_is_counted_by_scenario() {
         let results = "@@ kernel 6.1.0\n@@ begin cgroup co_bind\ntest co_bind::a ... ok\ntest co_bind::b ... FAILED\n\n\
                        @@ end cgroup co_bind 101 7\n@@ begin cgroup storm\n";
-        let outcome = of(results, "[    0.1] clocksource: tsc\n", false);
+        let outcome = of(results, "[    0.1] clocksource: tsc\n", &[], false);
         assert_eq!(outcome.release, "6.1.0");
         let [one, other] = &outcome.scenarios[..] else { panic!("{outcome:?}") };
         assert_eq!((one.passed.len(), one.failed.len(), one.status, one.seconds), (1, 1, Some(101), 7));
@@ -102,8 +107,14 @@ mod tests {
     fn a_kernel_in_trouble_is_a_failure() {
         let console = "[   12.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\r\n[   13.0] fine\n";
         assert_eq!(
-            of("", console, false).trouble,
+            of("", console, &[], false).trouble,
             ["[   12.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"]
         );
+    }
+
+    #[test]
+    fn a_warning_is_known_by_the_line_before_it() {
+        let console = "[1] the reason\n[1] WARNING: here\n[2] another\n[2] WARNING: there\n";
+        assert_eq!(of("", console, &["the reason".to_owned()], false).trouble, ["[2] WARNING: there"]);
     }
 }

@@ -1,0 +1,66 @@
+//! Whether bindwatch is where it can see the machine: a container hides parts of it.
+//!
+//! The probe sees what happens on the whole machine and tells process ids of the first PID namespace. Where `/proc` has
+//! other numbers, or the root of the cgroups is a container's, what is recorded would be wrong or a part, so it is refused.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::ProbeError;
+use crate::cgroup2;
+
+/// Inode number of the first PID namespace: `PROC_PID_INIT_INO` of `include/linux/proc_ns.h`, the same since 3.8.
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// What of these a process that is to watch the machine must not be in.
+///
+/// # Errors
+/// In a user or PID namespace of its own, or where a part of the cgroup2 hierarchy is mounted alone.
+pub fn check() -> Result<(), ProbeError> {
+    if in_user_namespace() {
+        return Err(ProbeError::UserNamespace);
+    }
+    if !is_first_pid_namespace(Path::new("/proc/self/ns/pid")) {
+        return Err(ProbeError::PidNamespace);
+    }
+    let Some(root) = cgroup2::mount_point() else { return Ok(()) };
+    if std::fs::metadata(&root).is_ok_and(|root| root.ino() != cgroup2::ROOT_INODE) {
+        return Err(ProbeError::PartOfHierarchy { path: root.display().to_string() });
+    }
+    Ok(())
+}
+
+/// Whether the users of this process are others than the machine's: `root` has no power over the kernel there.
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_whole(&map))
+}
+
+/// Whether a map of users is that of the first user namespace: every user, as itself (user_namespaces(7)).
+fn is_whole(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Unknown counts as the first: without `/proc` other errors come first.
+fn is_first_pid_namespace(link: &Path) -> bool {
+    std::fs::metadata(link).map_or(true, |namespace| namespace.ino() == FIRST_PID_NAMESPACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_user_namespace_has_every_user_as_itself() {
+        assert!(is_whole("         0          0 4294967295\n"));
+        for map in ["0 1000 1\n", "0 100000 65536\n", "0 0 1\n", "", "0 0 4294967295\n1 1 1\n"] {
+            assert!(!is_whole(map), "{map}");
+        }
+    }
+
+    #[test]
+    fn another_namespace_is_not_the_first_pid_namespace() {
+        assert!(!is_first_pid_namespace(Path::new("/proc/self/ns/uts")));
+        assert!(is_first_pid_namespace(Path::new("/proc/self/ns/none")));
+    }
+}

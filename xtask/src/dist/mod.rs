@@ -1,0 +1,258 @@
+//! `cargo xtask dist`: what users get. One static binary with the probe in it, as an archive, a .deb and an .rpm, with
+//! its bill of materials and checksums.
+//!
+//! The same commit, toolchain and tools give the same bytes: times are the commit's, and no path of this machine is in it.
+
+mod licenses;
+mod sbom;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::setup::{self, Part};
+use crate::shell;
+
+/// The target; static glibc.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The largest that the binary may be, bytes.
+const SIZE_MAX: u64 = 12 << 20;
+/// Verbs with a manual page of their own.
+const VERBS: [&str; 10] =
+    ["run", "top", "record", "report", "explain", "list", "check", "enforce", "enroll", "doctor"];
+/// Shells, what their completions are called, and where packages keep them.
+const SHELLS: [(&str, &str, &str); 3] = [
+    ("bash", "bindwatch", "usr/share/bash-completion/completions"),
+    ("zsh", "_bindwatch", "usr/share/zsh/vendor-completions"),
+    ("fish", "bindwatch.fish", "usr/share/fish/vendor_completions.d"),
+];
+/// Licences and documents that go with the binary: from, and the name there.
+const DOCUMENTS: [(&str, &str); 5] = [
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+    ("LICENSE-MIT", "LICENSE-MIT"),
+    ("probe-ebpf/LICENSE-GPL-2.0", "LICENSE-GPL-2.0.probe"),
+    ("README.md", "README.md"),
+    ("docs/CHANGELOG.md", "CHANGELOG.md"),
+];
+/// In one line, for package managers.
+const SUMMARY: &str = "see every socket bind, and who shared, took or held which port";
+
+/// What everything is made of.
+struct Dist {
+    folder: PathBuf,
+    binary: PathBuf,
+    version: String,
+    /// Time of the commit, seconds since 1970.
+    epoch: String,
+}
+
+/// Runs the verb.
+pub(crate) fn dist() -> anyhow::Result<()> {
+    setup::parts(&[Part::Dist])?;
+    let folder = shell::target_dir().join("dist");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let binary = build()?;
+    let metadata = sbom::metadata(TARGET)?;
+    let version = sbom::version(&metadata)?;
+    let epoch = shell::output(shell::command("git").args(["log", "-1", "--format=%ct"]))?;
+    let dist = Dist { folder, binary, version, epoch };
+    let name = format!("bindwatch-{}-x86_64-linux", dist.version);
+
+    let tree = dist.folder.join(&name);
+    dist.fill(&tree, &metadata)?;
+    dist.archive(&name)?;
+    std::fs::copy(tree.join("bindwatch.cdx.json"), dist.folder.join(format!("{name}.cdx.json")))?;
+    let root = dist.folder.join("root");
+    dist.install(&tree, &root)?;
+    dist.deb(&root)?;
+    dist.rpm(&root)?;
+    for made in [&tree, &root] {
+        std::fs::remove_dir_all(made)?;
+    }
+    dist.checksums()
+}
+
+/// Builds the binary and looks at it.
+fn build() -> anyhow::Result<PathBuf> {
+    let target = shell::target_dir().join("static");
+    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
+    let flags = [
+        "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={}=bindwatch", shell::root().display()),
+        format!("--remap-path-prefix={}=cargo", home.context("neither CARGO_HOME nor HOME is set")?),
+    ];
+    println!("dist: building");
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--quiet", "--locked", "--profile", "dist", "--package", "bindwatch"]);
+    cargo.args(["--target", TARGET, "--target-dir"]).arg(&target);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
+    shell::run(&mut cargo)?;
+    let binary = target.join(TARGET).join("dist/bindwatch");
+    let size = std::fs::metadata(&binary)?.len();
+    println!("dist: {size} bytes");
+    if size > SIZE_MAX {
+        bail!("{} has {size} bytes, more than {SIZE_MAX}", binary.display());
+    }
+    let loader = shell::output(shell::command("readelf").args(["--program-headers", "--wide"]).arg(&binary))?;
+    if loader.contains("INTERP") {
+        bail!("{} is not static", binary.display());
+    }
+    Ok(binary)
+}
+
+impl Dist {
+    /// The archive's content.
+    fn fill(&self, tree: &Path, metadata: &serde_json::Value) -> anyhow::Result<()> {
+        for folder in ["man", "completions"] {
+            std::fs::create_dir_all(tree.join(folder))?;
+        }
+        std::fs::copy(&self.binary, tree.join("bindwatch"))?;
+        let says = |words: &[&str]| shell::output(shell::command(&self.binary).args(words));
+        std::fs::write(tree.join("man/bindwatch.1"), says(&["man"])? + "\n")?;
+        for verb in VERBS {
+            std::fs::write(tree.join(format!("man/bindwatch-{verb}.1")), says(&["man", verb])? + "\n")?;
+        }
+        for (shell, name, _) in SHELLS {
+            std::fs::write(tree.join("completions").join(name), says(&["completions", shell])? + "\n")?;
+        }
+        for (from, name) in DOCUMENTS {
+            std::fs::copy(shell::root().join(from), tree.join(name))?;
+        }
+        std::fs::write(tree.join("THIRD-PARTY.txt"), licenses::text(metadata)?)?;
+        let bill = sbom::cyclonedx(metadata, &self.binary, &self.epoch)?;
+        std::fs::write(tree.join("bindwatch.cdx.json"), bill)?;
+        Ok(())
+    }
+
+    /// `NAME.tar.gz`, of the folder `NAME`.
+    fn archive(&self, name: &str) -> anyhow::Result<()> {
+        let line = "tar --sort=name --mtime=\"@$2\" --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r,go-w \
+                    --format=gnu -cf - \"$1\" | gzip -9n > \"$1.tar.gz\"";
+        let mut tar = shell::command("sh");
+        shell::run(tar.current_dir(&self.folder).args(["-ec", line, "sh", name, &self.epoch]))
+    }
+
+    /// The files where packages put them.
+    fn install(&self, tree: &Path, root: &Path) -> anyhow::Result<()> {
+        let place = |from: &Path, to: &str, mode: &str| {
+            let mut install = shell::command("install");
+            shell::run(install.args(["-D", "--mode", mode]).arg(from).arg(root.join(to)))
+        };
+        place(&tree.join("bindwatch"), "usr/bin/bindwatch", "755")?;
+        for (_, name, folder) in SHELLS {
+            place(&tree.join("completions").join(name), &format!("{folder}/{name}"), "644")?;
+        }
+        for (_, name) in DOCUMENTS {
+            place(&tree.join(name), &format!("usr/share/doc/bindwatch/{name}"), "644")?;
+        }
+        for name in ["THIRD-PARTY.txt", "bindwatch.cdx.json"] {
+            place(&tree.join(name), &format!("usr/share/doc/bindwatch/{name}"), "644")?;
+        }
+        let mut pages: Vec<PathBuf> = std::fs::read_dir(tree.join("man"))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<_>>()?;
+        pages.sort();
+        for page in pages {
+            let name = page.file_name().context("a page")?.to_string_lossy().into_owned();
+            let to = format!("usr/share/man/man1/{name}");
+            place(&page, &to, "644")?;
+            shell::run(shell::command("gzip").arg("-9n").arg(root.join(to)))?;
+        }
+        let line = "find \"$1\" -exec touch --no-dereference --date=\"@$2\" {} +";
+        shell::run(shell::command("sh").args(["-ec", line, "sh"]).arg(root).arg(&self.epoch))
+    }
+
+    fn deb(&self, root: &Path) -> anyhow::Result<()> {
+        // dpkg wants its own files in the tree.
+        let tree = self.folder.join("deb");
+        shell::run(shell::command("cp").arg("--archive").arg(root).arg(&tree))?;
+        let documents = tree.join("usr/share/doc/bindwatch");
+        std::fs::write(documents.join("copyright"), copyright()?)?;
+        std::fs::create_dir_all(tree.join("DEBIAN"))?;
+        let kilobytes = shell::output(shell::command("du").args(["-sk", "--apparent-size"]).arg(root))?;
+        let kilobytes = kilobytes.split_whitespace().next().unwrap_or("0");
+        let control = format!(
+            "Package: bindwatch\nVersion: {}-1\nArchitecture: amd64\nMaintainer: The bindwatch developers \
+             <bindwatch@localhost>\nInstalled-Size: {kilobytes}\nSection: net\nPriority: optional\nDescription: {SUMMARY}\n \
+             Watches every bind of a machine by eBPF, and explains each port that was shared\n by accident or refused.\n",
+            self.version
+        );
+        std::fs::write(tree.join("DEBIAN/control"), control)?;
+        let sums = "cd \"$1\" && find usr -type f | LC_ALL=C sort | xargs md5sum > DEBIAN/md5sums && chmod 644 DEBIAN/* \
+                    usr/share/doc/bindwatch/copyright && find . -exec touch --no-dereference --date=\"@$2\" {} +";
+        shell::run(shell::command("sh").args(["-ec", sums, "sh"]).arg(&tree).arg(&self.epoch))?;
+        let mut deb = shell::command("dpkg-deb");
+        deb.args(["--root-owner-group", "-Zxz", "--build"]).arg(&tree);
+        deb.arg(self.folder.join(format!("bindwatch_{}-1_amd64.deb", self.version)));
+        shell::run(deb.env("SOURCE_DATE_EPOCH", &self.epoch))?;
+        std::fs::remove_dir_all(&tree)?;
+        Ok(())
+    }
+
+    fn rpm(&self, root: &Path) -> anyhow::Result<()> {
+        let top = self.folder.join("rpm");
+        std::fs::create_dir_all(&top)?;
+        let completions: Vec<String> =
+            SHELLS.iter().map(|(_, name, folder)| format!("/{}/{name}", rpm_folder(folder))).collect();
+        let spec = format!(
+            "Name: bindwatch\nVersion: {}\nRelease: 1\nSummary: {SUMMARY}\nLicense: (MIT OR Apache-2.0) AND GPL-2.0-only\n\
+             AutoReqProv: no\n%description\nWatches every bind of a machine by eBPF, and explains each port that was shared by \
+             accident or refused.\n%install\ncp --archive {root}/. %{{buildroot}}\n\
+             if [ -d %{{buildroot}}/usr/share/zsh/vendor-completions ]; then \
+             mv %{{buildroot}}/usr/share/zsh/vendor-completions %{{buildroot}}/usr/share/zsh/site-functions; fi\n\
+             %files\n%attr(755,root,root) /usr/bin/bindwatch\n/usr/share/doc/bindwatch\n/usr/share/man/man1/*\n{}\n",
+            self.version,
+            completions.join("\n"),
+            root = root.display(),
+        );
+        let file = top.join("bindwatch.spec");
+        std::fs::write(&file, spec)?;
+        let mut build = shell::command("rpmbuild");
+        build.args(["-bb", "--quiet", "--target", "x86_64-linux"]).env("SOURCE_DATE_EPOCH", &self.epoch);
+        for define in [
+            &format!("_topdir {}", top.display()),
+            &format!("_rpmdir {}", self.folder.display()),
+            "_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
+            "_buildhost localhost",
+            "use_source_date_epoch_as_buildtime 1",
+            "clamp_mtime_to_source_date_epoch 1",
+            "build_mtime_policy clamp_to_source_date_epoch",
+            "__os_install_post %{nil}",
+            "debug_package %{nil}",
+            "_build_id_links none",
+        ] {
+            build.args(["--define", define]);
+        }
+        shell::run(build.arg(&file))?;
+        std::fs::remove_dir_all(&top)?;
+        Ok(())
+    }
+
+    fn checksums(&self) -> anyhow::Result<()> {
+        let line = "sha256sum bindwatch* > SHA256SUMS && cat SHA256SUMS";
+        shell::run(shell::command("sh").current_dir(&self.folder).args(["-ec", line]))
+    }
+}
+
+/// Where Fedora keeps what Debian keeps in this folder.
+fn rpm_folder(folder: &str) -> &str {
+    if folder.contains("zsh") { "usr/share/zsh/site-functions" } else { folder }
+}
+
+/// Debian's machine-readable summary of licences.
+fn copyright() -> anyhow::Result<String> {
+    let mit = std::fs::read_to_string(shell::root().join("LICENSE-MIT"))?;
+    let indented: String = mit
+        .lines()
+        .map(|line| if line.is_empty() { " .\n".to_owned() } else { format!(" {line}\n") })
+        .collect();
+    Ok(format!(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: bindwatch\n\n\
+         Files: *\nCopyright: the bindwatch developers\nLicense: MIT or Apache-2.0\nComment: third parties: see \
+         THIRD-PARTY.txt. The program that runs in the kernel is under GPL-2.0-only: see LICENSE-GPL-2.0.probe.\n\n\
+         License: MIT\n{indented}\nLicense: Apache-2.0\n See /usr/share/common-licenses/Apache-2.0.\n"
+    ))
+}
