@@ -46,6 +46,11 @@ pub static URING_ATTEMPTS: LruHashMap<u64, Attempt> = LruHashMap::with_max_entri
 #[map]
 pub static URING_IN_USE: Array<u32> = Array::with_max_entries(1, 0);
 
+/// One slot: not 0 where functions of the kernel tell how calls end, whatever door they came through. Written by user space
+/// before the programs that see calls begin are attached.
+#[map]
+pub static ENDS_INSIDE: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Connections that came to a listener, by its cookie. Taken out by user space when the listener is closed.
 #[map]
 pub static ACCEPTED: PerCpuHashMap<u64, u64> =
@@ -128,6 +133,8 @@ pub struct Attempt {
     pub cookie: u64,
     /// Where the socket is in the kernel, to look at it again when the call ends; its cookie is compared then.
     pub sk: u64,
+    /// The socket of a function that a kprobe saw entered, until it returns.
+    pub aside: u64,
     pub netns_cookie: u64,
     pub address: [u8; 16],
     pub call: u32,

@@ -72,7 +72,11 @@ impl Recording {
             inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).expect("inotify");
         let appears = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, folder.path(), appears).expect("a watch on the folder");
-        let backend = std::env::var_os(BACKEND).map(|name| [OsStr::new("--backend").to_owned(), name]);
+        let options: Vec<_> = options.into_iter().map(|option| option.as_ref().to_owned()).collect();
+        let chosen = options.iter().any(|option| option == "--backend" || option == "--errno");
+        let backend = std::env::var_os(BACKEND)
+            .filter(|_| !chosen)
+            .map(|name| [OsStr::new("--backend").to_owned(), name]);
         let mut started = Run::bindwatch([verb, "--output"])
             .args([&log])
             .args(["--ready-file"])

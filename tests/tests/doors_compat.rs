@@ -1,4 +1,4 @@
-//! Binds by system calls of the 32-bit ABI: no event tells how they end.
+//! Binds by system calls of the 32-bit ABI: no event tells how they end. Functions of the kernel do (`backend.rs`).
 #![cfg(target_arch = "x86_64")]
 #![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
 
@@ -32,7 +32,7 @@ fn a_32_bit_server_shares_like_any_other() {
 
 #[test]
 fn a_32_bit_bind_that_is_refused_is_told_without_its_errno() {
-    let recording = Recording::start();
+    let recording = Recording::with(["--backend", "tracepoint"]);
     let (mut holder, mut refused) = (Actor::new(), Vec::new());
     for how in HOWS {
         let address = loopback();
@@ -56,7 +56,7 @@ fn a_32_bit_bind_that_is_refused_is_told_without_its_errno() {
 
 #[test]
 fn a_32_bit_bind_that_fails_alone_is_no_finding() {
-    let recording = Recording::start();
+    let recording = Recording::with(["--backend", "tracepoint"]);
     let address = loopback();
     let mut actor = Actor::new();
     actor.ok("setuid 65534");

@@ -8,6 +8,8 @@ mod accepted;
 mod actors;
 #[path = "autobind.rs"]
 mod autobind;
+#[path = "backend.rs"]
+mod backend;
 #[path = "bad_input.rs"]
 mod bad_input;
 #[path = "causes.rs"]

@@ -248,8 +248,18 @@ impl Recording {
         if globals.verbose == 0 {
             return;
         }
-        let Attached { hooks, refused } = self.live.attached();
+        let Attached { hooks, refused, backend, passed_over } = self.live.attached();
         say(&format!("hooks in use: {}", hooks.join(", ")));
+        if let Some(backend) = backend {
+            say(&format!(
+                "the ends of calls are told by the backend {}: {}",
+                backend.name(),
+                backend.tells()
+            ));
+        }
+        for (backend, reason) in passed_over {
+            say(&format!("the backend {} is not in use: {reason}", backend.name()));
+        }
         for refused in refused {
             say(&format!("{} is not in use ({}): {}", refused.hook, refused.reason, refused.costs));
         }
@@ -329,6 +339,7 @@ pub fn probe_options(watch: &WatchArgs, guard: Guarding, globals: &Globals) -> O
     Options {
         ring_bytes: watch.ring_size,
         errno: watch.errno == ErrnoSource::Auto,
+        backend: watch.backend.forced(),
         diagnostics: globals.verbose >= 2,
         guard,
         only: None,
@@ -365,6 +376,7 @@ fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args:
         command_line,
         hooks: attached.hooks.iter().map(|hook| (*hook).to_owned()).collect(),
         refused,
+        backend: attached.backend.map(|backend| backend.name().to_owned()),
         rules: rules.clone(),
         cmdline: args.watch.cmdline.name().to_owned(),
         events: args.events.name().to_owned(),

@@ -130,6 +130,13 @@ pub struct Offsets {
     pub uring_submit_opcode: u32,
     /// Field `flags` there
     pub uring_submit_flags: u32,
+    /// Where the result of `inet_csk_listen_start` lies in the context of a program at its exit: it has one argument more
+    /// before 5.17
+    pub listen_result: u32,
+    /// The register in `pt_regs` that holds a function's result, and on its entry
+    pub regs_result: u32,
+    /// its first argument
+    pub regs_argument: u32,
     /// `sock_common.skc_reuse`
     pub skc_reuse: BitField,
     /// `sock_common.skc_reuseport`
@@ -195,6 +202,9 @@ impl Offsets {
         uring_submit_req: ABSENT,
         uring_submit_opcode: ABSENT,
         uring_submit_flags: ABSENT,
+        listen_result: ABSENT,
+        regs_result: ABSENT,
+        regs_argument: ABSENT,
         skc_reuse: BitField::NONE,
         skc_reuseport: BitField::NONE,
         skc_ipv6only: BitField::NONE,
@@ -202,4 +212,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 52 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 55 * 4 + 4 * 12);

@@ -10,14 +10,15 @@ pub mod kind {
     pub const BIND: u32 = 1;
     /// [`super::Sock`]: a bind failed; address and port are the requested ones.
     pub const BIND_FAILED: u32 = 2;
-    /// [`super::Sock`]: a bind was entered and its end was never seen, or cannot be seen: by [`super::door::COMPAT`] this
-    /// comes when the bind begins, and nothing else but a BIND where it succeeds.
+    /// [`super::Sock`]: a bind was entered and its end was never seen, or cannot be seen: where only system calls tell how
+    /// one ended, this comes when a bind by [`super::door::COMPAT`] begins, and nothing else but a BIND where it succeeds.
     pub const BIND_UNRESOLVED: u32 = 3;
     /// [`super::Sock`]: a TCP socket began to listen.
     pub const LISTEN: u32 = 4;
     /// [`super::Sock`]: `listen()` failed.
     pub const LISTEN_FAILED: u32 = 5;
-    /// [`super::Sock`]: `connect()` failed for want of a local port; address and port are the destination.
+    /// [`super::Sock`]: `connect()` failed for want of a local port; address and port are the destination. Both are zero where
+    /// it was a datagram that wanted a port, whose destination is not known then.
     pub const CONNECT_FAILED: u32 = 6;
     /// [`super::Small`]: a TCP socket stopped listening (`shutdown`, or a close in progress).
     pub const UNLISTEN: u32 = 7;
@@ -51,7 +52,7 @@ pub mod door {
     pub const SYSCALL: u8 = 0;
     /// io_uring.
     pub const IO_URING: u8 = 1;
-    /// A system call of the 32-bit ABI (`int 0x80`), whose end nothing tells.
+    /// A system call of the 32-bit ABI (`int 0x80`), for whose end the kernel has no event.
     pub const COMPAT: u8 = 2;
 }
 
@@ -93,6 +94,26 @@ pub mod hook {
     pub const CGROUP_MKDIR: u32 = 17;
     /// `raw_tp/cgroup_rmdir`
     pub const CGROUP_RMDIR: u32 = 18;
+    /// The return of the kernel's function `inet_bind`; this and the next nine by fexit or kretprobe.
+    pub const INET_BIND: u32 = 19;
+    /// `inet6_bind`
+    pub const INET6_BIND: u32 = 20;
+    /// `mptcp_bind`
+    pub const MPTCP_BIND: u32 = 21;
+    /// `inet_csk_listen_start`
+    pub const INET_CSK_LISTEN_START: u32 = 22;
+    /// `tcp_v4_connect`
+    pub const TCP_V4_CONNECT: u32 = 23;
+    /// `tcp_v6_connect`
+    pub const TCP_V6_CONNECT: u32 = 24;
+    /// `inet_autobind`
+    pub const INET_AUTOBIND: u32 = 25;
+    /// `__ip4_datagram_connect`
+    pub const IP4_DATAGRAM_CONNECT: u32 = 26;
+    /// `__ip6_datagram_connect`
+    pub const IP6_DATAGRAM_CONNECT: u32 = 27;
+    /// `udp_disconnect`
+    pub const UDP_DISCONNECT: u32 = 28;
     /// `cgroup/post_bind4` of an enforced cgroup
     pub const GUARD_BIND4: u32 = 32;
     /// `cgroup/post_bind6` of an enforced cgroup

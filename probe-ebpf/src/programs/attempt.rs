@@ -14,6 +14,7 @@ const EMPTY: Attempt = Attempt {
     task: Task::NONE,
     cookie: 0,
     sk: 0,
+    aside: 0,
     netns_cookie: 0,
     address: [0; 16],
     call: call::NONE,

@@ -11,7 +11,7 @@ use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{SetOption, Small, Sock, Task, door, hook, kind};
 
-use super::{attempt, uring};
+use super::{attempt, ends, uring};
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::{Addr, offset};
 use crate::maps::{Attempt, call};
@@ -73,15 +73,15 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Remembers what is asked for, but for address and port. An attempt of this thread that never ended is told first:
-/// it came through a 32-bit system call, or it left the choice of the port for later.
+/// Remembers what is asked for, but for address and port. An attempt of this thread that never ended is told first: it
+/// came through a 32-bit system call, or what tells of ends missed it.
 #[inline(always)]
 fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut Attempt> {
     let tid = task::tid();
     let pointer = attempt::entry(tid)?;
     // SAFETY: the entry is this thread's own: no other thread writes it, and it lives as long as the thread.
     let entry = unsafe { &mut *pointer };
-    if entry.call == call::BIND && entry.door == door::SYSCALL {
+    if is_left_open(entry) {
         attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }
     let sk = Sk(sk);
@@ -103,6 +103,12 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     Some(pointer)
 }
 
+/// Whether a bind of this thread has not ended, and nothing else tells of it.
+#[inline(always)]
+pub fn is_left_open(entry: &Attempt) -> bool {
+    entry.call == call::BIND && (entry.door == door::SYSCALL || ends::are_told_inside())
+}
+
 /// By which door a call of this thread came, and who made it.
 #[inline(always)]
 pub fn caller(tid: u32) -> (u8, Task) {
@@ -120,7 +126,7 @@ pub fn caller(tid: u32) -> (u8, Task) {
 fn begun(entry: &Attempt, hook: u32) {
     if entry.door == door::IO_URING {
         uring::begun(entry, hook);
-    } else if entry.door == door::COMPAT {
+    } else if entry.door == door::COMPAT && !ends::are_told_inside() {
         // Nothing will tell how it ends; user space waits for the port it gets, or does not get.
         attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }

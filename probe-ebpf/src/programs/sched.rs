@@ -6,13 +6,14 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user};
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use bindwatch_probe::abi::record::{Cgroup, Exec, Exit, Fork, Signal, door, hook, kind};
+use bindwatch_probe::abi::record::{Cgroup, Exec, Exit, Fork, Signal, hook, kind};
 use bindwatch_probe::abi::{ARGS_MAX, ARGS_MEDIUM, ARGS_SMALL, PATH_MAX, counter};
 
 use super::attempt;
+use super::cgroup::is_left_open;
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::{Addr, offset};
-use crate::maps::{ATTEMPTS, call};
+use crate::maps::ATTEMPTS;
 use crate::task;
 
 /// A task forks.
@@ -122,7 +123,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     if let Some(entry) = attempt::of(tid) {
         // SAFETY: the entry is this thread's own, and this is the thread's end.
         let entry = unsafe { &*entry };
-        if entry.call == call::BIND && entry.door == door::SYSCALL {
+        if is_left_open(entry) {
             attempt::report(
                 entry,
                 entry.task,

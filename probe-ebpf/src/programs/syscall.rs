@@ -1,6 +1,6 @@
 //! How calls ended: the errno of bind, listen and connect, from the exits of the system calls.
 //!
-//! Floor 5.8. Miss: io_uring (see `uring`) and 32-bit system calls, which have no events. Cost: any attached system
+//! Attached where the kernel's functions cannot be (`fexit`, `kprobe`). Floor 5.8. Miss: io_uring (see `uring`) and 32-bit system calls, which have no events. Cost: any attached system
 //! call event slows every system call of the machine by some nanoseconds; `--errno off` does without.
 
 use aya_ebpf::EbpfContext;
@@ -8,27 +8,16 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
-use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{Small, door, hook, kind, option};
+use bindwatch_probe::abi::record::{door, hook, kind};
 
-use super::{attempt, uring};
-use crate::emit::{Urgency, emit, head};
+use super::{attempt, ends, uring};
 use crate::kernel::offset;
 use crate::maps::{Attempt, call};
-use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 use crate::task;
-
-/// EAGAIN: UDP's automatic bind found no port.
-const EAGAIN: u32 = 11;
-/// EADDRINUSE
-const EADDRINUSE: u32 = 98;
-/// EADDRNOTAVAIL
-const EADDRNOTAVAIL: u32 = 99;
 
 /// AF_UNSPEC
 const AF_UNSPEC: u16 = 0;
-/// The options that let a port be shared.
-const SHARING: u16 = option::REUSEADDR | option::REUSEPORT;
 /// S_IFMT and S_IFSOCK (inode(7)).
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
@@ -77,52 +66,10 @@ pub fn sys_exit_bind(ctx: TracePointContext) -> u32 {
 fn end_of_bind(errno: u32, hook: u32) {
     if let Some(entry) = ending(call::BIND) {
         entry.call = call::NONE;
-        bind_ended(entry, false, errno, hook);
+        ends::bind_ended(entry, false, errno, hook);
     } else if let Some(entry) = ending(call::BOUND) {
         entry.call = call::NONE;
-        bind_ended(entry, true, errno, hook);
-    }
-}
-
-/// A bind ended, by whatever door.
-#[inline(always)]
-pub fn bind_ended(entry: &Attempt, got_its_port: bool, errno: u32, hook: u32) {
-    if errno == 0 {
-        // Without an error and without a port: IP_BIND_ADDRESS_NO_PORT. Nothing is held yet.
-        return;
-    }
-    if got_its_port {
-        // A program of another tool then denied it: the kernel took the port back.
-        emit::<Small>(counter::CLOSE, Urgency::Routine, |record| {
-            let small = Small {
-                head: head(kind::CLOSE, hook),
-                cookie: entry.cookie,
-                tgid: entry.task.tgid,
-                netns: entry.netns,
-                backlog: 0,
-                port: entry.port,
-                protocol: entry.protocol,
-                state: entry.state,
-                pad: [0; 7],
-            };
-            // SAFETY: the pointer is to a reserved record of this size.
-            unsafe { record.write(small) };
-        });
-    }
-    let urgency = if got_its_port || errno == EADDRINUSE { Urgency::Now } else { Urgency::Routine };
-    attempt::report(entry, entry.task, kind::BIND_FAILED, hook, errno, urgency);
-}
-
-/// A listen ended, by whatever door.
-#[inline(always)]
-pub fn listen_ended(entry: &Attempt, errno: u32, hook: u32) {
-    if errno != 0 {
-        attempt::report(entry, entry.task, kind::LISTEN_FAILED, hook, errno, Urgency::Now);
-    } else if entry.port == 0
-        && let Some(sk) = attempt::socket(entry)
-    {
-        // It had no port when it began to listen.
-        attempt::report_now(entry, sk, entry.task, kind::LISTEN, hook);
+        ends::bind_ended(entry, true, errno, hook);
     }
 }
 
@@ -135,7 +82,7 @@ pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
         if errno != 0 {
             debug!(&ctx, "listen() of thread {} ended with errno {}", task::tid(), errno);
         }
-        listen_ended(entry, errno, hook::SYS_EXIT_LISTEN);
+        ends::listen_ended(entry, errno, hook::SYS_EXIT_LISTEN);
     }
     0
 }
@@ -187,13 +134,7 @@ pub fn sys_enter_connect(ctx: TracePointContext) -> u32 {
 pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
     if let Some(entry) = ending(call::CONNECT) {
         entry.call = call::NONE;
-        let errno = errno(&ctx);
-        if errno == EADDRNOTAVAIL || errno == EAGAIN {
-            let task = task::facts();
-            attempt::report(entry, task, kind::CONNECT_FAILED, hook::SYS_EXIT_CONNECT, errno, Urgency::Now);
-        } else {
-            connected(entry);
-        }
+        ends::connect_ended(entry, errno(&ctx), hook::SYS_EXIT_CONNECT);
     } else if let Some(entry) = ending(call::DISCONNECT) {
         entry.call = call::NONE;
         if let Some(sk) = attempt::socket(entry) {
@@ -201,21 +142,4 @@ pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
         }
     }
     0
-}
-
-/// A connect took the address of its route for a socket that was bound to none; or a UDP socket that shares got a port.
-///
-/// Ports of outgoing connections that do not share are not told: they are as many as connections, and keep others out
-/// only, which the tables are asked about when it happens.
-#[inline(always)]
-fn connected(entry: &Attempt) {
-    let moved = entry.was_wild != 0;
-    let shares = entry.local_port == 0 && entry.protocol != IPPROTO_TCP && entry.options & SHARING != 0;
-    if !moved && !shares {
-        return;
-    }
-    let Some(sk) = attempt::socket(entry) else { return };
-    if sk.port() != 0 && !sk.is_wild(entry.family) {
-        attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
-    }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::programs::TracePointContext;
 use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::record::{door, hook, kind};
 
-use super::{attempt, syscall};
+use super::{attempt, ends};
 use crate::emit::Urgency;
 use crate::kernel::{Addr, offset};
 use crate::maps::{Attempt, Request, URING_ATTEMPTS, URING_IN_USE, URING_REQUESTS, URING_SUBMITTERS, call};
@@ -44,6 +44,9 @@ fn is_in_use() -> bool {
 /// A bind or listen for a request begins.
 #[inline(always)]
 pub fn begun(entry: &Attempt, hook: u32) {
+    if ends::are_told_inside() {
+        return;
+    }
     let mut earlier = 0;
     if let Some(known) = URING_ATTEMPTS.get_ptr(entry.cookie) {
         // SAFETY: the entry was found; at worst it is being replaced by another request on the same socket.
@@ -158,10 +161,10 @@ fn ended(cookie: u64, call: u32, errno: u32) {
         return;
     }
     match (entry.call, call) {
-        (call::LISTEN, call::LISTEN) => syscall::listen_ended(entry, errno, hook::IO_URING_COMPLETE),
+        (call::LISTEN, call::LISTEN) => ends::listen_ended(entry, errno, hook::IO_URING_COMPLETE),
         (call::BIND | call::BOUND, call::BIND) => {
             let got_its_port = entry.call == call::BOUND;
-            syscall::bind_ended(entry, got_its_port, errno, hook::IO_URING_COMPLETE);
+            ends::bind_ended(entry, got_its_port, errno, hook::IO_URING_COMPLETE);
         }
         _ => return,
     }

@@ -124,14 +124,31 @@ impl Cmdline {
     }
 }
 
-/// Which kernel hooks are used.
+/// What tells how calls end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
-    /// The best that loads
+    /// The best that this kernel takes, in this order
     #[default]
     Auto,
-    /// Programs on the root cgroup, raw tracepoints beside them
-    Cgroup,
+    /// The exits of kernel functions, by BPF trampolines
+    Fexit,
+    /// The same, by kretprobes
+    Kprobe,
+    /// The exits of system calls
+    Tracepoint,
+}
+
+impl Backend {
+    /// The one that is asked for; None leaves the choice to the kernel.
+    #[must_use]
+    pub const fn forced(self) -> Option<crate::probe::Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Fexit => Some(crate::probe::Backend::Fexit),
+            Self::Kprobe => Some(crate::probe::Backend::Kprobe),
+            Self::Tracepoint => Some(crate::probe::Backend::Tracepoint),
+        }
+    }
 }
 
 /// Where the errno of failed binds comes from.

@@ -143,7 +143,7 @@ pub struct WatchArgs {
     /// Do not mask what looks like a password, token or key
     #[arg(long)]
     pub show_secrets: bool,
-    /// Which kernel hooks to use
+    /// What tells how calls end, and with which errno
     #[arg(long, value_enum, default_value_t, value_name = "NAME", help_heading = "Probe")]
     pub backend: Backend,
     /// Where the errno of failed binds comes from; off: no syscall tracepoints, no errno

@@ -11,7 +11,7 @@ use crate::cli::{DoctorArgs, Format, Globals};
 use crate::log::Host;
 use crate::probe::hooks::{HOOKS, Need};
 use crate::probe::seccomp::{self, Refusal};
-use crate::probe::{Attached, Options, Probe, ProbeError, VMLINUX, tracefs};
+use crate::probe::{Attached, Backend, Options, Probe, ProbeError, VMLINUX, tracefs};
 use crate::sink::escape;
 
 /// The oldest kernel bindwatch works on: the first with the hook on a socket's release (BPF ring buffers came with 5.8).
@@ -50,25 +50,45 @@ struct HookState {
     costs: Option<&'static str>,
 }
 
-/// What no kernel shows.
+/// A way to learn how calls end.
+#[derive(Debug, Serialize)]
+struct BackendState {
+    backend: &'static str,
+    tells: &'static str,
+    usable: Option<bool>,
+    /// What `--backend auto` takes.
+    chosen: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<&'static str>,
+}
+
+/// What is not shown.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Blind {
     what: &'static str,
     /// What is told instead.
     instead: &'static str,
+    /// Only the exits of system calls do not show it.
+    #[serde(skip)]
+    by_calls: bool,
+}
+
+const fn blind(what: &'static str, instead: &'static str, by_calls: bool) -> Blind {
+    Blind { what, instead, by_calls }
 }
 
 /// docs/kernels.md says more about each.
-const BLIND: [Blind; 6] = [
-    Blind { what: "the errno of a 32-bit bind()", instead: "\"unknown\", and the finding is uncertain" },
-    Blind { what: "options set late by 32-bit programs", instead: "as they were, until the next inventory" },
-    Blind { what: "ports that connect() and sendto() choose", instead: "looked up when they refuse a bind" },
-    Blind { what: "a UDP disconnect by io_uring or 32 bits", instead: "its port, until the next inventory" },
-    Blind {
-        what: "which process accepts on a shared socket",
-        instead: "the socket's count for each of them",
-    },
-    Blind { what: "connections of listeners from before", instead: "\"accepted\": null" },
+const BLIND: [Blind; 8] = [
+    blind("the errno of a 32-bit bind()", "\"unknown\", and the finding is uncertain", true),
+    blind("a 32-bit or io_uring connect() without a port", "nothing", true),
+    blind("a sendto() that finds no port", "nothing", true),
+    blind("a UDP disconnect by io_uring or 32 bits", "its port, until the next inventory", true),
+    blind("options set late by 32-bit programs", "as they were, until the next inventory", false),
+    blind("ports that connect() and sendto() choose", "looked up when they refuse a bind", false),
+    blind("which process accepts on a shared socket", "the socket's count for each of them", false),
+    blind("connections of listeners from before", "\"accepted\": null", false),
 ];
 
 #[derive(Debug, Serialize)]
@@ -79,8 +99,9 @@ struct Doctor {
     /// `run` and `record` work here.
     ready: bool,
     checks: Vec<Check>,
+    backends: Vec<BackendState>,
     hooks: Vec<HookState>,
-    blind: [Blind; BLIND.len()],
+    blind: Vec<Blind>,
 }
 
 /// Runs the verb.
@@ -112,14 +133,18 @@ fn examine() -> Doctor {
     checks.push(waiting());
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
+    let backends = backends(attached.as_ref());
+    let inside = attached.and_then(|attached| attached.backend).is_some_and(Backend::is_inside);
+    let by_calls = !inside;
     Doctor {
         schema: "bindwatch.doctor/1",
         version: env!("CARGO_PKG_VERSION"),
         kernel,
         ready,
         checks,
+        blind: BLIND.into_iter().filter(|blind| by_calls || !blind.by_calls).collect(),
+        backends,
         hooks,
-        blind: BLIND,
     }
 }
 
@@ -266,6 +291,23 @@ fn waiting() -> Check {
     }
 }
 
+fn backends(attached: Option<&Attached>) -> Vec<BackendState> {
+    Backend::ALL
+        .into_iter()
+        .map(|backend| {
+            let refused = attached.and_then(|attached| attached.refusal(backend));
+            BackendState {
+                backend: backend.name(),
+                tells: backend.tells(),
+                usable: attached.map(|_| refused.is_none()),
+                chosen: attached.is_some_and(|attached| attached.backend == Some(backend)),
+                reason: refused.map(str::to_owned),
+                costs: backend.costs(),
+            }
+        })
+        .collect()
+}
+
 fn hooks(attached: Option<&Attached>) -> Vec<HookState> {
     HOOKS
         .iter()
@@ -297,6 +339,22 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "  {:<9} {:<20} -> {}", "", "", fix)?;
         }
     }
+    writeln!(out, "\nHow calls end (--backend)")?;
+    for backend in &doctor.backends {
+        let state = match (backend.usable, backend.chosen) {
+            (Some(true), true) => "in use",
+            (Some(true), false) => "ok",
+            (Some(false), _) => "refused",
+            (None, _) => "untried",
+        };
+        writeln!(out, "  {:<9} {:<20} {}", state, backend.backend, backend.tells)?;
+        if let Some(reason) = &backend.reason {
+            writeln!(out, "  {:<9} {:<20} {}", "", "", escape::line(reason))?;
+        }
+        if let Some(costs) = backend.costs.filter(|_| backend.chosen) {
+            writeln!(out, "  {:<9} {:<20} with it: {}", "", "", costs)?;
+        }
+    }
     writeln!(out, "\nHooks")?;
     for hook in &doctor.hooks {
         let state = match hook.usable {
@@ -312,9 +370,9 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "  {:<9} {:<20} without it: {}", "", "", costs)?;
         }
     }
-    writeln!(out, "\nNot shown by any kernel")?;
-    for Blind { what, instead } in &doctor.blind {
-        writeln!(out, "  {what:<42} {instead}")?;
+    writeln!(out, "\nNot shown")?;
+    for Blind { what, instead, .. } in &doctor.blind {
+        writeln!(out, "  {what:<46} {instead}")?;
     }
     writeln!(out)?;
     if doctor.ready {

@@ -442,7 +442,7 @@ pub struct Gone {
     pub cookie: Cookie,
 }
 
-/// `connect()` found no free local port.
+/// `connect()` found no free local port, or a datagram for which a socket without a port was to be given one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectFailed {
     /// Who.
@@ -455,12 +455,20 @@ pub struct ConnectFailed {
     pub netns: Inum,
     /// Protocol.
     pub protocol: Protocol,
-    /// Where it wanted to go.
+    /// Where it wanted to go. Of a datagram that is not known, and unspecified, as its port is.
     pub destination: IpAddr,
     /// The port there.
     pub destination_port: u16,
     /// Why.
     pub errno: Errno,
+}
+
+impl ConnectFailed {
+    /// Whether it was a datagram that wanted a port.
+    #[must_use]
+    pub fn is_datagram(&self) -> bool {
+        self.protocol != Protocol::Tcp && self.destination.is_unspecified() && self.destination_port == 0
+    }
 }
 
 /// Who has a descriptor of a socket.

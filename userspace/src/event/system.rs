@@ -48,6 +48,26 @@ pub enum Hook {
     CgroupMkdir,
     /// `raw_tp/cgroup_rmdir`
     CgroupRmdir,
+    /// The return of the kernel's function `inet_bind`; this and the next nine by fexit or kretprobe
+    InetBind,
+    /// `inet6_bind`
+    Inet6Bind,
+    /// `mptcp_bind`
+    MptcpBind,
+    /// `inet_csk_listen_start`
+    InetCskListenStart,
+    /// `tcp_v4_connect`
+    TcpV4Connect,
+    /// `tcp_v6_connect`
+    TcpV6Connect,
+    /// `inet_autobind`
+    InetAutobind,
+    /// `__ip4_datagram_connect`
+    Ip4DatagramConnect,
+    /// `__ip6_datagram_connect`
+    Ip6DatagramConnect,
+    /// `udp_disconnect`
+    UdpDisconnect,
     /// `cgroup/post_bind4` of an enforced cgroup
     GuardBind4,
     /// `cgroup/post_bind6` of an enforced cgroup

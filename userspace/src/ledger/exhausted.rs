@@ -90,7 +90,7 @@ impl Ledger {
             comm: &failed.comm,
             facts: &facts,
             errno: failed.errno,
-            name: "connect",
+            name: if failed.is_datagram() { "send" } else { "connect" },
         };
         let (_, _, destination) = want_of(failed);
         self.exhaust(call, destination, now);
@@ -246,5 +246,5 @@ impl Ledger {
 fn want_of(failed: &ConnectFailed) -> Want {
     // A UDP socket that finds no port finds none for whatever destination, but says so of its own.
     let destination = SocketAddr::new(failed.destination, failed.destination_port);
-    (failed.netns, failed.protocol, Some(destination))
+    (failed.netns, failed.protocol, (!failed.is_datagram()).then_some(destination))
 }

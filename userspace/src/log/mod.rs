@@ -88,6 +88,9 @@ pub struct Header {
     /// Hooks that were tried and refused, and why.
     #[serde(default)]
     pub refused: Vec<RefusedHook>,
+    /// What tells how calls end (`fexit`, `kprobe`, `tracepoint`); None with `--errno off`, and in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
     /// What findings are judged by.
     #[serde(default)]
     pub rules: Rules,

@@ -161,6 +161,7 @@ impl Reader {
             command_line: Vec::new(),
             hooks: Vec::new(),
             refused: Vec::new(),
+            backend: None,
             rules: crate::judge::Rules::default(),
             cmdline: String::new(),
             events: String::new(),

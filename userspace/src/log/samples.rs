@@ -16,6 +16,7 @@ pub(crate) fn header() -> Header {
         command_line: vec!["bindwatch".to_owned(), "run".to_owned()],
         hooks: vec!["post_bind4".to_owned()],
         refused: vec![RefusedHook { hook: "fexit".to_owned(), reason: "EPERM".to_owned() }],
+        backend: None,
         rules: Rules { allow: vec!["program=nginx,port=80".parse().unwrap()], ..Rules::default() },
         cmdline: "full".to_owned(),
         events: "all".to_owned(),

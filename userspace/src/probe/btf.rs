@@ -47,6 +47,15 @@ const KIND_TYPE_TAG: u32 = 18;
 /// Types deep that a member path is followed; far above what the kernel has.
 const DEPTH_MAX: u32 = 32;
 
+/// A function of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its id, by which the kernel is told what a program attaches to.
+    pub id: u32,
+    /// How many arguments it takes.
+    pub arguments: u32,
+}
+
 /// Where a member lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
@@ -111,14 +120,23 @@ impl<'a> Btf<'a> {
         BitField { byte: place.bits / 8, shift: place.bits % 8, mask: (1 << width) - 1 }
     }
 
-    /// The id of a function, by which the kernel is told what a program attaches to.
+    /// Which of these functions the kernel has, in their order; one pass over the types.
     #[must_use]
-    pub fn function(&self, name: &str) -> Option<u32> {
-        let id = self.index.iter().skip(1).position(|at| {
-            self.header(*at as usize)
-                .is_ok_and(|header| header.kind == KIND_FUNC && self.is_named(header.name, name))
-        })?;
-        u32::try_from(id + 1).ok()
+    pub fn functions<const N: usize>(&self, names: [&str; N]) -> [Option<Function>; N] {
+        let mut found = [None; N];
+        for (id, at) in self.index.iter().enumerate().skip(1) {
+            let Ok(header) = self.header(*at as usize) else { continue };
+            if header.kind != KIND_FUNC {
+                continue;
+            }
+            let named = names.iter().zip(&mut found).find(|(name, _)| self.is_named(header.name, name));
+            if let Some((_, slot @ None)) = named {
+                let prototype = self.index.get(header.value as usize).map(|at| self.header(*at as usize));
+                let arguments = prototype.and_then(Result::ok).map_or(0, |prototype| prototype.vlen);
+                *slot = u32::try_from(id).ok().map(|id| Function { id, arguments });
+            }
+        }
+        found
     }
 
     fn place(&self, of: &str, path: &str) -> Option<Place> {
@@ -207,16 +225,24 @@ impl Header {
     }
 }
 
-/// A BTF blob in which the function `name` has the given id, and all else is filling.
+/// A BTF blob in which each of these functions has its id, and all else is filling.
 ///
-/// The loader of an iterator wants a whole parsed BTF to look up one id. The kernel's own takes 20 MiB and several
-/// milliseconds to parse; this takes next to nothing.
+/// The loader wants a whole parsed BTF to look up one id. The kernel's own takes 20 MiB and several milliseconds to parse;
+/// this takes next to nothing.
 #[must_use]
-pub fn blob_with_function(name: &str, id: u32) -> Vec<u8> {
-    let kinds = std::iter::repeat_n((0, KIND_PTR), id.saturating_sub(1) as usize).chain([(1, KIND_FUNC)]);
-    let types: Vec<u8> =
-        kinds.flat_map(|(name, kind): (u32, u32)| [name, kind << 24, 0]).flat_map(u32::to_ne_bytes).collect();
-    let strings = [b"\0", name.as_bytes(), b"\0"].concat();
+pub fn blob_with_functions(functions: &[(&str, u32)]) -> Vec<u8> {
+    let last = functions.iter().map(|(_, id)| *id).max().unwrap_or(0) as usize;
+    let mut kinds = vec![(0, KIND_PTR); last];
+    let mut strings = vec![0];
+    for (name, id) in functions {
+        if let Some(kind) = (*id as usize).checked_sub(1).and_then(|at| kinds.get_mut(at)) {
+            *kind = (u32::try_from(strings.len()).unwrap_or(0), KIND_FUNC);
+        }
+        strings.extend_from_slice(name.as_bytes());
+        strings.push(0);
+    }
+    let types = kinds.into_iter().flat_map(|(name, kind): (u32, u32)| [name, kind << 24, 0]);
+    let types: Vec<u8> = types.flat_map(u32::to_ne_bytes).collect();
     let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let header = [HEADER_LEN, 0, len(&types), len(&types), len(&strings)];
     let mut blob = MAGIC.to_ne_bytes().to_vec();
@@ -249,11 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn makes_a_blob_with_one_function_at_an_id() {
-        for id in [1, 2, 1000] {
-            let blob = blob_with_function("bpf_iter_task_file", id);
-            assert_eq!(Btf::parse(&blob, &[]).unwrap().function("bpf_iter_task_file"), Some(id));
-        }
+    fn makes_a_blob_with_functions_at_their_ids() {
+        let wanted = [("inet_bind", 7), ("bpf_iter_task_file", 1000), ("inet6_bind", 1)];
+        let blob = blob_with_functions(&wanted);
+        let found = Btf::parse(&blob, &[]).unwrap().functions(wanted.map(|(name, _)| name));
+        assert_eq!(found.map(|function| function.unwrap().id), wanted.map(|(_, id)| id));
+        assert_eq!(Btf::parse(&blob, &[]).unwrap().functions(["inet"]), [None]);
     }
 
     #[test]

@@ -15,11 +15,17 @@ use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need};
 use super::offsets::Resolved;
 use super::preload::{load, load_together};
-use super::{ProbeError, offsets, surroundings, tracefs};
+use super::{Backend, ProbeError, backend, offsets, surroundings, tracefs};
 use crate::{cgroup2, wire};
 
 /// The compiled probe; `cargo xtask build-ebpf` makes it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../probe/bindwatch.bpf.o");
+
+/// The trace events of system calls: what [`Backend::Tracepoint`] is made of.
+const SYSCALLS: &str = "syscalls";
+
+/// Those of io_uring.
+const IO_URING: &str = "io_uring";
 
 /// aya-log's level global: 0 is off, 4 is debug.
 const LOG_LEVEL_SYMBOL: &str = "AYA_LOG_LEVEL";
@@ -35,8 +41,10 @@ const TYPES_DIRECTORY: &str = "/sys/kernel/btf";
 pub struct Options {
     /// Size of the event ring, bytes; a power of two.
     pub ring_bytes: u32,
-    /// Attach the system call events that tell errnos.
+    /// Attach what tells errnos.
     pub errno: bool,
+    /// What tells them; None: the best that this kernel takes.
+    pub backend: Option<Backend>,
     /// Let the programs' own diagnostics through.
     pub diagnostics: bool,
     /// Make room for what the guard decides with ([`Probe::guard`]), and what it is to do.
@@ -74,7 +82,14 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ring_bytes: RING_BYTES, errno: true, diagnostics: false, guard: Guarding::Off, only: None }
+        Self {
+            ring_bytes: RING_BYTES,
+            errno: true,
+            backend: None,
+            diagnostics: false,
+            guard: Guarding::Off,
+            only: None,
+        }
     }
 }
 
@@ -96,6 +111,22 @@ pub struct Attached {
     pub hooks: Vec<&'static str>,
     /// The others.
     pub refused: Vec<Refused>,
+    /// What tells how calls end; None with `--errno off`.
+    pub backend: Option<Backend>,
+    /// Better ones that this kernel does not take, and why.
+    pub passed_over: Vec<(Backend, String)>,
+}
+
+impl Attached {
+    /// Why a backend is not usable, where it is not.
+    #[must_use]
+    pub fn refusal(&self, backend: Backend) -> Option<&str> {
+        if backend == Backend::Tracepoint {
+            let refused = self.refused.iter().find(|refused| refused.hook == "sys_exit_bind");
+            return refused.map(|refused| refused.reason.as_str());
+        }
+        self.passed_over.iter().find(|(passed, _)| *passed == backend).map(|(_, reason)| reason.as_str())
+    }
 }
 
 /// The loaded probe. Dropping it detaches everything.
@@ -103,7 +134,9 @@ pub struct Probe {
     pub(super) ebpf: Ebpf,
     /// Id of the function that the listing of descriptors attaches to.
     pub(super) task_file: Option<u32>,
-    attached: Attached,
+    /// The functions that carry calls out, as far as the kernel has them.
+    pub(super) inside: backend::Found,
+    pub(super) attached: Attached,
     pub(super) guard_links: Vec<GuardLink>,
 }
 
@@ -119,7 +152,7 @@ impl Probe {
         if !nix::unistd::geteuid().is_root() && !has_bpf_capability() {
             return Err(ProbeError::NotPermitted);
         }
-        let Resolved { mut offsets, task_file } = offsets::resolve()?;
+        let Resolved { mut offsets, task_file, inside } = offsets::resolve()?;
         if options.errno {
             tracefs::with(|visible| {
                 if let Ok(path) = visible {
@@ -128,7 +161,7 @@ impl Probe {
             });
         }
         let ebpf = load_object(options, &offsets)?;
-        Ok(Self { ebpf, task_file, attached: Attached::default(), guard_links: Vec::new() })
+        Ok(Self { ebpf, task_file, inside, attached: Attached::default(), guard_links: Vec::new() })
     }
 
     /// Loads and attaches everything this kernel takes.
@@ -155,6 +188,13 @@ impl Probe {
         let mut probe = Self::load(options)?;
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         let cgroup = open_root(&root)?;
+        for backend in [Backend::Fexit, Backend::Kprobe] {
+            match probe.try_backend(backend) {
+                Ok(()) => probe.attached.backend = probe.attached.backend.or(Some(backend)),
+                Err(reason) => probe.attached.passed_over.push((backend, reason)),
+            }
+        }
+        probe.attached.backend = probe.attached.backend.or(Some(Backend::Tracepoint));
         tracefs::with(|visible| {
             let no_tracefs = visible.err();
             for hook in &HOOKS {
@@ -182,19 +222,32 @@ impl Probe {
         no_tracefs: Option<&str>,
         options: &Options,
     ) -> Result<(), ProbeError> {
+        let backend = match options.errno && options.only.is_none() {
+            true => Some(self.attach_backend(options.backend)?),
+            false => None,
+        };
+        let is_inside = backend.is_some_and(Backend::is_inside);
         let here = |hook: &Hook| {
             (options.errno || !matches!(hook.need, Need::Errno(_)))
+                && !(is_inside && hook.attach == Attach::Tracepoint(SYSCALLS))
                 && (no_tracefs.is_none() || !matches!(hook.attach, Attach::Tracepoint(_)))
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
         load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
+            if is_inside && hook.attach == Attach::Tracepoint(SYSCALLS) {
+                continue;
+            }
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
                 self.note(hook, Err("switched off (--errno off)".to_owned()));
                 continue;
             }
             let outcome = self.attach_one(hook, cgroup, no_tracefs);
+            if outcome.is_err() && is_inside && hook.attach == Attach::Tracepoint(IO_URING) {
+                // Only which door it was is not known then.
+                continue;
+            }
             let needed = hook.need == Need::Core || options.only.is_some();
             if let (true, Err(reason)) = (needed, &outcome) {
                 return Err(ProbeError::Core { hook: hook.name, reason: reason.clone() });

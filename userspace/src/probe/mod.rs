@@ -3,6 +3,7 @@
 //! Every program is attached by a link or a perf event that belongs to this process: when the process ends, however
 //! it ends, the kernel removes them.
 
+pub mod backend;
 pub mod btf;
 mod guard;
 pub mod hooks;
@@ -19,6 +20,7 @@ mod syscall;
 mod task_files;
 pub mod tracefs;
 
+pub use backend::Backend;
 pub use guard::{Enforced, Kinship, Standings, enforced, process_of};
 pub use load::{Attached, Guarding, Options, Probe, Refused, release_memory};
 pub use maps::{Accepted, Counters, Idle, Owners};
@@ -106,6 +108,16 @@ pub enum ProbeError {
     Core {
         /// Which.
         hook: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The backend that was asked for cannot be used.
+    #[error(
+        "--backend {backend} cannot be used on this kernel: {reason}; `bindwatch doctor` shows which can"
+    )]
+    Backend {
+        /// Which.
+        backend: &'static str,
         /// Why.
         reason: String,
     },

@@ -5,7 +5,8 @@ use std::path::Path;
 use bindwatch_probe::abi::config::{ABSENT, Offsets};
 
 use super::ProbeError;
-use super::btf::Btf;
+use super::backend::{FUNCTIONS, LISTEN_START};
+use super::btf::{Btf, Function};
 
 /// Where the kernel shows its own types (`CONFIG_DEBUG_INFO_BTF`).
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -13,7 +14,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 23] = [
+const STRUCTS: [&str; 24] = [
     "task_struct",
     "signal_struct",
     "pid",
@@ -37,6 +38,7 @@ const STRUCTS: [&str; 23] = [
     "io_kiocb",
     "files_struct",
     "fdtable",
+    "pt_regs",
 ];
 
 /// Reads the offsets from the kernel's BTF. Those of io_uring's tracepoints are left out: see [`add_uring`].
@@ -46,7 +48,14 @@ const STRUCTS: [&str; 23] = [
 pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
     let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
-    let offsets = from_btf(&btf);
+    let mut offsets = from_btf(&btf);
+    let [task_file, get_retval] = btf.functions([TASK_FILE, "bpf_get_retval"]);
+    let inside = btf.functions(FUNCTIONS);
+    offsets.get_retval = if get_retval.is_some() { 0 } else { ABSENT };
+    // A program's context at a function's exit is its arguments and its result, a word each.
+    let listen_start = FUNCTIONS.iter().zip(inside).find(|(name, _)| **name == LISTEN_START);
+    offsets.listen_result =
+        listen_start.and_then(|(_, function)| function).map_or(ABSENT, |function| 8 * function.arguments);
     let needed = [
         ("task_struct.tgid", offsets.task_tgid),
         ("task_struct.group_leader", offsets.task_group_leader),
@@ -64,7 +73,7 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     ];
     match needed.iter().find(|(_, offset)| *offset == ABSENT) {
         Some((field, _)) => Err(ProbeError::NoField { field }),
-        None => Ok(Resolved { offsets, task_file: btf.function(TASK_FILE) }),
+        None => Ok(Resolved { offsets, task_file: task_file.map(|function| function.id), inside }),
     }
 }
 
@@ -77,6 +86,8 @@ pub(super) struct Resolved {
     pub(super) offsets: Offsets,
     /// The id of [`TASK_FILE`], where it exists.
     pub(super) task_file: Option<u32>,
+    /// The functions that carry calls out, in the order of [`FUNCTIONS`].
+    pub(super) inside: [Option<Function>; FUNCTIONS.len()],
 }
 
 fn from_btf(btf: &Btf<'_>) -> Offsets {
@@ -130,14 +141,21 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         cgroup_kn: btf.offset("cgroup", "kn"),
         kernfs_id: btf.offset("kernfs_node", "id"),
         mptcp_first: btf.offset("mptcp_sock", "first"),
-        get_retval: if btf.function("bpf_get_retval").is_some() { 0 } else { ABSENT },
         uring_file: btf.offset("io_kiocb", "file"),
+        regs_result: register(btf, "ax"),
+        regs_argument: register(btf, "di"),
         skc_reuse: btf.bit_field("sock_common", "skc_reuse"),
         skc_reuseport: btf.bit_field("sock_common", "skc_reuseport"),
         skc_ipv6only: btf.bit_field("sock_common", "skc_ipv6only"),
         tcp_is_mptcp: btf.bit_field("tcp_sock", "is_mptcp"),
         ..Offsets::NONE
     }
+}
+
+/// A register by its name on x86; on arm64 the first of all holds both the first argument and the result.
+fn register(btf: &Btf<'_>, x86: &str) -> u32 {
+    let at = btf.offset("pt_regs", x86);
+    if at == ABSENT { btf.offset("pt_regs", "regs") } else { at }
 }
 
 /// Adds the fields of io_uring's tracepoints from their format files; leaves them absent where there are none
@@ -200,7 +218,7 @@ mod tests {
 
     #[test]
     fn resolves_every_field_on_the_running_kernel() {
-        let Resolved { offsets, task_file } = resolve().unwrap();
+        let Resolved { offsets, task_file, .. } = resolve().unwrap();
         assert_eq!(offsets.skc_family, 16, "sock_common begins with two addresses, a hash and two ports");
         assert!(
             offsets.skc_reuse.mask == 0xf

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, Endianness};
 
-use super::btf::blob_with_function;
+use super::btf::blob_with_functions;
 use super::offsets::TASK_FILE;
 
 /// Threads that load, this one included.
@@ -54,7 +54,8 @@ pub(super) fn load(program: &mut Program, task_file: Option<u32>) -> Result<(), 
         Program::RawTracePoint(program) => program.load(),
         Program::TracePoint(program) => program.load(),
         Program::Iter(program) => {
-            let blob = blob_with_function(TASK_FILE, task_file.ok_or(ProgramError::UnexpectedProgramType)?);
+            let id = task_file.ok_or(ProgramError::UnexpectedProgramType)?;
+            let blob = blob_with_functions(&[(TASK_FILE, id)]);
             program.load("task_file", &Btf::parse(&blob, Endianness::default())?)
         }
         _ => Err(ProgramError::UnexpectedProgramType),

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
@@ -15,6 +16,13 @@ const BPF_LINK_CREATE: u32 = 28;
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 /// Programs of one type that a cgroup can have (`BPF_CGROUP_MAX_PROGS`), with those of the cgroups above.
 const PROGRAMS_MAX: u32 = 1024;
+
+/// `BPF_PROG_TYPE_TRACING`
+const PROG_TYPE_TRACING: u32 = 26;
+/// `BPF_TRACE_FEXIT`
+const TRACE_FEXIT: u32 = 25;
+/// A program that does nothing: `r0 = 0; exit` (`struct bpf_insn`, in the machine's byte order; all other fields are zero).
+const DO_NOTHING: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
 /// `BPF_CGROUP_INET4_POST_BIND`
 pub(super) const INET4_POST_BIND: u32 = 12;
@@ -51,6 +59,34 @@ struct LinkCreate {
 struct RawTracepoint {
     name: u64,
     prog_fd: u32,
+    pad: u32,
+}
+
+/// `union bpf_attr` for BPF_PROG_LOAD, up to 5.5's fields.
+#[derive(Default)]
+#[repr(C)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+    attach_prog_fd: u32,
     pad: u32,
 }
 
@@ -109,6 +145,22 @@ pub(super) fn link_raw_tracepoint(program: impl AsFd, name: &str) -> io::Result<
     let name = CString::new(name)?;
     let mut open = RawTracepoint { name: name.as_ptr() as u64, prog_fd: number(program.as_fd()), pad: 0 };
     owned(bpf(BPF_RAW_TRACEPOINT_OPEN, &mut open)?)
+}
+
+/// Whether a program can be attached to the exit of the function with this id: one that does nothing is, for a moment.
+pub(super) fn try_function_exit(id: u32) -> io::Result<()> {
+    let mut load = Load {
+        prog_type: PROG_TYPE_TRACING,
+        insn_cnt: 2,
+        insns: DO_NOTHING.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        expected_attach_type: TRACE_FEXIT,
+        attach_btf_id: id,
+        ..Load::default()
+    };
+    let program = owned(bpf(BPF_PROG_LOAD, &mut load)?)?;
+    let mut open = RawTracepoint { name: 0, prog_fd: number(program.as_fd()), pad: 0 };
+    owned(bpf(BPF_RAW_TRACEPOINT_OPEN, &mut open)?).map(drop)
 }
 
 #[expect(unsafe_code, reason = "the kernel gives a number")]

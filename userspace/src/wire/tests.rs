@@ -214,12 +214,12 @@ fn heads() {
     let read = decode(&exit_of()).unwrap();
     assert_eq!((read.at, read.hook), (BootTime(77_000_000_123), Hook::SchedProcessExit));
     let hooks: Vec<Hook> =
-        (hook::BIND4..=hook::CGROUP_RMDIR).map(|number| hook_of(number).unwrap()).collect();
+        (hook::BIND4..=hook::UDP_DISCONNECT).map(|number| hook_of(number).unwrap()).collect();
     let mut different = hooks.clone();
     different.sort_unstable();
     different.dedup();
     assert_eq!(different.len(), hooks.len());
-    assert_eq!((hooks[0], hooks[16], hooks[17]), (Hook::Bind4, Hook::CgroupMkdir, Hook::CgroupRmdir));
+    assert_eq!((hooks[0], hooks[17], hooks[27]), (Hook::Bind4, Hook::CgroupRmdir, Hook::UdpDisconnect));
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn unknown_numbers() {
     for unknown in [0, kind::CGROUP_REMOVED + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Sock>(unknown, hook::BIND4)), Err(DecodeError::Kind(unknown)));
     }
-    for unknown in [0, hook::CGROUP_RMDIR + 1, u32::MAX] {
+    for unknown in [0, hook::UDP_DISCONNECT + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Exit>(kind::EXIT, unknown)), Err(DecodeError::Hook(unknown)));
     }
     for kind in CALLS {

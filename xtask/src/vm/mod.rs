@@ -259,9 +259,9 @@ mod tests {
 
     #[test]
     fn words_are_options() {
-        let options = Options::of(&["debian-12", "--scenario", "storm", "--backend", "cgroup"]).unwrap();
+        let options = Options::of(&["debian-12", "--scenario", "storm", "--backend", "fexit"]).unwrap();
         assert_eq!((options.kernels, options.scenarios), (vec!["debian-12"], vec!["storm"]));
-        assert_eq!(options.backend, Some("cgroup"));
+        assert_eq!(options.backend, Some("fexit"));
         assert!(Options::of(&["--scenario"]).is_err());
         assert!(Options::of(&["--nothing"]).is_err());
     }

@@ -212,6 +212,7 @@ fn ports_that_run_out() {
          no-port W tcp 10.0.0.1:443
          no-port W tcp 10.0.0.2:443
          no-port X udp 10.0.0.1:53 errno=EAGAIN
+         no-port X udp 0.0.0.0:0 errno=EAGAIN
          no-port X tcp 10.0.0.1:53 errno=EAGAIN
          refuse X f tcp 127.0.0.1:0
          refuse X g tcp 127.0.0.1:0
@@ -219,6 +220,7 @@ fn ports_that_run_out() {
         "exhausted tcp 0.0.0.0:0 B[b,c bound] A[a bound] victim=W/connect to=10.0.0.1:443 x2
          exhausted tcp 0.0.0.0:0 B[b,c bound] A[a bound] victim=W/connect to=10.0.0.2:443
          exhausted udp 0.0.0.0:0 B[e bound] victim=X/connect to=10.0.0.1:53
+         exhausted udp 0.0.0.0:0 B[e bound] victim=X/send
          exhausted tcp 127.0.0.1:0 B[b,c bound] A[a bound] victim=X x2",
     );
 }

@@ -167,6 +167,9 @@ pub(super) fn what(world: &World, event: &Event) -> String {
         }
         Body::Close(close) => of_cookie(close.cookie),
         Body::Gone(gone) => of_cookie(gone.cookie),
+        Body::ConnectFailed(failed) if failed.is_datagram() => {
+            format!("a {} datagram: {}", failed.protocol, failed.errno)
+        }
         Body::ConnectFailed(failed) => {
             let to = words::endpoint(failed.destination, failed.destination_port);
             format!("{} to {to}: {}", failed.protocol, failed.errno)
