@@ -133,7 +133,7 @@ impl Feed {
     pub(super) fn by_hand() -> (Self, tokio::sync::mpsc::UnboundedSender<Vec<Event>>, Arc<AtomicUsize>) {
         let (to, events) = unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let attached = Attached { hooks: Vec::new(), refused: Vec::new() };
+        let attached = Attached::default();
         let first = Vec::new();
         let feed = Self { events, waiting: Arc::clone(&waiting), attached, first, stop: None, thread: None };
         (feed, to, waiting)
