@@ -153,6 +153,7 @@ fn header() -> Header {
             .map(str::to_owned)
             .to_vec(),
         refused: Vec::new(),
+        backend: None,
         rules: Rules::default(),
         cmdline: "full".to_owned(),
         events: "all".to_owned(),
