@@ -5,20 +5,21 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::setup::{self, Part};
-use crate::{build_ebpf, shell, tidy};
+use crate::{build_ebpf, shell, tidy, vm};
 
 type Step = fn() -> anyhow::Result<()>;
 
 /// Runs every step, also after one failed, and ends with a line for each.
 pub(crate) fn check() -> anyhow::Result<()> {
     setup::parts(&[Part::Toolchain, Part::Check])?;
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("format", format),
         ("tidy", tidy::tidy),
         ("lints", clippy),
         ("probe lints", clippy_programs),
         ("dependencies", dependencies),
         ("probe object", build_ebpf::check),
+        ("boxes", boxes),
     ];
     let mut table = Vec::new();
     for (name, step) in steps {
@@ -42,6 +43,19 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The Vagrantfile is read by a Vagrant that starts nothing: there must be a box for each kernel.
+fn boxes() -> anyhow::Result<()> {
+    let mut ruby = shell::command("ruby");
+    let said = shell::output(ruby.args(["-w", "tests/vagrant.rb", "Vagrantfile"]))?;
+    let found: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
+    let expected = vm::names()?;
+    if found != expected {
+        bail!("the Vagrantfile has boxes for {}, not for {}", found.join(", "), expected.join(", "));
+    }
+    println!("Vagrantfile: a box for each of {}", expected.join(", "));
+    Ok(())
+}
+
 fn format() -> anyhow::Result<()> {
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
 }
@@ -54,7 +68,7 @@ fn clippy() -> anyhow::Result<()> {
         "--workspace",
         "--all-targets",
         "--features",
-        "scenarios/real",
+        "scenarios/real,scenarios/guest",
         "--",
         "-Dwarnings",
     ]))

@@ -60,6 +60,9 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "gunicorn", package: "gunicorn", why: "scenario: pre-forked workers" },
 ];
 
+/// What `check` runs.
+const CHECK: [Program; 1] = [Program { name: "ruby", package: "ruby", why: "reads the Vagrantfile" }];
+
 /// What `dist` runs.
 const DIST: [Program; 3] = [
     Program { name: "dpkg-deb", package: "dpkg", why: "makes the .deb" },
@@ -112,6 +115,7 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
         installed |= toolchain()?;
     }
     if parts.contains(&Part::Check) {
+        installed |= apt_install(&missing(&CHECK))?;
         installed |= cargo_install("cargo-deny", DENY_VERSION, "licences and sources of dependencies")?;
     }
     Ok(installed)

@@ -132,6 +132,11 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The names of all kernels.
+pub(crate) fn names() -> anyhow::Result<Vec<String>> {
+    Ok(List::read()?.kernels.into_iter().map(|kernel| kernel.name).collect())
+}
+
 /// Where output is kept, by kernel.
 fn results() -> std::path::PathBuf {
     shell::target_dir().join("vm/results")
