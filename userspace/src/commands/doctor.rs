@@ -11,8 +11,9 @@ use crate::cli::{DoctorArgs, Format, Globals};
 use crate::log::Host;
 use crate::probe::hooks::{HOOKS, Need};
 use crate::probe::seccomp::{self, Refusal};
-use crate::probe::{Attached, Backend, Options, Probe, ProbeError, VMLINUX, tracefs};
+use crate::probe::{Attached, Backend, Options, Probe, ProbeError, VMLINUX, surroundings, tracefs};
 use crate::sink::escape;
+use crate::source::sockets::{Scope, States, Tables};
 
 /// The oldest kernel bindwatch works on: the first with the hook on a socket's release (BPF ring buffers came with 5.8).
 const KERNEL_MIN: (u32, u32) = (5, 9);
@@ -25,6 +26,9 @@ struct Check {
     state: State,
     /// What was found.
     found: String,
+    /// What it costs that it is not `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<&'static str>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<String>,
@@ -123,14 +127,20 @@ fn examine() -> Doctor {
     let mut checks = vec![
         kernel_version(&kernel),
         privileges(),
+        surroundings(),
+        lockdown(),
         file("types of the kernel", VMLINUX, "a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         cgroups(),
         trace_events(),
+        socket_tables(),
     ];
     let (probe, attached) = probe();
     checks.push(probe);
     checks.push(guard());
     checks.push(waiting());
+    for check in checks.iter_mut().filter(|check| check.state != State::Ok) {
+        check.costs = costs(check.name);
+    }
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
     let backends = backends(attached.as_ref());
@@ -148,6 +158,68 @@ fn examine() -> Doctor {
     }
 }
 
+/// What is not to be had without a capability.
+fn costs(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "kernel" | "privileges" | "surroundings" | "types of the kernel" | "cgroup2" | "probe" => {
+            "`run`, `record`, `top` and `enforce` do not work"
+        }
+        "lockdown" => "the kernel refuses programs that read its memory: nothing can be recorded",
+        "trace events" => "refused binds have no errno, and binds through io_uring fail unseen",
+        "socket tables" => "sockets older than the recording, and who has a refused port, are not known",
+        "denying binds" => "`--on-conflict deny` and `enforce` do not work",
+        "waiting binds" => "`--on-conflict wait=DURATION` does not work",
+        _ => return None,
+    })
+}
+
+/// Whether a container hides parts of the machine.
+fn surroundings() -> Check {
+    let name = "surroundings";
+    match surroundings::check() {
+        Ok(()) => Check::ok(name, "the machine's own namespaces".to_owned()),
+        Err(error) => Check { state: State::Missing, ..Check::ok(name, error.to_string()) },
+    }
+}
+
+/// Kernel lockdown (kernel_lockdown(7)), where it can be seen: `none [integrity] confidentiality`.
+fn lockdown() -> Check {
+    let name = "lockdown";
+    let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let mode = modes.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']'));
+    match mode {
+        Some("confidentiality") => Check {
+            state: State::Missing,
+            fix: Some("boot with lockdown=integrity, or without".to_owned()),
+            ..Check::ok(name, "confidentiality".to_owned())
+        },
+        Some(mode) => Check::ok(name, mode.to_owned()),
+        None => Check::ok(name, "none is to be seen".to_owned()),
+    }
+}
+
+/// The kernel's lists of sockets, by protocol; each is a module in most kernels, loaded when it is first asked.
+fn socket_tables() -> Check {
+    let name = "socket tables";
+    match Tables::open().and_then(|mut tables| tables.inventory(States::LISTEN, Scope::Own)) {
+        Ok(_) => Check::ok(name, "sock_diag".to_owned()),
+        Err(error) => Check {
+            state: State::Missing,
+            fix: Some(
+                "modprobe inet_diag tcp_diag udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG)".to_owned(),
+            ),
+            ..Check::ok(name, error.to_string())
+        },
+    }
+}
+
+impl Check {
+    /// One that found what it looked for.
+    const fn ok(name: &'static str, found: String) -> Self {
+        Self { name, state: State::Ok, found, costs: None, fix: None }
+    }
+}
+
 fn kernel_version(release: &str) -> Check {
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -157,6 +229,7 @@ fn kernel_version(release: &str) -> Check {
         name: "kernel",
         state: if new_enough { State::Ok } else { State::Missing },
         found: format!("Linux {release}"),
+        costs: None,
         fix: (!new_enough).then(|| format!("a kernel of version {major}.{minor} or newer")),
     }
 }
@@ -167,17 +240,19 @@ fn privileges() -> Check {
         name: "privileges",
         state: if is_root { State::Ok } else { State::Missing },
         found: if is_root { "root".to_owned() } else { format!("user {}", nix::unistd::geteuid()) },
+        costs: None,
         fix: (!is_root).then(|| "run it with sudo; `list`, `check` and `report` work without".to_owned()),
     }
 }
 
 fn file(name: &'static str, path: &str, fix: &str) -> Check {
     match std::fs::File::open(path) {
-        Ok(_) => Check { name, state: State::Ok, found: path.to_owned(), fix: None },
+        Ok(_) => Check { name, state: State::Ok, found: path.to_owned(), costs: None, fix: None },
         Err(error) => Check {
             name,
             state: State::Missing,
             found: format!("{path}: {error}"),
+            costs: None,
             fix: Some(fix.to_owned()),
         },
     }
@@ -186,11 +261,14 @@ fn file(name: &'static str, path: &str, fix: &str) -> Check {
 fn cgroups() -> Check {
     let name = "cgroup2";
     match cgroup2::mount_point() {
-        Some(path) => Check { name, state: State::Ok, found: path.display().to_string(), fix: None },
+        Some(path) => {
+            Check { name, state: State::Ok, found: path.display().to_string(), costs: None, fix: None }
+        }
         None => Check {
             name,
             state: State::Missing,
             found: "not mounted".to_owned(),
+            costs: None,
             fix: Some(
                 "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with \
                  systemd.unified_cgroup_hierarchy=1"
@@ -203,19 +281,21 @@ fn cgroups() -> Check {
 fn trace_events() -> Check {
     let name = "trace events";
     if let Some(path) = tracefs::mounted() {
-        return Check { name, state: State::Ok, found: path.display().to_string(), fix: None };
+        return Check { name, state: State::Ok, found: path.display().to_string(), costs: None, fix: None };
     }
     match tracefs::with(|visible| visible.map(drop)) {
         Ok(()) => Check {
             name,
             state: State::Ok,
             found: "tracefs is not mounted; bindwatch mounts it for itself alone".to_owned(),
+            costs: None,
             fix: None,
         },
         Err(reason) => Check {
             name,
             state: State::Degraded,
             found: reason,
+            costs: None,
             fix: Some("as root: mount -t tracefs none /sys/kernel/tracing".to_owned()),
         },
     }
@@ -238,14 +318,14 @@ fn probe() -> (Check, Option<Attached>) {
                 (false, true) => State::Ok,
                 (false, false) => State::Degraded,
             };
-            (Check { name, state, found, fix: None }, Some(attached))
+            (Check { name, state, found, costs: None, fix: None }, Some(attached))
         }
         Err(error) => {
             let found = match &error {
                 ProbeError::NotPermitted => "not tried".to_owned(),
                 other => escape::line(&other.to_string()).into_owned(),
             };
-            (Check { name, state: State::Missing, found, fix: None }, None)
+            (Check { name, state: State::Missing, found, costs: None, fix: None }, None)
         }
     }
 }
@@ -254,16 +334,21 @@ fn probe() -> (Check, Option<Attached>) {
 fn guard() -> Check {
     let name = "denying binds";
     match Probe::try_guard() {
-        Ok(()) => {
-            Check { name, state: State::Ok, found: "run --on-conflict deny works".to_owned(), fix: None }
-        }
+        Ok(()) => Check {
+            name,
+            state: State::Ok,
+            found: "run --on-conflict deny works".to_owned(),
+            costs: None,
+            fix: None,
+        },
         Err(ProbeError::NotPermitted) => {
-            Check { name, state: State::Degraded, found: "not tried".to_owned(), fix: None }
+            Check { name, state: State::Degraded, found: "not tried".to_owned(), costs: None, fix: None }
         }
         Err(error) => Check {
             name,
             state: State::Degraded,
             found: escape::line(&error.to_string()).into_owned(),
+            costs: None,
             fix: Some("a newer kernel; everything else works without".to_owned()),
         },
     }
@@ -277,15 +362,17 @@ fn waiting() -> Check {
             name,
             state: State::Ok,
             found: "run --on-conflict wait=DURATION works where denying does".to_owned(),
+            costs: None,
             fix: None,
         },
         Err(Refusal::Busy) => {
-            Check { name, state: State::Degraded, found: Refusal::Busy.to_string(), fix: None }
+            Check { name, state: State::Degraded, found: Refusal::Busy.to_string(), costs: None, fix: None }
         }
         Err(refusal) => Check {
             name,
             state: State::Degraded,
             found: refusal.to_string(),
+            costs: None,
             fix: Some("a newer kernel, or a seccomp profile that allows it".to_owned()),
         },
     }
@@ -335,6 +422,9 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
             State::Missing => "MISSING",
         };
         writeln!(out, "  {:<9} {:<20} {}", state, check.name, escape::line(&check.found))?;
+        if let Some(costs) = check.costs {
+            writeln!(out, "  {:<9} {:<20} without it: {}", "", "", costs)?;
+        }
         if let Some(fix) = &check.fix {
             writeln!(out, "  {:<9} {:<20} -> {}", "", "", fix)?;
         }

@@ -6,9 +6,10 @@ if [ "$1" = --list ]; then
   exit 0
 fi
 root=/tmp/empty
-mkdir -p $root/proc $root/sys
+mkdir -p $root/proc $root/sys $root/dev
 cp /t/bindwatch $root/bindwatch
 mount -t proc proc $root/proc
+mount -t devtmpfs dev $root/dev
 mount --rbind /sys $root/sys
 status=0
 tell() {
@@ -20,6 +21,6 @@ chroot $root /bindwatch run --output /log.jsonl -- /bindwatch --version
 tell empty_root::run_by_itself $?
 chroot $root /bindwatch report /log.jsonl
 tell empty_root::report $?
-umount -l $root/sys $root/proc
+umount -l $root/sys $root/proc $root/dev
 rm -rf $root
 exit $status
