@@ -13,6 +13,7 @@
 
 mod actor;
 mod address;
+pub mod browser;
 mod command;
 mod log;
 mod place;

@@ -4,6 +4,7 @@
 
 use std::net::TcpStream;
 
+use scenarios::wait::PATIENCE;
 use scenarios::{Actor, Recording, loopback};
 
 const CONNECTIONS: u64 = 100;
@@ -35,6 +36,33 @@ fn the_split_of_a_shared_port_is_told() {
         let told: Vec<u64> = finding.holders().iter().map(|holder| holder.number("accepted")).collect();
         assert_eq!(told, got, "{protocol}");
     }
+}
+
+/// A recording that is killed has told by then who got how many.
+#[test]
+fn the_split_so_far_is_in_the_log() {
+    let recording = Recording::start();
+    let address = loopback();
+    let mut servers = [Actor::new(), Actor::new()];
+    for server in &mut servers {
+        server.bind(&format!("tcp {address}:8000 reuseport listen"));
+    }
+    let clients: Vec<TcpStream> =
+        (0..CONNECTIONS).filter_map(|_| TcpStream::connect((address, 8000)).ok()).collect();
+    // Nobody is woken to count: it is done when something else comes, every two seconds.
+    let begin = std::time::Instant::now();
+    let sum = loop {
+        assert!(begin.elapsed() < PATIENCE, "nobody counts");
+        recording.fence();
+        let holders = recording.so_far().report().only(address, 8000).holders();
+        let counts: Option<u64> = holders.iter().map(|holder| holder.0["accepted"].as_u64()).sum();
+        if let Some(sum) = counts.filter(|sum| *sum == clients.len() as u64) {
+            break sum;
+        }
+    };
+    assert_eq!(sum, CONNECTIONS);
+    let holders = recording.kill().log.report().only(address, 8000).holders();
+    assert_eq!(holders.iter().map(|holder| holder.number("accepted")).sum::<u64>(), CONNECTIONS);
 }
 
 #[test]

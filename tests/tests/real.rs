@@ -147,6 +147,17 @@ fn two_suites_on_one_port_are_told_in_one_sentence() {
     assert_eq!((split.len(), split.iter().sum::<u64>()), (2, CONNECTIONS as u64), "{finding:#?}");
     assert!(split[1] > 0, "{split:?}");
     let (pids, story) = (finding.pids(), finding.text("story"));
+    let time = |holder: usize, name: &str| match finding.holders()[holder].0[name].as_str() {
+        Some(time) => time[11..19].to_owned(),
+        None => "on".to_owned(),
+    };
+    // Where two of the times are close, they are told with their milliseconds.
+    let times: Vec<String> =
+        ["bound_at", "released_at"].iter().flat_map(|name| [time(0, name), time(1, name)]).collect();
+    assert!(
+        times.iter().filter(|time| *time != "on").all(|time| story.contains(time.as_str())),
+        "{story}: {times:?}"
+    );
     let start = format!("Issue_135 (PID {}) held {address}:9926 from ", pids[0]);
     let also = format!("; Selective_table (PID {}) also held it from ", pids[1]);
     let end = format!(

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use scenarios::wait::{Deadline, Process, Signal};
-use scenarios::{Actor, Report, Run, Terminal, bindwatch, loopback};
+use scenarios::{Actor, Recording, Report, Run, Terminal, bindwatch, loopback};
 
 /// Wide enough for every column that is looked at.
 const SIZE: (u16, u16) = (130, 40);
@@ -91,6 +91,31 @@ fn a_session() {
 
     terminal.keys(&["q"]);
     restored(&terminal, &before);
+}
+
+#[test]
+fn the_split_of_connections_is_there_while_it_goes_on() {
+    const CONNECTIONS: u64 = 40;
+    let address = loopback();
+    let (terminal, _) = top(&format!("--filter {address}"));
+    let mut servers = [Actor::new(), Actor::new()];
+    let bound = format!("tcp {address}:8000 reuseport listen");
+    let sockets: Vec<_> = servers.iter_mut().map(|server| server.bind(&bound)).collect();
+    terminal.sees("co-bind");
+    terminal.keys(&["Enter"]);
+    terminal.sees("timeline");
+    let clients: Vec<_> =
+        (0..CONNECTIONS).filter_map(|_| std::net::TcpStream::connect((address, 8000)).ok()).collect();
+    assert_eq!(clients.len() as u64, CONNECTIONS);
+    for (server, socket) in servers.iter_mut().zip(&sockets) {
+        let got = server.ok(&format!("accept-all {}", socket.id)).number("count");
+        let pid = server.pid();
+        terminal.shows(|screen| {
+            let of_it = |line: &&str| line.contains(&format!("actor ({pid})"));
+            screen.lines().filter(of_it).any(|line| line.contains(&format!(", {got} acc.")))
+        });
+    }
+    terminal.keys(&["q"]);
 }
 
 #[test]
@@ -278,6 +303,25 @@ fn without_a_terminal_it_prints() {
     let filter = ["--filter", &address.to_string()];
     let said = Run::bindwatch(["top", "-b", "-n", "3", "-d", "0.05"]).args(filter).outcome().expect(0).stdout;
     assert_eq!(said.matches("co-bind").count(), 3, "{said}");
+}
+
+#[test]
+fn a_replay_knows_the_ports() {
+    let address = loopback();
+    let recording = Recording::start();
+    let mut chosen = Actor::new();
+    chosen.bind(&format!("tcp {address}:0 listen"));
+    let pid = chosen.pid();
+    recording.fence();
+    let finished = recording.stop();
+    let log = finished.log.path().display().to_string();
+    let ports = ["--view", "ports"];
+    let said = Run::bindwatch(["top", "--once", "--replay", &log]).args(ports).outcome().expect(0).stdout;
+    assert!(said.lines().any(|line| line.contains(&format!("actor ({pid})"))), "{said}");
+    // At the beginning too, when it was not there.
+    let said = Run::bindwatch(["top", "--once", "--at", "0s", "--replay", &log]).args(ports);
+    let said = said.outcome().expect(0).stdout;
+    assert!(said.contains("network namespace") && !said.contains(&format!("actor ({pid})")), "{said}");
 }
 
 #[test]

@@ -34,7 +34,12 @@ pub struct Recording {
     start: BootTime,
     output: std::path::PathBuf,
     broken: bool,
+    /// When the connections of shared listeners were last counted.
+    counted: BootTime,
 }
+
+/// Least time between two counts of the connections of listeners that share, ns. Nobody is woken for them.
+const COUNT_EVERY_NS: u64 = 2_000_000_000;
 
 /// What a recording comes to.
 pub struct Outcome {
@@ -83,6 +88,7 @@ impl Recording {
             start,
             output: args.output.clone(),
             broken: false,
+            counted: start,
         };
         recording.say_failure();
         recording.say_refused(globals);
@@ -164,7 +170,13 @@ impl Recording {
             self.recorder.flush();
         }
         self.recorder.take(&mut self.events);
-        self.recorder.tick(clock::boot_now());
+        let now = clock::boot_now();
+        if now.since(self.counted) >= COUNT_EVERY_NS {
+            self.counted = now;
+            self.live.count(&self.recorder.ledger().shared(), &mut self.events);
+            self.recorder.take(&mut self.events);
+        }
+        self.recorder.tick(now);
         if let Some(diagnostics) = &mut self.diagnostics {
             diagnostics.flush();
         }

@@ -38,7 +38,12 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 15] = [
+/// Debian's browser without a window.
+const BROWSER: &str = "chromium-headless-shell";
+/// Others that do as well; GitHub's runners have one, and no package of Debian's.
+const BROWSERS: [&str; 3] = ["chromium", "google-chrome", "chrome"];
+
+const PROGRAMS: [Program; 16] = [
     Program { name: "python3", package: "python3", why: "scenario: workers of multiprocessing" },
     Program { name: "node", package: "nodejs", why: "scenario: workers of node:cluster" },
     Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
@@ -47,6 +52,7 @@ const PROGRAMS: [Program; 15] = [
     Program { name: "bpftool", package: "bpftool", why: "to see that no program is left attached" },
     Program { name: "tmux", package: "tmux", why: "scenario: the live screen in a terminal" },
     Program { name: "zstd", package: "zstd", why: "scenario: a compressed log" },
+    Program { name: BROWSER, package: BROWSER, why: "scenario: a report's page in a browser" },
     Program { name: "nginx", package: "nginx", why: "scenario: workers of one server share on purpose" },
     Program { name: "haproxy", package: "haproxy", why: "scenario: a reload is not a co-bind" },
     Program { name: "unbound", package: "unbound", why: "scenario: two resolvers on one port" },
@@ -124,7 +130,11 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
 /// The packages of those programs that are not there; says which and why.
 fn missing(programs: &[Program]) -> Vec<&'static str> {
     let mut packages = Vec::new();
-    for program in programs.iter().filter(|program| which(program.name).is_none()) {
+    let another = |program: &&Program| {
+        program.name == BROWSER && BROWSERS.iter().any(|browser| which(browser).is_some())
+    };
+    let is_missing = |program: &&Program| which(program.name).is_none() && !another(program);
+    for program in programs.iter().filter(is_missing) {
         println!("setup: {} is missing ({})", program.name, program.why);
         if !packages.contains(&program.package) {
             packages.push(program.package);

@@ -16,6 +16,10 @@ const LOOK_EVERY_NS: u64 = 50_000_000;
 
 /// Sockets remembered that joined a multicast group and have no port yet; the end of those is not told.
 const JOINED_MAX: usize = 4096;
+/// Listeners remembered with what was told of them.
+const ACCEPTED_MAX: usize = 65_536;
+/// Listeners whose connections are counted at one look, while they are still there.
+pub const ACCEPTED_TOLD_MAX: usize = 256;
 
 /// A bind of a 32-bit system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub(super) struct Later {
     looked: BootTime,
     /// Sockets that joined a multicast group before their bind.
     joined: BTreeSet<Cookie>,
+    /// Connections that were told of listeners that are still there.
+    accepted: BTreeMap<Cookie, u64>,
 }
 
 impl Later {
@@ -112,10 +118,28 @@ impl<L: Lookups> Enricher<L> {
         }
     }
 
+    /// How many connections these listeners have had, where it is not what was told before.
+    pub fn accepted_by(&mut self, listeners: &BTreeSet<Cookie>, at: BootTime, facts: &mut Vec<Fact>) {
+        for cookie in
+            listeners.iter().take(ACCEPTED_TOLD_MAX).filter(|cookie| self.sockets.listens_now(**cookie))
+        {
+            let Some(connections) = self.lookups.accepted(*cookie, false) else { continue };
+            if self.later.accepted.len() >= ACCEPTED_MAX {
+                // Some were lost on the way; each is told once more.
+                self.later.accepted.clear();
+            }
+            if self.later.accepted.insert(*cookie, connections) != Some(connections) {
+                let body = Body::Accepted(Accepted { cookie: *cookie, connections });
+                facts.push(Fact { at, hook: Hook::SockOps, body });
+            }
+        }
+    }
+
     pub(super) fn accepted(&mut self, cookie: Cookie, closed: bool, at: BootTime, facts: &mut Vec<Fact>) {
         if closed && !self.sockets.listened(cookie) {
             return;
         }
+        self.later.accepted.remove(&cookie);
         if let Some(connections) = self.lookups.accepted(cookie, closed) {
             let body = Body::Accepted(Accepted { cookie, connections });
             facts.push(Fact { at, hook: Hook::SockOps, body });

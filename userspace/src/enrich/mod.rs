@@ -18,6 +18,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use held::{BESIDE_MAX, LISTINGS_PER_SECOND, Open};
+pub use later::ACCEPTED_TOLD_MAX;
 pub use names::Names;
 pub use ports::{SURVEY_AGAIN_NS, SURVEYED_MIN, SURVEYED_PER_SECOND, USERS_MAX};
 pub use processes::Processes;

@@ -134,14 +134,28 @@ impl<L: Lookups> Enricher<L> {
     /// Tells the range of a network namespace, unless it is as it was told, and gives it.
     pub(super) fn range(&mut self, netns: Inum, at: BootTime, facts: &mut Vec<Fact>) -> Option<PortRange> {
         let range = self.lookups.range(netns)?;
+        self.tell_range(range.clone(), at, facts);
+        Some(range)
+    }
+
+    fn tell_range(&mut self, range: PortRange, at: BootTime, facts: &mut Vec<Fact>) {
+        let netns = range.netns;
         if self.ports.ranges.get(&netns) != Some(&range) {
             if self.ports.ranges.len() >= REMEMBERED_MAX {
                 self.ports.ranges.clear();
             }
             self.ports.ranges.insert(netns, range.clone());
-            facts.push(Fact { at, hook: Hook::Proc, body: Body::PortRange(range.clone()) });
+            facts.push(Fact { at, hook: Hook::Proc, body: Body::PortRange(range) });
         }
-        Some(range)
+    }
+
+    /// Tells who uses the ports of a range, whom nobody asked for.
+    pub fn ports_in_use(&mut self, counted: PortUse, range: PortRange, at: BootTime, facts: &mut Vec<Fact>) {
+        self.tell_range(range, at, facts);
+        for user in &counted.users {
+            self.processes.publish(user.process, None, &mut self.cgroups, at, facts);
+        }
+        facts.push(Fact { at, hook: Hook::SockDiag, body: Body::PortUse(counted) });
     }
 
     /// A call found no port: counts who has those of the range.

@@ -93,6 +93,11 @@ impl Sockets {
         self.listening.insert(cookie);
     }
 
+    /// Whether it is among those that began to listen during the recording.
+    pub(super) fn listens_now(&self, cookie: Cookie) -> bool {
+        self.listening.contains(&cookie)
+    }
+
     /// Those that listen, in order.
     pub(super) fn listeners(&self) -> Vec<Cookie> {
         self.listening.iter().copied().collect()

@@ -36,10 +36,10 @@ impl PortRange {
     }
 }
 
-/// Who used the ports of the range when a call found none, counted in the kernel's tables at once.
+/// Who used the ports of the range, counted in the kernel's tables at once: when a call found none, and now and then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortUse {
-    /// The failed call's event.
+    /// The failed call's event; 0 when nobody asked.
     pub asked_by: Seq,
     /// The network namespace.
     pub netns: Inum,
@@ -47,7 +47,8 @@ pub struct PortUse {
     pub protocol: Protocol,
     /// Ports of the range that the kernel may give.
     pub ports: u32,
-    /// Those that this call could not have: with a socket in the way, each once.
+    /// Those that this call could not have: with a socket in the way, each once. Where nobody asked, those that have
+    /// any socket.
     pub used: u32,
     /// Who has them, or had them when they were open: the processes with the most sockets there, most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -163,7 +163,7 @@ impl Ledger {
         let Some(socket) = self.holdings.get(accepted.cookie) else { return };
         for id in &socket.findings {
             if let Some(record) = self.records.peek(*id).filter(|record| record.overlaps())
-                && record.add_accepted(accepted)
+                && record.add_accepted(accepted, now.seq)
             {
                 record.evidence.add(now.seq);
                 self.records.touch(*id);

@@ -21,6 +21,13 @@ impl Evidence {
         }
     }
 
+    /// What it proved is proved by a later event.
+    pub(super) fn remove(&mut self, seq: Seq) {
+        if let Ok(at) = self.0.binary_search(&seq) {
+            self.0.remove(at);
+        }
+    }
+
     pub(super) fn as_slice(&self) -> &[Seq] {
         &self.0
     }

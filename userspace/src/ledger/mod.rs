@@ -40,9 +40,11 @@ pub use settings::{AllowRule, PoolRule, RelatedBy, Settings, Standing};
 pub use stats::Stats;
 pub use view::{SocketView, View};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::{Body, BootTime, Door, Errno, Event, Inum, PortRange, Seq, SocketFacts, Unresolved};
+use crate::event::{
+    Body, BootTime, Cookie, Door, Errno, Event, Inum, PortRange, Seq, SocketFacts, Unresolved,
+};
 
 use changes::Round;
 use denied::Denials;
@@ -269,6 +271,14 @@ impl Ledger {
             .iter()
             .filter(|record| !self.is_allowed(record))
             .map(|record| record.snapshot(self.now()))
+    }
+
+    /// The sockets of live findings about sharing: whose connections are worth counting while it goes on.
+    #[must_use]
+    pub fn shared(&self) -> BTreeSet<Cookie> {
+        let live = self.records.iter().filter(|record| record.live && record.overlaps());
+        let stakes = live.flat_map(|record| &record.parties).flat_map(|party| &party.stakes);
+        stakes.filter(|stake| stake.is_open()).map(|stake| stake.cookie).collect()
     }
 
     /// What was counted.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::event::{Ancestor, BootTime, Cookie, Options, Process, ProcessKey, SocketFacts, Uid};
+use crate::event::{Ancestor, BootTime, Cookie, Options, Process, ProcessKey, Seq, SocketFacts, Uid};
 
 use super::finding::{Holder, HolderState};
 use super::kin::Kin;
@@ -24,6 +24,8 @@ pub(super) struct Stake {
     pub(super) kept: bool,
     /// Connections that came to it; None not known.
     pub(super) accepted: Option<u64>,
+    /// By this event; 0 by none.
+    pub(super) counted: Seq,
 }
 
 impl Stake {
@@ -100,7 +102,14 @@ impl Party {
             comm: String::new(),
             lineage: kin.lineage(process),
             parents: kin.parents_shown(process),
-            stakes: vec![Stake { cookie, closed_at: None, active: true, kept: true, accepted: None }],
+            stakes: vec![Stake {
+                cookie,
+                closed_at: None,
+                active: true,
+                kept: true,
+                accepted: None,
+                counted: Seq(0),
+            }],
             address,
             port,
             options,

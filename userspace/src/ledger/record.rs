@@ -215,11 +215,16 @@ impl Record {
     }
 
     /// Notes how many connections a socket got. True when that is news.
-    pub(super) fn add_accepted(&mut self, accepted: &Accepted) -> bool {
+    pub(super) fn add_accepted(&mut self, accepted: &Accepted, seq: Seq) -> bool {
         let mut changed = false;
         for stake in self.parties.iter_mut().filter_map(|party| party.stake(accepted.cookie)) {
-            changed |= stake.accepted != Some(accepted.connections);
+            if stake.accepted == Some(accepted.connections) {
+                continue;
+            }
+            changed = true;
             stake.accepted = Some(accepted.connections);
+            // A listener is counted again and again: the latest count says it all.
+            self.evidence.remove(std::mem::replace(&mut stake.counted, seq));
         }
         changed
     }

@@ -67,7 +67,9 @@ fn annotation(report: &Report, finding: &Finding) -> (String, String) {
     let summary = words::summary(finding, report.clock);
     let story = story::sentence(finding, report.clock).map_or_else(String::new, |story| format!("\n{story}"));
     // The line feeds between the parts are ours.
-    let parts = [summary.as_str(), story.trim_start(), &format!("Hint: {}", words::hint(finding))];
+    let deny = words::would_deny(finding).unwrap_or_default();
+    let hint = format!("Hint: {}", words::hint(finding));
+    let parts = [summary.as_str(), story.trim_start(), &hint, &deny];
     let parts: Vec<String> = parts
         .iter()
         .filter(|part| !part.is_empty())

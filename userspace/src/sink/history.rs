@@ -173,159 +173,8 @@ impl History {
     }
 
     fn tell(&self, event: &Event, view: &View<'_>) -> Option<Entry> {
-        let name = |process: ProcessKey, comm: &str| {
-            let comm = view.process(process).map_or(comm, |facts| facts.comm.as_str());
-            format!("{} (PID {})", words::name(comm), process.tgid)
-        };
-        let all = |processes: &[ProcessKey]| match processes {
-            [] => "no process".to_owned(),
-            some => {
-                let named: Vec<String> = some.iter().take(NAMED_MAX).map(|one| name(*one, "")).collect();
-                let more = some.len().saturating_sub(NAMED_MAX);
-                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                format!("{}{more}", named.join(", "))
-            }
-        };
-        let on = |cookie: Cookie| {
-            let facts = self.sockets.get(&cookie);
-            facts.map_or_else(
-                || format!("socket {}", cookie.0),
-                |facts| format!("socket {} on {}", cookie.0, place(facts)),
-            )
-        };
-        let (process, cookie, text) = match &event.body {
-            Body::Bind(bind) => {
-                let chosen = if bind.requested_port == 0 { ", the kernel chose the port" } else { "" };
-                let text = format!(
-                    "{} bound {}{}{chosen}",
-                    name(bind.process, &bind.comm),
-                    place(&bind.socket),
-                    with(bind.socket.options)
-                );
-                (Some(bind.process), Some(bind.socket.cookie), text)
-            }
-            Body::Socket(found) => {
-                let text = format!(
-                    "{} was there already{}, in the hands of {}",
-                    place(&found.socket),
-                    with(found.socket.options),
-                    all(&found.holders)
-                );
-                (found.holders.first().copied(), Some(found.socket.cookie), text)
-            }
-            Body::Changed(changed) => {
-                let who = changed.process.map_or_else(String::new, |one| format!(" of {}", name(one, "")));
-                let text = format!(
-                    "socket {}{who} is on {} now{}",
-                    changed.socket.cookie.0,
-                    place(&changed.socket),
-                    with(changed.socket.options)
-                );
-                (changed.process, Some(changed.socket.cookie), text)
-            }
-            Body::Listen(listen) => {
-                let text = format!("{} listens on {}", name(listen.process, ""), place(&listen.socket));
-                (Some(listen.process), Some(listen.socket.cookie), text)
-            }
-            Body::BindFailed(failed) => {
-                let text = format!(
-                    "{} could not bind {}: {}",
-                    name(failed.process, &failed.comm),
-                    place(&failed.socket),
-                    failed.errno
-                );
-                (Some(failed.process), Some(failed.socket.cookie), text)
-            }
-            Body::ListenFailed(failed) => {
-                let text = format!(
-                    "{} could not listen on {}: {}",
-                    name(failed.process, &failed.comm),
-                    place(&failed.socket),
-                    failed.errno
-                );
-                (Some(failed.process), Some(failed.socket.cookie), text)
-            }
-            Body::Unresolved(unresolved) => {
-                let text = format!(
-                    "{} tried to bind {}, and how that ended is not known",
-                    name(unresolved.process, &unresolved.comm),
-                    place(&unresolved.socket)
-                );
-                (Some(unresolved.process), Some(unresolved.socket.cookie), text)
-            }
-            Body::Denied(denied) => {
-                let text = format!(
-                    "{} was denied {}, which {} holds",
-                    name(denied.process, &denied.comm),
-                    place(&denied.socket),
-                    name(denied.holder, "")
-                );
-                (Some(denied.process), Some(denied.socket.cookie), text)
-            }
-            Body::Table(row) => {
-                let peer = row.peer.map_or_else(String::new, |peer| format!(" with {peer}"));
-                let owner =
-                    row.last_owner.map_or_else(String::new, |owner| format!(", last of {}", name(owner, "")));
-                let state = serde_json::to_value(row.state).ok();
-                let state = state.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
-                let text = format!(
-                    "the kernel had {} there for event {}, in state {state}{peer}, in the hands of {}{owner}",
-                    place(&row.socket),
-                    row.asked_by.0,
-                    all(&row.holders)
-                );
-                (row.holders.first().copied(), Some(row.socket.cookie), text)
-            }
-            Body::Option(option) => {
-                let what = match option.setting {
-                    Setting::ReuseAddr(set) => format!("SO_REUSEADDR was {} on", switched(set)),
-                    Setting::ReusePort(set) => format!("SO_REUSEPORT was {} on", switched(set)),
-                    Setting::Device(device) => format!("device {} was set on", device.0),
-                    Setting::Multicast => "a multicast group was joined by".to_owned(),
-                };
-                (None, Some(option.cookie), format!("{what} {}", on(option.cookie)))
-            }
-            Body::Unlisten(unlisten) => (
-                None,
-                Some(unlisten.cookie),
-                format!(
-                    "{} stopped listening, with {} in its queue",
-                    on(unlisten.cookie),
-                    plural(unlisten.backlog.into(), "connection")
-                ),
-            ),
-            Body::Accepted(accepted) => (
-                None,
-                Some(accepted.cookie),
-                format!("{} got {} in all", on(accepted.cookie), plural(accepted.connections, "connection")),
-            ),
-            Body::Close(close) => (None, Some(close.cookie), format!("{} was closed", on(close.cookie))),
-            Body::Gone(gone) => (None, Some(gone.cookie), format!("{} is gone", on(gone.cookie))),
-            Body::Holders(holders) => (
-                holders.processes.first().copied(),
-                Some(holders.cookie),
-                format!("{} is in the hands of {}", on(holders.cookie), all(&holders.processes)),
-            ),
-            Body::Note(note) => (
-                Some(note.process),
-                None,
-                format!("note of {}: {}", name(note.process, ""), escape::cut(&note.text, NOTE_CHARS)),
-            ),
-            Body::Job(job) => {
-                let phase =
-                    if matches!(job.phase, crate::event::JobPhase::Start) { "started" } else { "ended" };
-                (job.process, None, format!("the job {} {phase}", escape::cut(&job.name, NOTE_CHARS)))
-            }
-            Body::Lost(lost) => {
-                let count = lost.counts.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
-                (
-                    None,
-                    None,
-                    format!("{} lost: what happened meanwhile may be missing", words::were(count, "event")),
-                )
-            }
-            _ => return None,
-        };
+        let Told { process, cookie, text } =
+            told(event, view, |cookie| self.sockets.get(&cookie).map(place))?;
         Some(Entry { seq: event.seq, when: event.at, event: event.body.type_name(), process, cookie, text })
     }
 
@@ -341,6 +190,173 @@ impl History {
             left_out: self.left_out,
         }
     }
+}
+
+/// An event in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Who did it, or whom it is about.
+    pub process: Option<ProcessKey>,
+    /// The socket.
+    pub cookie: Option<Cookie>,
+    /// What happened, as one line.
+    pub text: String,
+}
+
+/// What an event says, for `explain` and for the screen. `place_of` says where a socket is that the event only names.
+/// None of what says nothing about a socket.
+#[must_use]
+pub fn told(event: &Event, view: &View<'_>, place_of: impl Fn(Cookie) -> Option<String>) -> Option<Told> {
+    let name = |process: ProcessKey, comm: &str| {
+        let comm = view.process(process).map_or(comm, |facts| facts.comm.as_str());
+        format!("{} (PID {})", words::name(comm), process.tgid)
+    };
+    let all = |processes: &[ProcessKey]| match processes {
+        [] => "no process".to_owned(),
+        some => {
+            let named: Vec<String> = some.iter().take(NAMED_MAX).map(|one| name(*one, "")).collect();
+            let more = some.len().saturating_sub(NAMED_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{}{more}", named.join(", "))
+        }
+    };
+    let on = |cookie: Cookie| {
+        place_of(cookie)
+            .map_or_else(|| format!("socket {}", cookie.0), |place| format!("socket {} on {place}", cookie.0))
+    };
+    let (process, cookie, text) = match &event.body {
+        Body::Bind(bind) => {
+            let chosen = if bind.requested_port == 0 { ", the kernel chose the port" } else { "" };
+            let text = format!(
+                "{} bound {}{}{chosen}",
+                name(bind.process, &bind.comm),
+                place(&bind.socket),
+                with(bind.socket.options)
+            );
+            (Some(bind.process), Some(bind.socket.cookie), text)
+        }
+        Body::Socket(found) => {
+            let text = format!(
+                "{} was there already{}, in the hands of {}",
+                place(&found.socket),
+                with(found.socket.options),
+                all(&found.holders)
+            );
+            (found.holders.first().copied(), Some(found.socket.cookie), text)
+        }
+        Body::Changed(changed) => {
+            let who = changed.process.map_or_else(String::new, |one| format!(" of {}", name(one, "")));
+            let text = format!(
+                "socket {}{who} is on {} now{}",
+                changed.socket.cookie.0,
+                place(&changed.socket),
+                with(changed.socket.options)
+            );
+            (changed.process, Some(changed.socket.cookie), text)
+        }
+        Body::Listen(listen) => {
+            let text = format!("{} listens on {}", name(listen.process, ""), place(&listen.socket));
+            (Some(listen.process), Some(listen.socket.cookie), text)
+        }
+        Body::BindFailed(failed) => {
+            let text = format!(
+                "{} could not bind {}: {}",
+                name(failed.process, &failed.comm),
+                place(&failed.socket),
+                failed.errno
+            );
+            (Some(failed.process), Some(failed.socket.cookie), text)
+        }
+        Body::ListenFailed(failed) => {
+            let text = format!(
+                "{} could not listen on {}: {}",
+                name(failed.process, &failed.comm),
+                place(&failed.socket),
+                failed.errno
+            );
+            (Some(failed.process), Some(failed.socket.cookie), text)
+        }
+        Body::Unresolved(unresolved) => {
+            let text = format!(
+                "{} tried to bind {}, and how that ended is not known",
+                name(unresolved.process, &unresolved.comm),
+                place(&unresolved.socket)
+            );
+            (Some(unresolved.process), Some(unresolved.socket.cookie), text)
+        }
+        Body::Denied(denied) => {
+            let text = format!(
+                "{} was denied {}, which {} holds",
+                name(denied.process, &denied.comm),
+                place(&denied.socket),
+                name(denied.holder, "")
+            );
+            (Some(denied.process), Some(denied.socket.cookie), text)
+        }
+        Body::Table(row) => {
+            let peer = row.peer.map_or_else(String::new, |peer| format!(" with {peer}"));
+            let owner =
+                row.last_owner.map_or_else(String::new, |owner| format!(", last of {}", name(owner, "")));
+            let state = serde_json::to_value(row.state).ok();
+            let state = state.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
+            let text = format!(
+                "the kernel had {} there for event {}, in state {state}{peer}, in the hands of {}{owner}",
+                place(&row.socket),
+                row.asked_by.0,
+                all(&row.holders)
+            );
+            (row.holders.first().copied(), Some(row.socket.cookie), text)
+        }
+        Body::Option(option) => {
+            let what = match option.setting {
+                Setting::ReuseAddr(set) => format!("SO_REUSEADDR was {} on", switched(set)),
+                Setting::ReusePort(set) => format!("SO_REUSEPORT was {} on", switched(set)),
+                Setting::Device(device) => format!("device {} was set on", device.0),
+                Setting::Multicast => "a multicast group was joined by".to_owned(),
+            };
+            (None, Some(option.cookie), format!("{what} {}", on(option.cookie)))
+        }
+        Body::Unlisten(unlisten) => (
+            None,
+            Some(unlisten.cookie),
+            format!(
+                "{} stopped listening, with {} in its queue",
+                on(unlisten.cookie),
+                plural(unlisten.backlog.into(), "connection")
+            ),
+        ),
+        Body::Accepted(accepted) => (
+            None,
+            Some(accepted.cookie),
+            format!("{} got {} in all", on(accepted.cookie), plural(accepted.connections, "connection")),
+        ),
+        Body::Close(close) => (None, Some(close.cookie), format!("{} was closed", on(close.cookie))),
+        Body::Gone(gone) => (None, Some(gone.cookie), format!("{} is gone", on(gone.cookie))),
+        Body::Holders(holders) => (
+            holders.processes.first().copied(),
+            Some(holders.cookie),
+            format!("{} is in the hands of {}", on(holders.cookie), all(&holders.processes)),
+        ),
+        Body::Note(note) => (
+            Some(note.process),
+            None,
+            format!("note of {}: {}", name(note.process, ""), escape::cut(&note.text, NOTE_CHARS)),
+        ),
+        Body::Job(job) => {
+            let phase = if matches!(job.phase, crate::event::JobPhase::Start) { "started" } else { "ended" };
+            (job.process, None, format!("the job {} {phase}", escape::cut(&job.name, NOTE_CHARS)))
+        }
+        Body::Lost(lost) => {
+            let count = lost.counts.values().fold(0_u64, |sum, count| sum.saturating_add(*count));
+            (
+                None,
+                None,
+                format!("{} lost: what happened meanwhile may be missing", words::were(count, "event")),
+            )
+        }
+        _ => return None,
+    };
+    Some(Told { process, cookie, text })
 }
 
 const fn switched(set: bool) -> &'static str {

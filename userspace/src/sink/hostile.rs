@@ -169,6 +169,23 @@ proptest! {
     }
 
     #[test]
+    fn every_format_is_lines_of_what_can_be_seen(text in text()) {
+        for format in Format::ALL {
+            let said = written(&saying(&text), format);
+            prop_assert!(said.chars().all(|c| c == '\n' || escape::is_seen(c)), "{:?}", format);
+        }
+    }
+
+    #[test]
+    fn json_says_what_was_meant(text in text()) {
+        let document: serde_json::Value = serde_json::from_str(&written(&saying(&text), Format::Json)).unwrap();
+        for holder in document["findings"].as_array().unwrap().iter().flat_map(|f| f["holders"].as_array().unwrap()) {
+            prop_assert_eq!(&holder["comm"], &text);
+            prop_assert_eq!(&holder["cgroup"], &text);
+        }
+    }
+
+    #[test]
     fn xml_says_what_was_meant(text in text()) {
         let line = escape::line(&text).into_owned();
         for escaped in [junit::escaped(&text), html::escaped(&text)] {

@@ -155,6 +155,9 @@ fn one_finding(finding: &Finding, report: &Report) -> String {
         text.push_str(&format!("**Story:** {}\n\n", escaped(&story)));
     }
     text.push_str(&format!("**Hint:** {}\n\n", escaped(&words::hint(finding))));
+    if let Some(deny) = words::would_deny(finding) {
+        text.push_str(&format!("**Enforced:** {}\n\n", escaped(&deny)));
+    }
     text
 }
 
@@ -208,4 +211,34 @@ fn code(text: &str) -> String {
     let fence = "`".repeat(longest + 1);
     let gap = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
     format!("{fence}{gap}{}{gap}{fence}", escape::line(text))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::expect_used, reason = "tests fail by panicking")]
+    use super::super::tests::{co_bind, report};
+    use super::*;
+    use crate::ledger::finding::FindingId;
+
+    #[test]
+    fn what_does_not_fit_is_counted_with_a_pointer() {
+        let found = |number| Finding { id: FindingId(number), port: 1, ..co_bind() };
+        let mut wide = (1..=4000).map(found).collect::<Vec<_>>();
+        for (finding, port) in wide.iter_mut().zip(1..) {
+            finding.port = port;
+            finding.holders.iter_mut().for_each(|holder| holder.comm = "é|`".repeat(5));
+        }
+        let all = wide.len();
+        let mut document = Vec::new();
+        write(&[report(wide, true).of_log("a job's.jsonl".to_owned())], &mut document).expect("memory");
+        assert!(document.len() <= SIZE_MAX && document.len() > SIZE_MAX / 2, "{}", document.len());
+        let text = String::from_utf8(document).expect("no character is cut");
+        let shown = text.lines().filter(|line| line.starts_with("### ")).count();
+        let missing = plural((all - shown) as u64, "finding");
+        let last = text.trim_end().lines().last().unwrap_or_default();
+        let pointer = "`bindwatch report 'a job'\\''s.jsonl'`";
+        assert_eq!(last, format!("**{missing} more did not fit here.** All of them: {pointer}"));
+        // Nothing was cut in its middle.
+        assert_eq!(text.matches("<details>").count(), text.matches("</details>").count());
+    }
 }

@@ -109,7 +109,8 @@ fn rule(kind: Kind) -> Value {
 fn result(report: &Report, finding: &Finding) -> Value {
     let place = format!("{} {}", finding.protocol, endpoint(finding.address, finding.port));
     let mut text = escaped(&words::summary(finding, report.clock));
-    for more in story::sentence(finding, report.clock).into_iter().chain([words::hint(finding)]) {
+    let story = story::sentence(finding, report.clock);
+    for more in story.into_iter().chain([words::hint(finding)]).chain(words::would_deny(finding)) {
         text.push_str(&format!("\n\n{}", escaped(&more)));
     }
     let log = report.source_of(finding).or(report.logs.first().map(String::as_str));
@@ -131,6 +132,7 @@ fn result(report: &Report, finding: &Finding) -> Value {
             "evidence": finding.evidence,
             "netns": finding.netns,
             "uncertain": finding.uncertain,
+            "wouldDeny": finding.would_deny,
         },
     })
 }

@@ -445,6 +445,27 @@ fn how_a_log_ended_is_told() {
 }
 
 #[test]
+fn every_format_says_what_enforcement_would_have_done() {
+    let made = report(vec![Finding { would_deny: 1, ..co_bind() }], true);
+    let said = |report: &Report, format: Format| {
+        let mut out = Vec::new();
+        report.write(format, text::Style { colored: false, whole: true }, &mut out).unwrap();
+        String::from_utf8(out)
+            .unwrap()
+            .replace('\\', "")
+            .replace("<code class=\"option\">", "")
+            .replace("</code>", "")
+    };
+    let sentence = "--on-conflict deny would have refused 1 of these 2 the bind";
+    let without = report(vec![co_bind()], true);
+    for format in Format::ALL {
+        let told = |text: &str| text.contains(sentence) || text.contains("\"would_deny\": 1");
+        assert!(told(&said(&made, format)), "{format:?}: {}", said(&made, format));
+        assert!(!told(&said(&without, format)), "{format:?}");
+    }
+}
+
+#[test]
 fn findings_left_out_are_counted() {
     let report = report(vec![co_bind(), refused(Cause::Listener)], false)
         .keeping(|finding| finding.kind == Kind::Denied);

@@ -217,13 +217,8 @@ fn one(
             writeln!(out, "          waited in {}() {times}", victim.call)?;
         }
     }
-    if finding.would_deny > 0 {
-        let of = finding.holders.len();
-        writeln!(
-            out,
-            "  deny    --on-conflict deny would have refused {} of these {of} the bind",
-            finding.would_deny
-        )?;
+    if let Some(deny) = words::would_deny(finding) {
+        writeln!(out, "  deny    {deny}")?;
     }
     if let Some(cause) = finding.cause {
         writeln!(out, "  cause   {}: {}", words::cause(cause), words::cause_meaning(cause))?;

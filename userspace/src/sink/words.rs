@@ -8,6 +8,8 @@ mod denied;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+pub use denied::would_deny;
+
 use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::event::{BootTime, Protocol, TcpState, WaitOutcome};

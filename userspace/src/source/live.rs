@@ -12,14 +12,15 @@ use std::time::Duration;
 use bindwatch_probe::abi::counter;
 use tokio::io::unix::AsyncFd;
 
+use super::census::Counted;
 use super::sockets::{Tables, TablesError};
 use super::system::{Survey, System};
 use crate::cgroup2;
 use crate::clock;
 use crate::enrich::{Enricher, Fact, Processes};
 use crate::event::{
-    Body, BootTime, Cookie, Event, Hook, Inventory, InventoryPhase, JobPhase, Lost, OptionSet, ProcessKey,
-    Seq, Setting,
+    Body, BootTime, Cookie, Event, Hook, Inum, Inventory, InventoryPhase, JobPhase, Limit, Lost, OptionSet,
+    PortUse, ProcessKey, Protocol, Seq, Setting,
 };
 use crate::ledger::{Settings, Standing};
 use crate::probe::{
@@ -37,6 +38,14 @@ pub const IDLE_AFTER: u32 = 20;
 pub const DRAIN_MAX: usize = 4096;
 /// After a loss the tables are looked at again when none followed for this long, ns.
 const SETTLED_NS: u64 = 200_000_000;
+
+/// Least time between two counts of the ports that the kernel chooses from, ns. Nobody is woken for them.
+const PORTS_EVERY_NS: u64 = 60_000_000_000;
+/// A count is not repeated before this many times what it took: at most a hundredth of the time goes into it.
+const PORTS_REST: u64 = 100;
+/// Network namespaces and protocols of one count, those with the most ports in use; `port-census` says when there were
+/// more.
+pub const PORTS_MAX: usize = 256;
 
 /// Why live events cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +84,10 @@ pub struct Live {
     carrier: Option<Arc<Carrier>>,
     /// When the last loss was noticed, until the tables were looked at again.
     unsettled: Option<BootTime>,
+    /// When the ports that the kernel chooses from are counted next, should anything come then.
+    next_ports: BootTime,
+    /// What was told of them last.
+    ports: BTreeMap<(Inum, Protocol), PortUse>,
 }
 
 impl Live {
@@ -120,6 +133,8 @@ impl Live {
             waits: None,
             carrier: None,
             unsettled: None,
+            next_ports: BootTime(0),
+            ports: BTreeMap::new(),
         };
         live.take_inventory(events)?;
         if options.guard != Guarding::Off {
@@ -252,6 +267,9 @@ impl Live {
             self.unsettled = None;
             self.take_inventory(events)?;
         }
+        if taken > 0 && now >= self.next_ports {
+            self.count_ports(events);
+        }
         self.enricher.forget_listing();
         Ok(taken >= DRAIN_MAX)
     }
@@ -270,9 +288,50 @@ impl Live {
         self.stamp(events);
     }
 
+    /// Appends how many connections these listeners have had, where it changed. [`ACCEPTED_TOLD_MAX`] of them at once.
+    ///
+    /// [`ACCEPTED_TOLD_MAX`]: crate::enrich::ACCEPTED_TOLD_MAX
+    pub fn count(&mut self, listeners: &BTreeSet<Cookie>, events: &mut Vec<Event>) {
+        self.enricher.accepted_by(listeners, clock::boot_now(), &mut self.facts);
+        self.stamp(events);
+    }
+
     /// Appends what is counted and not told: at the end.
     pub fn finish(&mut self, events: &mut Vec<Event>) {
         self.enricher.accepted_so_far(clock::boot_now(), &mut self.facts);
+        self.stamp(events);
+        self.count_ports(events);
+    }
+
+    /// Counts who uses the ports that the kernel chooses from.
+    fn count_ports(&mut self, events: &mut Vec<Event>) {
+        let begin = clock::boot_now();
+        let ports = self.enricher.lookups().ports();
+        self.tell_ports(ports, begin, clock::boot_now().since(begin), events);
+    }
+
+    fn tell_ports(&mut self, mut ports: Vec<Counted>, at: BootTime, took: u64, events: &mut Vec<Event>) {
+        self.next_ports = BootTime(at.0 + PORTS_EVERY_NS.max(took.saturating_mul(PORTS_REST)));
+        ports.sort_by_key(|counted| std::cmp::Reverse(counted.used));
+        if ports.len() > PORTS_MAX {
+            let (bound, unit) = ("port-census".to_owned(), "counts".to_owned());
+            let body = Body::Limit(Limit { bound, value: PORTS_MAX as u64, unit });
+            self.facts.push(Fact { at, hook: Hook::Bindwatch, body });
+        }
+        let (told, mut changed) = (std::mem::take(&mut self.ports), Vec::new());
+        for Counted { netns, protocol, range, used, users, rest } in ports.into_iter().take(PORTS_MAX) {
+            let Some(range) = range else { continue };
+            let ports = range.size();
+            let counted = PortUse { asked_by: Seq(0), netns, protocol, ports, used, users, rest };
+            let key = (netns, protocol);
+            if told.get(&key) != Some(&counted) {
+                changed.push((counted.clone(), range));
+            }
+            self.ports.insert(key, counted);
+        }
+        for (counted, range) in changed {
+            self.enricher.ports_in_use(counted, range, at, &mut self.facts);
+        }
         self.stamp(events);
     }
 
@@ -353,7 +412,8 @@ impl Live {
     /// whose bind is among them is left to that record.
     fn take_inventory(&mut self, events: &mut Vec<Event>) -> Result<(), LiveError> {
         let begin = clock::boot_now();
-        let Survey { sockets, members, unseen } = self.enricher.lookups().survey()?;
+        let Survey { sockets, members, unseen, ports } = self.enricher.lookups().survey()?;
+        let took = clock::boot_now().since(begin);
         let mut pending: Vec<Stamped> = Vec::new();
         while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
             match decoded {
@@ -387,6 +447,7 @@ impl Live {
         }
         self.facts.push(Fact { at: begin, hook: Hook::Bindwatch, body: phase(InventoryPhase::End, unseen) });
         self.stamp(events);
+        self.tell_ports(ports, begin, took, events);
         for record in pending {
             self.enricher.record(record, self.seq, &mut self.facts);
             self.stamp(events);

@@ -1,5 +1,6 @@
 //! Where events and inventories come from.
 
+pub mod census;
 pub mod live;
 pub mod log;
 pub mod releases;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::census::{self, Counted};
 use super::sockets::{Holdings, InventorySocket, Row, States, Tables, members};
 use crate::clock;
-use crate::enrich::{Lookups, Open, PortRow};
+use crate::enrich::{Lookups, Open, PortRow, USERS_MAX};
 use crate::event::{BootTime, Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
 use crate::probe::{Accepted, FileRow, Owners, Probe};
 use crate::wire;
@@ -25,6 +26,8 @@ pub(super) struct Survey {
     pub(super) members: BTreeSet<Cookie>,
     /// What could not be looked into.
     pub(super) unseen: Vec<String>,
+    /// Who uses the ports that the kernel chooses from.
+    pub(super) ports: Vec<Counted>,
 }
 
 impl System {
@@ -46,14 +49,16 @@ impl System {
     /// # Errors
     /// When the tables of the own network namespace cannot be had.
     pub(super) fn survey(&mut self) -> Result<Survey, super::sockets::TablesError> {
-        let states = States::LISTEN.and(States::BOUND).and(States::CONNECTED);
-        let mut inventory = self.tables.without_holders(states, super::sockets::Scope::Every)?;
+        let scope = super::sockets::Scope::Every;
+        let mut inventory = self.tables.without_holders(States::ALL, scope)?;
         let mut unseen = std::mem::take(&mut inventory.unseen);
         let descriptors = self.probe.task_files();
         inventory.find_holders(descriptors.as_deref().ok())?;
         if let Err(error) = descriptors {
             unseen.push(format!("options of sockets older than the recording ({error})"));
         }
+        let opener = |cookie| self.owners.of(cookie);
+        let ports = census::count(&mut self.tables, &inventory.sockets, USERS_MAX, opener);
         let holds_port = |socket: &InventorySocket| {
             let at_rest = matches!(socket.state, TcpState::Listen | TcpState::Close);
             socket.socket.port != 0 && (at_rest || socket.socket.protocol != Protocol::Tcp)
@@ -61,7 +66,19 @@ impl System {
         inventory.sockets.retain(holds_port);
         let members = members(&inventory.sockets);
         let sockets = inventory.sockets.iter().map(InventorySocket::found).collect();
-        Ok(Survey { sockets, members, unseen })
+        Ok(Survey { sockets, members, unseen, ports })
+    }
+
+    /// Who uses the ports that the kernel chooses from; nothing where the tables cannot be had.
+    pub(super) fn ports(&mut self) -> Vec<Counted> {
+        let scope = super::sockets::Scope::Every;
+        let Ok(mut inventory) = self.tables.without_holders(States::ALL, scope) else { return Vec::new() };
+        let descriptors = self.probe.task_files();
+        if inventory.find_holders(descriptors.as_deref().ok()).is_err() {
+            return Vec::new();
+        }
+        let opener = |cookie| self.owners.of(cookie);
+        census::count(&mut self.tables, &inventory.sockets, USERS_MAX, opener)
     }
 }
 

@@ -355,6 +355,12 @@ impl App {
         screen.draw(|_, buffer| view::draw(model, world, index, layout, *theme, buffer))?;
         self.dirty = false;
         self.next_frame = Instant::now() + FRAME;
+        if let Source::Live(feed) = &self.source {
+            // The split of what is looked at, while it is looked at.
+            let chosen = self.index.entries.get(self.model.pane().at).filter(|_| self.model.detail);
+            let listeners = chosen.map(|entry| rows::listeners(&self.world, &self.index, entry));
+            feed.count(listeners.unwrap_or_default());
+        }
         Ok(())
     }
 

@@ -12,7 +12,9 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use super::*;
-use crate::event::{Bind, Body, BootTime, Door, Found, Hook, Process, Seq, TcpState, Tid};
+use crate::event::{
+    Accepted, Bind, Body, BootTime, Cookie, Door, Found, Hook, Listen, Process, Seq, TcpState, Tid,
+};
 use crate::ledger::Settings;
 use crate::log::samples;
 use crate::tui::terminal::{Area, Taker};
@@ -187,4 +189,38 @@ async fn a_terminal_that_takes_nothing_holds_nothing_up() {
     bench.key('l', KeyModifiers::CONTROL);
     let shown = bench.shown(Duration::from_millis(100), 1000).await.concat();
     assert!(shown.contains("127.0.0.1:7 "), "what came last is not on the screen");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_split_is_asked_for_while_it_is_looked_at() {
+    let (mut bench, mut hand) = Hand::live();
+    let listen = |tgid, cookie, port| {
+        let socket = samples::socket(cookie, "127.0.0.1", port);
+        Body::Listen(Listen { process: process(tgid).process, socket })
+    };
+    hand.tells(vec![
+        Body::Process(process(1)),
+        bind(1, 1, 80),
+        listen(1, 1, 80),
+        bind(1, 2, 81),
+        listen(1, 2, 81),
+    ]);
+    let asked = |bench: &Bench| match &bench.app.source {
+        Source::Live(feed) => feed.counting(),
+        Source::Log(_) => Vec::new(),
+    };
+    bench.key('2', KeyModifiers::NONE);
+    bench.shown(Duration::from_millis(100), 100).await;
+    assert_eq!(asked(&bench), []);
+    let enter = KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE);
+    bench.keys.send(Input::Msg(Msg::Key(enter))).unwrap();
+    bench.shown(Duration::from_millis(100), 100).await;
+    assert_eq!(asked(&bench), [Cookie(1)]);
+    // What was counted is there, while both go on.
+    hand.tells(vec![Body::Accepted(Accepted { cookie: Cookie(1), connections: 61 })]);
+    let shown = bench.shown(Duration::from_millis(100), 100).await.concat();
+    assert!(shown.contains("61 "), "{shown}");
+    bench.keys.send(Input::Msg(Msg::Key(enter))).unwrap();
+    bench.shown(Duration::from_millis(100), 100).await;
+    assert_eq!(asked(&bench), []);
 }

@@ -15,7 +15,7 @@ use crate::event::{BootTime, Cookie, Event, ProcessKey, Seq};
 use crate::ledger::finding::{Finding, FindingId, Holder, HolderState};
 use crate::log::encode;
 use crate::sink::json::option_names;
-use crate::sink::{escape, words};
+use crate::sink::{escape, history, words};
 
 /// Holders that are told in full.
 const HOLDERS_SHOWN: usize = 32;
@@ -180,6 +180,7 @@ fn about(scene: Scene<'_>, finding: &Finding) -> Vec<Line> {
     let mut lines =
         vec![Line { pieces: vec![(head, Role::from(severity)), (summary, Role::Plain)], indent: 2 }];
     lines.push(Line::labelled("hint", words::hint(finding)));
+    lines.extend(words::would_deny(finding).map(|deny| Line::labelled("deny", deny)));
     if let Some(cause) = finding.cause {
         lines.push(Line::labelled(
             "cause",
@@ -237,6 +238,7 @@ fn of_spot(scene: Scene<'_>, spot: &Spot, width: u16) -> Vec<Line> {
             if told <= HOLDERS_SHOWN {
                 let mut held = held;
                 held.cmdline = world.arguments(&held.cmdline);
+                held.accepted = held.accepted.or_else(|| world.history().accepted(socket.cookie()));
                 lines.extend(holder(scene, "holder", &held));
             }
         }
@@ -275,7 +277,11 @@ fn story(scene: Scene<'_>, spot: &Spot) -> Vec<Tenure> {
     let view = scene.world.view();
     let past = scene.world.history().past(spot).cloned();
     let live = view.on_port(spot.netns, spot.protocol, spot.port).filter(|socket| Spot::of(*socket) == *spot);
-    past.chain(live.take(TENURES_SHOWN * 4).flat_map(|socket| tenures(socket, view))).collect()
+    let live = live.take(TENURES_SHOWN * 4).flat_map(|socket| {
+        let accepted = scene.world.history().accepted(socket.cookie());
+        tenures(socket, view).map(move |tenure| Tenure { accepted, ..tenure })
+    });
+    past.chain(live).collect()
 }
 
 /// One line for each holder, drawn over the time from the first to the last of them, and one that marks overlaps.
@@ -465,11 +471,12 @@ fn evidence(scene: Scene<'_>, finding: &Finding) -> Vec<Line> {
     lines
 }
 
-/// An event on one line.
+/// An event on one line, in the words of `explain`.
 fn told(scene: Scene<'_>, event: &Event) -> String {
-    let entry = rows::entry_of(event.seq);
-    let row = rows::row(scene, rows::Tab::Events, &Index::default(), &entry);
-    row.cells.join("  ")
+    let world = scene.world;
+    let said = history::told(event, &world.view(), |cookie| world.place_of(cookie));
+    let said = said.map_or_else(|| event.body.type_name().to_owned(), |told| told.text);
+    format!("{}  {}  {said}", scene.time(event.at), event.seq.0)
 }
 
 fn of_process(scene: Scene<'_>, process: ProcessKey) -> Vec<Line> {
@@ -510,9 +517,11 @@ fn of_process(scene: Scene<'_>, process: ProcessKey) -> Vec<Line> {
         let options = if options.is_empty() { String::new() } else { format!(", {}", options.join(", ")) };
         let endpoint = words::endpoint(socket.address(), socket.port());
         let since = scene.since(socket.bound_at());
+        let accepted = world.history().accepted(socket.cookie());
+        let accepted = accepted.map_or_else(String::new, |n| format!(", {}", words::plural(n, "connection")));
         lines.push(Line::labelled(
             "holds",
-            format!("{} {endpoint} since {since}{options}", socket.protocol()),
+            format!("{} {endpoint} since {since}{options}{accepted}", socket.protocol()),
         ));
     }
     lines
@@ -529,6 +538,8 @@ fn of_event(scene: Scene<'_>, seq: Seq) -> Vec<Line> {
         Line::new(format!("event {}: {}", seq.0, event.body.type_name()), Role::Strong),
         Line::labelled("time", scene.clock().rfc3339(event.at)),
     ];
+    let said = history::told(event, &scene.world.view(), |cookie| scene.world.place_of(cookie));
+    lines.extend(said.map(|told| Line::labelled("what", told.text)));
     let mut event = event.clone();
     if let crate::event::Body::Process(facts) = &mut event.body {
         facts.cmdline = scene.world.arguments(&facts.cmdline);

@@ -1,15 +1,17 @@
 //! Live events, from the thread that reads the ring: it hands them over and goes on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::enrich::Processes;
-use crate::event::Event;
+use crate::event::{Cookie, Event};
 use crate::probe::{Attached, Options};
 use crate::source::live::Live;
 
@@ -18,6 +20,8 @@ use crate::source::live::Live;
 const WAITING_MAX: usize = 1_000_000;
 /// How long the reader waits then before it looks again.
 const FULL_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
+/// How often the connections of the listeners that are looked at are counted.
+const COUNT_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The live source, running.
 pub struct Feed {
@@ -27,6 +31,8 @@ pub struct Feed {
     pub attached: Attached,
     /// What existed when it began.
     pub first: Vec<Event>,
+    /// Whose connections are to be counted.
+    counted: watch::Sender<BTreeSet<Cookie>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<anyhow::Result<()>>>,
 }
@@ -44,6 +50,7 @@ impl Feed {
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let (to, events) = unbounded_channel();
         let (stop, stopped) = oneshot::channel();
+        let (counted, mut wanted) = watch::channel(BTreeSet::new());
         let waiting = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("ring".to_owned()).spawn(move || {
@@ -59,11 +66,33 @@ impl Feed {
                 };
                 drop(ready.send(Ok((live.attached().clone(), first))));
                 let read = async {
+                    let mut next_count = Instant::now();
                     loop {
                         while counter.load(Ordering::Acquire) >= WAITING_MAX {
                             tokio::time::sleep(FULL_WAIT).await;
                         }
-                        live.ready().await?;
+                        let counts = !wanted.borrow_and_update().is_empty();
+                        tokio::select! {
+                            biased;
+                            ready = live.ready() => ready?,
+                            changed = wanted.changed() => {
+                                // At once: it was just opened.
+                                next_count = Instant::now();
+                                if changed.is_err() {
+                                    return anyhow::Ok(());
+                                }
+                            }
+                            () = tokio::time::sleep_until(next_count), if counts => {}
+                        }
+                        if next_count <= Instant::now() {
+                            next_count = Instant::now() + COUNT_EVERY;
+                            let mut batch = Vec::new();
+                            live.count(&wanted.borrow_and_update(), &mut batch);
+                            counter.fetch_add(batch.len(), Ordering::AcqRel);
+                            if !batch.is_empty() && to.send(batch).is_err() {
+                                return Ok(());
+                            }
+                        }
                         let mut more = true;
                         while more {
                             let mut batch = Vec::new();
@@ -73,7 +102,7 @@ impl Feed {
                             }
                             counter.fetch_add(batch.len(), Ordering::AcqRel);
                             if to.send(batch).is_err() {
-                                return anyhow::Ok(());
+                                return Ok(());
                             }
                             // A flood must not keep the end waiting.
                             tokio::task::yield_now().await;
@@ -89,7 +118,16 @@ impl Feed {
         })?;
         let gone = || io::Error::other("the reader of the ring ended before it began");
         let (attached, first) = started.recv().map_err(|_| gone())??;
-        Ok(Self { events, waiting, attached, first, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { events, waiting, attached, first, counted, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// From now on the connections of these listeners are counted, and come as events when they change.
+    pub fn count(&self, listeners: BTreeSet<Cookie>) {
+        self.counted.send_if_modified(|before| {
+            let other = *before != listeners;
+            *before = listeners;
+            other
+        });
     }
 
     /// The next events; None when the reader has ended.
@@ -129,13 +167,20 @@ impl Feed {
 
 #[cfg(test)]
 impl Feed {
+    /// Whose connections are counted now.
+    pub(super) fn counting(&self) -> Vec<Cookie> {
+        self.counted.borrow().iter().copied().collect()
+    }
+
     /// One that a test fills, and how much of that has not been taken.
     pub(super) fn by_hand() -> (Self, tokio::sync::mpsc::UnboundedSender<Vec<Event>>, Arc<AtomicUsize>) {
         let (to, events) = unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let attached = Attached::default();
         let first = Vec::new();
-        let feed = Self { events, waiting: Arc::clone(&waiting), attached, first, stop: None, thread: None };
+        let (stop, thread, counted) = (None, None, watch::Sender::default());
+        let waiting_too = Arc::clone(&waiting);
+        let feed = Self { events, waiting: waiting_too, attached, first, counted, stop, thread };
         (feed, to, waiting)
     }
 }

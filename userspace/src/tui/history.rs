@@ -1,10 +1,12 @@
 //! Who held which endpoint before: what the ledger forgets because nothing holds it any more. A fold of events.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::event::{Body, BootTime, Cookie, Event, Inum, ProcessKey, Protocol, Seq};
 use crate::ledger::{SocketView, View};
+use crate::sink::words;
 
 /// Past holders remembered of all endpoints together; the oldest are forgotten.
 pub const TENURES_MAX: usize = 65_536;
@@ -12,6 +14,8 @@ pub const TENURES_MAX: usize = 65_536;
 pub const TENURES_OF_ONE: usize = 256;
 /// Counts of connections that wait for the close of their listener.
 const ACCEPTED_MAX: usize = 65_536;
+/// Closed sockets whose place is remembered: as many as there are events on the screen that could name them.
+const CLOSED_MAX: usize = 10_000;
 /// Holders of one socket that are remembered.
 const HOLDERS_MAX: usize = 16;
 
@@ -41,6 +45,12 @@ impl Spot {
     }
 }
 
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.protocol, words::endpoint(self.address, self.port))
+    }
+}
+
 /// A process's time on an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenure {
@@ -67,6 +77,9 @@ pub struct History {
     /// Whose turn it is to be forgotten.
     order: VecDeque<Spot>,
     accepted: HashMap<Cookie, u64>,
+    /// Where the last closed sockets were, and in which order they were closed.
+    closed: HashMap<Cookie, Spot>,
+    closed_order: VecDeque<Cookie>,
 }
 
 impl History {
@@ -97,6 +110,7 @@ impl History {
     fn over(&mut self, cookie: Cookie, event: &Event, view: View<'_>) {
         let Some(socket) = view.socket(cookie).filter(|socket| socket.port() != 0) else { return };
         let spot = Spot::of(socket);
+        self.remember(cookie, spot);
         let known = self.spots.get(&spot).is_some_and(|tenures| {
             tenures.iter().rev().take(HOLDERS_MAX).any(|tenure| tenure.cookie == cookie)
         });
@@ -110,6 +124,23 @@ impl History {
             tenure.ended_by = event.seq;
             self.push(spot, tenure);
         }
+    }
+
+    fn remember(&mut self, cookie: Cookie, spot: Spot) {
+        if self.closed.insert(cookie, spot).is_none() {
+            self.closed_order.push_back(cookie);
+        }
+        if self.closed_order.len() > CLOSED_MAX
+            && let Some(oldest) = self.closed_order.pop_front()
+        {
+            self.closed.remove(&oldest);
+        }
+    }
+
+    /// Where a socket was that is closed.
+    #[must_use]
+    pub fn closed(&self, cookie: Cookie) -> Option<Spot> {
+        self.closed.get(&cookie).copied()
     }
 
     fn push(&mut self, spot: Spot, tenure: Tenure) {
@@ -129,6 +160,12 @@ impl History {
                 self.spots.remove(&oldest);
             }
         }
+    }
+
+    /// Connections that came to a listener that is still there, as far as they were counted.
+    #[must_use]
+    pub fn accepted(&self, cookie: Cookie) -> Option<u64> {
+        self.accepted.get(&cookie).copied()
     }
 
     /// Who held an endpoint, oldest first.
@@ -173,6 +210,7 @@ mod tests {
         assert_eq!(past.len(), 1);
         let tenure = past.first().unwrap();
         assert_eq!((tenure.from.unwrap().0, tenure.until.unwrap().0), (10_000_000, 20_000_000));
+        assert_eq!(stage.world.place_of(super::Cookie(1)).as_deref(), Some("tcp 127.0.0.1:80"));
         assert_eq!((tenure.process.unwrap().tgid, tenure.accepted, &*tenure.comm), (4711, Some(3), "p4711"));
     }
 

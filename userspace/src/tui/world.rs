@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use super::history::History;
+use super::history::{History, Spot};
 use super::rates::Rates;
 use crate::clock::Anchors;
 use crate::drive::Recorder;
-use crate::event::{Body, BootTime, Event, Inum, PortRange, PortUse, Protocol, Rest, Seq};
+use crate::event::{Body, BootTime, Cookie, Event, Inum, PortRange, PortUse, Protocol, Rest, Seq};
 use crate::ledger::finding::{Finding, FindingId, PortUser, Severity};
 use crate::ledger::{Ledger, Settings, View};
 use crate::log::Host;
@@ -252,6 +252,13 @@ impl World {
     #[must_use]
     pub const fn history(&self) -> &History {
         &self.history
+    }
+
+    /// `tcp 127.0.0.1:80`: where a socket is, or was when it was closed.
+    #[must_use]
+    pub fn place_of(&self, cookie: Cookie) -> Option<String> {
+        let open = self.view().socket(cookie).filter(|socket| socket.port() != 0).map(Spot::of);
+        open.or_else(|| self.history.closed(cookie)).map(|spot| spot.to_string())
     }
 
     /// How many binds there are.

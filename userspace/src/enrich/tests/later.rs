@@ -106,6 +106,34 @@ fn what_a_listener_got_is_told_when_it_closes_and_at_the_end() {
 }
 
 #[test]
+fn listeners_that_are_looked_at_are_counted_while_they_are_there() {
+    let mut bench = Bench::new();
+    for cookie in 70..73 {
+        bench.bind(2, cookie);
+        bench.feed(Record::Listen(call(2, cookie)));
+        bench.enricher.lookups.accepted.insert(Cookie(cookie), 1);
+    }
+    let looked_at = |bench: &mut Bench, cookies: &[u64]| {
+        let (cookies, mut facts) = (cookies.iter().copied().map(Cookie).collect(), Vec::new());
+        bench.enricher.accepted_by(&cookies, BootTime(bench.now), &mut facts);
+        let told = bench.bodies(facts);
+        let counted = told.into_iter().filter_map(|body| match body {
+            Body::Accepted(told) => Some((told.cookie.0, told.connections)),
+            _ => None,
+        });
+        counted.collect::<Vec<_>>()
+    };
+    // Not those that nobody looks at, nor what does not listen; and only what is new.
+    assert_eq!(looked_at(&mut bench, &[70, 71, 99]), [(70, 1), (71, 1)]);
+    bench.enricher.lookups.accepted.insert(Cookie(71), 5);
+    assert_eq!(looked_at(&mut bench, &[70, 71, 72]), [(71, 5), (72, 1)]);
+    assert_eq!(looked_at(&mut bench, &[70, 71, 72]), []);
+    // The last word is told whether it is new or not.
+    assert_eq!(types(&bench.feed(Record::Close(small(71, TcpState::Listen)))), ["accepted", "close"]);
+    assert_eq!(looked_at(&mut bench, &[71]), []);
+}
+
+#[test]
 fn a_group_that_was_joined_before_the_bind_is_told_with_it() {
     let mut bench = Bench::new();
     bench.bind(2, 69);

@@ -472,3 +472,26 @@ fn a_port_that_the_kernel_chose_goes_with_the_listening() {
         "",
     );
 }
+
+/// Listeners are counted while they share: the last count is the evidence, not each of them.
+#[test]
+fn connections_so_far_replace_each_other() {
+    let mut told = super::story::Story::new(Settings::default());
+    told.tell(
+        "proc A
+         proc B
+         bind A a tcp 127.0.0.1:80 rp
+         listen a
+         bind B b tcp 127.0.0.1:80 rp
+         listen b",
+    );
+    let first = told.ledger.findings().next().unwrap().evidence;
+    for count in 1..=100 {
+        told.tell(&format!("accepted a n={count}\naccepted b n={}", 2 * count));
+    }
+    let finding = told.ledger.findings().next().unwrap();
+    let accepted: Vec<_> = finding.holders.iter().map(|holder| holder.accepted).collect();
+    assert_eq!(accepted, [Some(100), Some(200)]);
+    assert_eq!(finding.evidence.len(), first.len() + 2, "{:?}", finding.evidence);
+    assert_eq!(finding.evidence.last(), Some(&crate::event::Seq(told.seq)));
+}

@@ -7,6 +7,7 @@
 //! exec B exe=/bin/b                                                       known again, a lineage of its own;
 //!                                     parent=- without its parent, `nameless` by no more than its name
 //! bind A s tcp 127.0.0.1:80 rp ra v6only dev=2 owner=5 ns=7                bound to s; asked=0 for any port
+//! accepted s n=3                                                           connections so far
 //! listen s            unlisten s backlog=1      close s state=established backlog=1      gone s
 //! found s tcp 127.0.0.1:80 listen A,B rp                                   of an inventory
 //! set s rp=1          set s dev=3               set s multicast
@@ -29,11 +30,11 @@ use std::net::SocketAddr;
 use super::super::finding::{Finding, FindingId, Holder, HolderState, Kind, Receives};
 use super::super::{Ledger, Settings};
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, CgroupRemoved, Changed, Close, ConnectFailed, Cookie, Door, Errno,
-    Event, Exit, Family, Found, Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job, JobPhase,
-    Known, Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, PortRange, PortUse, PortUser,
-    Process, ProcessKey, Protocol, Rest, Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Tid, Uid,
-    Unlisten, Unresolved,
+    Accepted, Bind, BindFailed, Body, BootTime, CgroupRemoved, Changed, Close, ConnectFailed, Cookie, Door,
+    Errno, Event, Exit, Family, Found, Gone, Holders, Hook, Ifindex, Inum, Inventory, InventoryPhase, Job,
+    JobPhase, Known, Listen, ListenFailed, Lost, Mark, NetnsCookie, OptionSet, Options, PortRange, PortUse,
+    PortUser, Process, ProcessKey, Protocol, Rest, Seq, Setting, Signal, SocketFacts, TableRow, TcpState,
+    Tid, Uid, Unlisten, Unresolved,
 };
 
 const MS: u64 = 1_000_000;
@@ -190,6 +191,10 @@ impl Story {
                 let socket =
                     if words.0.len() > 1 { self.facts(words) } else { self.sockets[words.take()].clone() };
                 Body::Listen(Listen { process, socket })
+            }
+            "accepted" => {
+                let connections = u64::from(words.number::<u32>("n").unwrap_or(0));
+                Body::Accepted(Accepted { cookie: self.cookie(words), connections })
             }
             "unlisten" => {
                 let backlog = words.number("backlog").unwrap_or(0);

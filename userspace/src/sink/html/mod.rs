@@ -16,7 +16,7 @@ use crate::ledger::finding::{Finding, Holder};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 /// SHA-256 of the style and of the script, in base64; a test holds them true.
-const STYLE_DIGEST: &str = "nIU0werSGMy56+VZP3GL6/PnryaAPVu/QZ2ogs+BSns=";
+const STYLE_DIGEST: &str = "IMgWeMB7IVh9XIaHkRUOxNRlQKiujL/zx7yxuW6i6wA=";
 const SCRIPT_DIGEST: &str = "g+OtVfAlu6nFbhFfVK3XsUjIx/NVjAp+GBl9tmGqQZw=";
 /// Findings in full; a browser shows no more with ease.
 const FINDINGS_MAX: usize = 1_000;
@@ -142,7 +142,10 @@ fn article(report: &Report, finding: &Finding, out: &mut impl Write) -> io::Resu
             escaped(words::cause_meaning(cause))
         )?;
     }
-    writeln!(out, "<p class=\"hint\"><b>Hint:</b> {}</p>", escaped(&words::hint(finding)))?;
+    writeln!(out, "<p class=\"hint\"><b>Hint:</b> {}</p>", advice(&words::hint(finding)))?;
+    if let Some(deny) = words::would_deny(finding) {
+        writeln!(out, "<p class=\"hint\"><b>Enforced:</b> {}</p>", advice(&deny))?;
+    }
     writeln!(out, "<details>\n<summary>Who, and the evidence</summary>")?;
     for held in finding.holders.iter().take(HOLDERS_SHOWN) {
         holder("Holder", held, clock, out)?;
@@ -173,6 +176,23 @@ fn article(report: &Report, finding: &Finding, out: &mut impl Write) -> io::Resu
         plural(finding.count, "time"),
         finding.netns.0,
     )
+}
+
+/// Options that sentences name.
+const OPTIONS: [&str; 2] = ["--allow", "--on-conflict deny"];
+
+/// A sentence of ours whose option stays whole: a browser breaks a line after a dash. The first one only: behind it comes
+/// what processes said.
+fn advice(text: &str) -> String {
+    let escaped = escaped(text);
+    let place = OPTIONS.iter().filter_map(|option| Some((escaped.find(option)?, option))).min();
+    match place.and_then(|(at, option)| escaped.split_at_checked(at).zip(Some(option))) {
+        Some(((before, rest), option)) => {
+            let rest = rest.strip_prefix(option).unwrap_or(rest);
+            format!("{before}<code class=\"option\">{option}</code>{rest}")
+        }
+        None => escaped,
+    }
 }
 
 fn holder(role: &str, held: &Holder, clock: Anchors, out: &mut impl Write) -> io::Result<()> {

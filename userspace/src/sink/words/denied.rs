@@ -5,6 +5,13 @@ use crate::cli::duration_text;
 use crate::event::WaitOutcome;
 use crate::ledger::finding::{Cause, Finding, Wait};
 
+/// What enforcement would have done about sharing, where it was not in force. None when nothing, or not known.
+#[must_use]
+pub fn would_deny(finding: &Finding) -> Option<String> {
+    let (denied, all) = (finding.would_deny, finding.holders.len());
+    (denied > 0).then(|| format!("--on-conflict deny would have refused {denied} of these {all} the bind"))
+}
+
 /// A call that was held, by how that ended.
 fn waited(finding: &Finding, wait: Wait) -> String {
     let (who, place) = (victim(finding.victim.as_ref()), place(finding));

@@ -1,7 +1,7 @@
 //! What happens, as it comes; the newest at the end.
 
 use super::{By, Column, Entry, Index, Key, Query, Row, Scene, fixed, growing, number, process_fields, sort};
-use crate::event::{Body, Event, InventoryPhase, JobPhase, ProcessKey, SocketFacts};
+use crate::event::{Body, Cookie, Event, InventoryPhase, JobPhase, ProcessKey, SocketFacts};
 use crate::sink::{escape, words};
 use crate::tui::filter::Field;
 use crate::tui::theme::Role;
@@ -128,13 +128,7 @@ pub(super) fn what(world: &World, event: &Event) -> String {
     let place = |socket: &SocketFacts| {
         format!("{} {}", socket.protocol, words::endpoint(socket.address, socket.port))
     };
-    // What is closed now may still be remembered by the ledger.
-    let of_cookie = |cookie| match world.view().socket(cookie) {
-        Some(socket) => {
-            format!("{} {}", socket.protocol(), words::endpoint(socket.address(), socket.port()))
-        }
-        None => format!("socket {}", cookie.0),
-    };
+    let of_cookie = |cookie: Cookie| world.place_of(cookie).unwrap_or_else(|| format!("socket {}", cookie.0));
     match &event.body {
         Body::Process(facts) => {
             let arguments =

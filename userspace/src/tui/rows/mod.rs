@@ -8,14 +8,17 @@ mod ports;
 mod processes;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use super::filter::Filter;
 use super::history::Spot;
 use super::theme::{Glyphs, Role};
 use super::world::World;
 use crate::clock::Anchors;
+use crate::enrich::ACCEPTED_TOLD_MAX;
 use crate::event::{BootTime, Cookie, Inum, Process, ProcessKey, Protocol, Seq};
-use crate::ledger::finding::FindingId;
+use crate::ledger::SocketView;
+use crate::ledger::finding::{FindingId, HolderState};
 use crate::sink::{escape, words};
 
 /// Characters of a name that a row starts from, before it is fitted into its column.
@@ -80,7 +83,7 @@ impl Tab {
             Self::Processes => "No process has a socket.",
             Self::Events => "Nothing happened yet.",
             Self::Ports => {
-                "The ports have not been counted: live they are every two seconds, in a log when a call found none."
+                "The ports have not been counted: live they are every two seconds, in a log once a minute."
             }
         }
     }
@@ -230,12 +233,6 @@ pub fn time(clock: Anchors, at: BootTime) -> String {
     clock.rfc3339(at).get(11..23).unwrap_or_default().to_owned()
 }
 
-/// The row of an event.
-#[must_use]
-pub const fn entry_of(event: Seq) -> Entry {
-    Entry::new(Key::Event(event))
-}
-
 /// Which rows `query` gives.
 #[must_use]
 pub fn index(world: &World, query: &Query) -> Index {
@@ -279,9 +276,28 @@ pub fn processes(world: &World, index: &Index, entry: &Entry) -> Vec<ProcessKey>
         Key::Cgroup(_) | Key::Event(_) | Key::Ports(..) => Vec::new(),
     };
     found.retain(|process| process.tgid != 0 && !world.view().has_ended(*process));
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     found.retain(|process| seen.insert(*process));
     found
+}
+
+/// Sockets behind a row that connections may come to, for those to be counted. At most so many as are looked at once.
+#[must_use]
+pub fn listeners(world: &World, index: &Index, entry: &Entry) -> BTreeSet<Cookie> {
+    let of_port = |netns, protocol, port| {
+        let listens = |socket: &SocketView<'_>| socket.state() == HolderState::Listen;
+        let sockets = world.view().on_port(netns, protocol, port).filter(listens);
+        sockets.map(|socket| socket.cookie()).take(ACCEPTED_TOLD_MAX).collect()
+    };
+    match &entry.key {
+        Key::Finding(id) => world
+            .finding(*id)
+            .map(|finding| of_port(finding.netns, finding.protocol, finding.port))
+            .unwrap_or_default(),
+        Key::Endpoint(spot) => of_port(spot.netns, spot.protocol, spot.port),
+        Key::Process(_) => index.sockets_of(entry).iter().copied().take(ACCEPTED_TOLD_MAX).collect(),
+        _ => BTreeSet::new(),
+    }
 }
 
 /// What rows are sorted by.
