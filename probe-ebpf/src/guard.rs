@@ -9,13 +9,14 @@ use aya_ebpf::maps::HashMap;
 use bindwatch_probe::abi::config::BitField;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::policy::{
-    ANCESTORS_MAX, BUCKETS, CLAIMED_MAX, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, name, plane,
+    ANCESTORS_MAX, BUCKETS, CLAIMED_MAX, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, gives, name, plane,
+    related_by as by,
 };
 use bindwatch_probe::abi::record::option;
 
 use crate::emit::count;
 use crate::kernel::{Addr, offset};
-use crate::sock::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 use crate::task;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -91,6 +92,9 @@ impl Bound {
     pub fn new(family: u16, address: [u64; 2], port: u16, protocol: u16, device: u32, options: u64) -> Self {
         let (reuse_port, reuse_addr) =
             (options & u64::from(option::REUSEPORT), options & u64::from(option::REUSEADDR));
+        // What is asked of an MPTCP socket is asked of its subflow, which is TCP's.
+        let mptcp = is_zero(u64::from(protocol ^ IPPROTO_MPTCP));
+        let protocol = select(mptcp, u64::from(IPPROTO_TCP), u64::from(protocol)) as u16;
         let udp = u64::from(protocol ^ IPPROTO_UDP);
         let is_udp = is_zero(udp) | is_zero(u64::from(protocol ^ IPPROTO_UDPLITE));
         let is_tcp = is_zero(u64::from(protocol ^ IPPROTO_TCP));
@@ -152,21 +156,46 @@ fn is_multicast(address: [u64; 2], planes: u64) -> u64 {
     select(not(is_zero(v4)), is_zero(first >> 4 ^ 14), is_zero(first ^ 0xff))
 }
 
+/// How [`claim`] goes about it.
+pub mod how {
+    /// Under the bucket's lock.
+    pub const CLAIM: u8 = 0;
+    /// Claims nothing: only tells who has the endpoint.
+    pub const LOOK: u8 = 1;
+    /// Without the lock, for iterators of kernels that do not let them take it (before 6.1). A claim that is made at the
+    /// same instant in the same bucket can be lost: then what it would have kept apart is let through.
+    pub const UNLOCKED: u8 = 2;
+}
+
 /// Claims the endpoint of a bound socket for a process. `deny` makes it all or nothing: an unrelated holder, and
-/// nothing is claimed.
+/// nothing is claimed. `HOW` is one of [`how`].
 #[inline(always)]
-pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) -> Verdict {
+pub fn claim<const HOW: u8>(
+    bound: &Bound,
+    cookie: u64,
+    netns: u64,
+    owner: &Kin,
+    group: u64,
+    deny: bool,
+) -> Verdict {
     let Bound { address, port, protocol, device, planes, shares } = *bound;
     if port == 0 || cookie == 0 || shares == 0 {
         return Verdict::Nothing;
     }
+    if HOW == how::UNLOCKED {
+        // SAFETY: only whether there is one.
+        if unsafe { CLAIMED.get(cookie) }.is_some() {
+            return Verdict::Granted;
+        }
+    }
     // Of one bind both the program that denies and the census come here. That it was elsewhere means that another tool
     // denied a bind which was granted here, or that the socket gave its port up.
-    if claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
+    if HOW == how::CLAIM && claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
         return Verdict::Granted;
     }
-    let rules = rules_on(address[0], address[1], u64::from(port));
-    let (allowed, allowed_to_some) = (rules >> 32, rules as u32);
+    let rules = rules_on(address[0], address[1], u64::from(port), planes);
+    let only_itself = is_zero(u64::from(related_by() ^ by::PROCESS));
+    let broad = breadth(planes);
     let mixed = (netns ^ u64::from(port) << 16 ^ u64::from(protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let index = (mixed >> 40) as u32 & (BUCKETS - 1);
     let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return Verdict::Nothing };
@@ -174,7 +203,9 @@ pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) ->
     let (mut free, mut mine) = (opaque(NO_SLOT), opaque(NO_SLOT));
     // SAFETY: the bucket is a value of an array map; its slots are read and written under its lock only.
     let at = unsafe {
-        generated::bpf_spin_lock(&raw mut (*bucket).lock);
+        if HOW != how::UNLOCKED {
+            generated::bpf_spin_lock(&raw mut (*bucket).lock);
+        }
         let slots = (&raw mut (*bucket).slots).cast::<Slot>();
         let mut i = 0;
         while i < SLOTS {
@@ -186,7 +217,9 @@ pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) ->
                 let differs = slot.address[0] ^ address[0] | slot.address[1] ^ address[1];
                 let other_device = u64::from(slot.device ^ device);
                 let other_planes = (u64::from(slot.planes) ^ planes) & !u64::from(plane::MULTICAST);
-                let same = is_zero(slot.kin.lineage ^ owner.lineage | differs | other_device | other_planes);
+                let other_process = when(only_itself, slot.kin.name ^ owner.name);
+                let other_kin = slot.kin.lineage ^ owner.lineage | slot.group ^ group | other_process;
+                let same = is_zero(other_kin | differs | other_device | other_planes);
                 mine = select(same, i as u64, mine);
                 let theirs = u64::from(slot.planes);
                 let apart = is_zero(theirs & planes & u64::from(plane::V4 | plane::V6));
@@ -195,10 +228,16 @@ pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) ->
                 let bound = not(is_zero(u64::from(slot.device))) & not(is_zero(u64::from(device)));
                 let off_device = bound & not(is_zero(other_device));
                 let meant = not(is_zero(theirs & u64::from(plane::MULTICAST)));
-                let allowed_them = slot.kin.rules & owner.rules & allowed_to_some;
-                let meant = meant | allowed | not(is_zero(u64::from(allowed_them)));
-                let hostile = not(apart | elsewhere | off_device | meant | related(&slot.kin, owner));
-                let known = is_zero(u64::from(slot.kin.cut | owner.cut));
+                // Rules are about the narrower of two endpoints, as those of findings are.
+                let narrower = breadth(theirs).wrapping_sub(broad) >> 63;
+                let rules = select(narrower, slot.rules, rules);
+                let allowed_them = slot.kin.rules & owner.rules & rules as u32;
+                let meant = meant | rules >> 32 | not(is_zero(u64::from(allowed_them)));
+                let one_group = is_zero(slot.group ^ group) & not(is_zero(group));
+                let kin = select(only_itself, 0, related(&slot.kin, owner) | one_group);
+                let kin = kin | is_zero(slot.kin.name ^ owner.name);
+                let hostile = not(apart | elsewhere | off_device | meant | kin);
+                let known = is_zero(u64::from(slot.kin.cut | owner.cut)) | only_itself;
                 enemy = select(hostile & known, slot.kin.name, enemy);
                 enemy_cookie = select(hostile & known, slot.cookie, enemy_cookie);
                 unknown |= hostile & not(known);
@@ -206,7 +245,7 @@ pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) ->
             i += 1;
         }
         let at = select(not(is_zero(mine ^ NO_SLOT)), mine, free);
-        if at < SLOTS as u64 && (!deny || enemy == 0) {
+        if HOW != how::LOOK && at < SLOTS as u64 && (!deny || enemy == 0) {
             let slot = &mut *slots.add(at as usize & (SLOTS - 1));
             if slot.count == 0 {
                 slot.cookie = cookie;
@@ -217,6 +256,8 @@ pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) ->
                 slot.port = port;
                 slot.protocol = protocol as u8;
                 slot.planes = planes as u8;
+                slot.group = group;
+                slot.rules = rules;
                 slot.kin.name = owner.name;
                 slot.kin.lineage = owner.lineage;
                 slot.kin.pool = owner.pool;
@@ -230,9 +271,14 @@ pub fn claim(bound: &Bound, cookie: u64, netns: u64, owner: &Kin, deny: bool) ->
             }
             slot.count += 1;
         }
-        generated::bpf_spin_unlock(&raw mut (*bucket).lock);
+        if HOW != how::UNLOCKED {
+            generated::bpf_spin_unlock(&raw mut (*bucket).lock);
+        }
         at
     };
+    if HOW == how::LOOK && enemy == 0 {
+        return Verdict::Nothing;
+    }
     if deny && enemy != 0 {
         return Verdict::Contested { cookie: enemy_cookie, holder: enemy };
     }
@@ -272,26 +318,63 @@ pub extern "C" fn claimed_here(cookie: u64, first: u64, second: u64, port: u64) 
 /// which some may. A function of its own as `claimed_here` is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn rules_on(first: u64, second: u64, port: u64) -> u64 {
+extern "C" fn rules_on(first: u64, second: u64, port: u64, planes: u64) -> u64 {
     let (mut everybody, mut some) = (opaque(0), opaque(0));
+    let is_v6 = not(is_zero(planes & u64::from(plane::V6)));
     let mut i = 0;
     while i < RULES_MAX {
         let Some(rule) = RULES.get(i) else { break };
         if rule.last == 0 {
             break;
         }
-        let any = is_zero(rule.address[0] | rule.address[1]);
-        let same = is_zero(rule.address[0] ^ first | rule.address[1] ^ second);
+        let any = is_zero(u64::from(rule.gives & gives::ADDRESS));
+        let other_family = not(is_zero(u64::from(rule.gives & gives::IPV6))) ^ is_v6;
+        let same = is_zero(rule.address[0] ^ first | rule.address[1] ^ second | other_family);
         // A difference below zero has its highest bit set.
         let before = port.wrapping_sub(u64::from(rule.first)) >> 63;
         let after = u64::from(rule.last).wrapping_sub(port) >> 63;
         let here = (any | same) & not(opaque(before | after));
-        let for_all = is_zero(u64::from(rule.about_who));
+        let for_all = is_zero(u64::from(rule.gives & gives::WHO));
         everybody |= here & for_all;
         some |= (here & not(for_all)) << i;
         i += 1;
     }
     everybody << 32 | some & 0xffff_ffff
+}
+
+/// Who counts as one party, besides kin: one of [`by`]. Set by the loader.
+#[unsafe(no_mangle)]
+static RELATED_BY: u32 = by::LINEAGE;
+
+#[inline(always)]
+fn related_by() -> u32 {
+    // SAFETY: initialised, never written; volatile because the loader overrides it.
+    unsafe { core::ptr::read_volatile(&raw const RELATED_BY) }
+}
+
+/// The session, cgroup or user of a task, where that is what relates; 0 where it does not, or is not known. A function of its
+/// own, for the stack of its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn group_of(task: u64) -> u64 {
+    let task = Addr(task);
+    match related_by() {
+        by::SESSION => u64::from(task::session_of(task)),
+        by::CGROUP => {
+            let cgroup = task.follow(offset!(task_cgroups)).follow(offset!(css_set_dfl_cgrp));
+            cgroup.follow(offset!(cgroup_kn)).read(offset!(kernfs_id))
+        }
+        // Never 0, as root's is.
+        by::USER => u64::from(task.follow(offset!(task_cred)).read::<u32>(offset!(cred_uid))) + 1,
+        _ => 0,
+    }
+}
+
+/// How much of a port's traffic a socket wants: an address, all of a family, all.
+#[inline(always)]
+fn breadth(planes: u64) -> u64 {
+    let wild = (planes / u64::from(plane::WILDCARD)) & 1;
+    wild + (wild & planes & (planes / u64::from(plane::V6)))
 }
 
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.

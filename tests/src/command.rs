@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::place::Folder;
+use crate::place::{Cgroup, Folder};
 use crate::wait::{Deadline, PATIENCE, Process};
 
 /// The program under test.
@@ -98,7 +98,26 @@ impl Run {
     #[must_use]
     #[track_caller]
     pub fn as_nobody(self) -> Self {
-        let mut run = Self::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+        self.as_nobody_with(&[])
+    }
+
+    /// The same, with these capabilities: `bpf`.
+    ///
+    /// # Panics
+    /// As [`Run::as_nobody`].
+    #[must_use]
+    #[track_caller]
+    pub fn as_nobody_with(self, capabilities: &[&str]) -> Self {
+        let mut run = Self::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        if !capabilities.is_empty() {
+            let set: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+            let sets = ["inh", "ambient", "bounding"].map(|kind| match kind {
+                "bounding" => format!("--bounding-set=-all{set}"),
+                kind => format!("--{kind}-caps=-all{set}"),
+            });
+            run = run.args(sets);
+        }
+        run = run.args(["--"]);
         let copy = Folder::new();
         let program = copy.file("bindwatch");
         // By another process: were the copy written by this one, a child that another test is just starting would have
@@ -112,6 +131,16 @@ impl Run {
         run.folder = self.folder;
         run.time = self.time;
         run
+    }
+
+    /// The same, started in a cgroup.
+    #[must_use]
+    pub fn inside(mut self, cgroup: &Cgroup) -> Self {
+        let program = std::mem::replace(&mut self.program, "sh".into());
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+        let shell = [OsString::from("-c"), script.into(), cgroup.path().into(), program];
+        self.arguments.splice(0..0, shell);
+        self
     }
 
     /// More arguments.

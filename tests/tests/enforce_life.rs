@@ -61,6 +61,17 @@ fn what_is_pinned_outlives_bindwatch_and_is_taken_over() {
     refused(&mut other, &format!("bind tcp {address}:8000 reuseport"));
     one.bind(&format!("tcp {address}:8001 reuseport listen"));
     refused(&mut other, &format!("bind tcp {address}:8001 reuseport"));
+    // The doctor says so, and how to end it.
+    let name = cgroup.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let doctor = Run::bindwatch(["doctor", "--format", "json"]).outcome().expect(0);
+    let doctor: serde_json::Value = serde_json::from_str(&doctor.stdout).expect("JSON");
+    let pinned = doctor.get("pinned").and_then(serde_json::Value::as_array).expect("what is pinned");
+    let path = serde_json::Value::from(format!("/{name}"));
+    let ours = pinned.iter().find(|one| one.get("cgroup") == Some(&path)).expect("this cgroup");
+    let end = format!("bindwatch enforce --unpin --cgroup /{name}");
+    assert_eq!(ours.get("end"), Some(&end.clone().into()));
+    let doctor = Run::bindwatch(["doctor"]).outcome().expect(0);
+    assert!(doctor.stdout.contains(&format!("in /{name}\n")) && doctor.stdout.contains(&end), "{doctor}");
     // Who is related to whom stays known.
     one.ok("fork");
     one.ok(&format!("tell 1 bind tcp {address}:8001 reuseport listen"));

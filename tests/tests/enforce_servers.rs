@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 use scenarios::servers::{HAPROXY_MASTER, ask, haproxy_config, nginx_config, reload, reload_haproxy};
+use scenarios::wait::Deadline;
 use scenarios::{Cgroup, Folder, Recording, Server, loopback};
 
 /// A cgroup that is enforced, with room for the servers' own.
@@ -20,8 +21,12 @@ struct Enforced {
 
 impl Enforced {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(options: &[&str]) -> Self {
         let top = Cgroup::new();
-        let recording = Recording::enforcing::<&str>(&top, []);
+        let recording = Recording::enforcing(&top, options);
         Self { recording, folder: Folder::new(), address: loopback(), top }
     }
 
@@ -95,6 +100,37 @@ fn haproxy_and_its_reload() {
     reload_haproxy(&server, &enforced.folder);
     assert!(ask(address).starts_with("HTTP/1.1 200"));
     enforced.nothing_was_denied(server);
+}
+
+/// Without a master the successor is a stranger. It binds before its predecessor goes, and that this will go nobody can know:
+/// it is denied, and the predecessor goes on. Where the sharing is declared it takes over.
+#[test]
+fn a_successor_of_haproxy_needs_a_rule() {
+    for options in [&[][..], &["--allow", "program=haproxy,port=8080"]] {
+        let enforced = Enforced::with(options);
+        let address = enforced.address;
+        haproxy_config(&enforced.folder, address);
+        let command = ["haproxy", "-db", "-f", "haproxy.cfg"];
+        let old = enforced.start("old", enforced.folder.path(), &command);
+        enforced.recording.wait_for(address, "listen", 1);
+        let pid = old.pid().to_string();
+        let command = [&command[..], &["-sf", &pid]].concat();
+        let new = enforced.start("new", enforced.folder.path(), &command);
+        if options.is_empty() {
+            let outcome = new.started.outcome();
+            assert_eq!(outcome.code(), 1, "{outcome}");
+            assert!(outcome.stderr.contains("Address already in use"), "{outcome}");
+            assert!(ask(address).starts_with("HTTP/1.1 200"));
+            enforced.recording.fence();
+            let finding = enforced.recording.stop().report().only(address, 8080);
+            assert_eq!(finding.kind(), "denied");
+            assert_eq!(finding.pids(), [u64::from(old.pid())]);
+        } else {
+            assert!(old.started.process.ended(Deadline::patient()), "the old process goes");
+            assert!(ask(address).starts_with("HTTP/1.1 200"));
+            enforced.nothing_was_denied(new);
+        }
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The cgroup2 hierarchy: where it is mounted, and which path an id stands for.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::proc::{Mount, mounts};
+use crate::proc::{Mount, mounts, unified_path};
 
 /// Directories below the root that are looked through for an unknown id; beyond it a cgroup stays unnamed.
 pub const CGROUPS_MAX: usize = 65_536;
@@ -15,6 +17,14 @@ pub const CGROUPS_MAX: usize = 65_536;
 pub fn mount_point() -> Option<PathBuf> {
     let is_true = |point: &Path| std::fs::metadata(point).is_ok_and(|root| root.ino() == ROOT_INODE);
     root_among(mounts().ok()?, is_true)
+}
+
+/// The directory of the cgroup that this process is in, of the hierarchy mounted at `mount`; None where that does not show it.
+#[must_use]
+pub fn own_directory(mount: &Path) -> Option<PathBuf> {
+    let text = std::fs::read("/proc/self/cgroup").ok()?;
+    let path = Path::new(OsStr::from_bytes(unified_path(&text)?));
+    Some(mount.join(path.strip_prefix("/").ok()?)).filter(|directory| directory.is_dir())
 }
 
 /// As [`mount_point`], from a list of mounts.

@@ -4,21 +4,21 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use crate::cgroup2::Directory;
-use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, RecordingArgs, ReportTarget, WatchArgs};
+use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, OnConflict, RecordingArgs, ReportTarget, WatchArgs};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
 use crate::drive::Recorder;
 use crate::enrich::Processes;
 use crate::event::{Body, BootTime, Enforcement, EnforcementMode, Event, ProcessKey};
 use crate::judge::Rules;
-use crate::ledger::Ledger;
-use crate::log::{self, Header, Host, RefusedHook, Writer};
+use crate::ledger::{Ledger, RelatedBy, Settings};
+use crate::log::{self, Enforces, Header, Host, RefusedHook, Writer};
 use crate::notes::{Arrived, NoteBox};
 use crate::probe::seccomp::Listener;
-use crate::probe::{Attached, Guarding, Options};
+use crate::probe::{Attached, Denial, Guarding, Options};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
 use crate::wait::Outstanding;
@@ -36,6 +36,7 @@ pub struct Recording {
     broken: bool,
     /// When the connections of shared listeners were last counted.
     counted: BootTime,
+    enforces: Option<Enforces>,
 }
 
 /// Least time between two counts of the connections of listeners that share, ns. Nobody is woken for them.
@@ -65,14 +66,22 @@ impl Recording {
         globals: &Globals,
     ) -> anyhow::Result<Self> {
         let rules = Rules::resolve(&args.judge, config, Rules::default());
-        let options = probe_options(&args.watch, guard, globals);
+        let enforces = enforces(guard, args)?;
+        let guard = match &enforces {
+            Some(Enforces { mode: EnforcementMode::Check, .. }) => Guarding::Check,
+            _ => guard,
+        };
+        let settings = Settings::from(rules.clone());
+        let related_by = settings.related_by;
+        let options = Options { related_by, ..probe_options(&args.watch, guard, globals) };
         let processes = processes(&args.watch);
         let mut events = Vec::new();
-        let mut live = Live::start(&options, processes, &mut events)?;
+        let mut live = Live::start(&options, processes, &settings.allow, &mut events)?;
         let clock = Anchors::now();
         let start = BootTime(clock.boot_ns);
         let host = Host::of_this_machine();
-        let header = header(&host, clock, live.attached(), &rules, args);
+        let header =
+            Header { enforcement: enforces.clone(), ..header(&host, clock, live.attached(), &rules, args) };
         let writer = Writer::new(log::create(&args.output)?, &header, args.max_size)?;
         let mut recorder = Recorder::new(Some(writer), rules.into(), clock);
         recorder.take(&mut events);
@@ -89,6 +98,7 @@ impl Recording {
             output: args.output.clone(),
             broken: false,
             counted: start,
+            enforces,
         };
         recording.say_failure();
         recording.say_refused(globals);
@@ -103,7 +113,6 @@ impl Recording {
     pub fn enforce(
         &mut self,
         cgroups: &[Directory],
-        mode: EnforcementMode,
         args: &RecordingArgs,
         config: &Config,
     ) -> anyhow::Result<()> {
@@ -111,7 +120,11 @@ impl Recording {
         let files = cgroups.iter().map(Directory::open).collect::<Result<Vec<_>, _>>()?;
         self.live.enforce(&files, &settings)?;
         let cgroups = cgroups.iter().map(|cgroup| cgroup.path().to_owned()).collect();
-        self.insert(Body::Enforcement(Enforcement { mode, cgroups }), &[])
+        let Some(Enforces { mode, reason }) = &self.enforces else { return Ok(()) };
+        if let Some(reason) = reason {
+            say(&format!("{EARLY} ({reason})"));
+        }
+        self.insert(Body::Enforcement(Enforcement { mode: *mode, cgroups }), &[])
     }
 
     /// Lets what is enforced outlive this process.
@@ -354,6 +367,7 @@ pub fn probe_options(watch: &WatchArgs, guard: Guarding, globals: &Globals) -> O
         backend: watch.backend.forced(),
         diagnostics: globals.verbose >= 2,
         guard,
+        related_by: RelatedBy::Lineage,
         only: None,
     }
 }
@@ -363,6 +377,28 @@ pub fn probe_options(watch: &WatchArgs, guard: Guarding, globals: &Globals) -> O
 pub fn processes(watch: &WatchArgs) -> Processes {
     let mask = if watch.show_secrets { keep } else { crate::secrets::mask_arguments };
     Processes::new(watch.cmdline, mask)
+}
+
+/// What is said where denying is not exact.
+const EARLY: &str = "this kernel cannot deny a bind that has its port: binds are denied before that, with EPERM, and of two \
+                     that race for a port both can get it";
+
+/// How conflicting binds will be dealt with, which is tried.
+fn enforces(guard: Guarding, args: &RecordingArgs) -> anyhow::Result<Option<Enforces>> {
+    let mode = match guard {
+        Guarding::Off => return Ok(None),
+        Guarding::DryRun => EnforcementMode::DryRun,
+        Guarding::Check => EnforcementMode::Check,
+        Guarding::Deny => match Denial::of_this_kernel()? {
+            Denial::Exact if matches!(args.on_conflict, OnConflict::Wait(_)) => EnforcementMode::Wait,
+            Denial::Exact => EnforcementMode::Deny,
+            Denial::Early { reason } if args.strict => bail!("{EARLY}; --strict refuses that ({reason})"),
+            Denial::Early { reason } => {
+                return Ok(Some(Enforces { mode: EnforcementMode::Check, reason: Some(reason) }));
+            }
+        },
+    };
+    Ok(Some(Enforces { mode, reason: None }))
 }
 
 fn keep(_arguments: &mut [String]) {}
@@ -392,5 +428,6 @@ fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args:
         rules: rules.clone(),
         cmdline: args.watch.cmdline.name().to_owned(),
         events: args.events.name().to_owned(),
+        enforcement: None,
     }
 }

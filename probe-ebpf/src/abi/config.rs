@@ -110,6 +110,14 @@ pub struct Offsets {
     pub inode_mode: u32,
     /// `inode.i_ino`
     pub inode_ino: u32,
+    /// `task_struct.cred`
+    pub task_cred: u32,
+    /// `cred.uid`: the real user id
+    pub cred_uid: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`: the cgroup in the cgroup2 hierarchy
+    pub css_set_dfl_cgrp: u32,
     /// `cgroup.kn`
     pub cgroup_kn: u32,
     /// `kernfs_node.id`
@@ -192,6 +200,10 @@ impl Offsets {
         file_inode: ABSENT,
         inode_mode: ABSENT,
         inode_ino: ABSENT,
+        task_cred: ABSENT,
+        cred_uid: ABSENT,
+        task_cgroups: ABSENT,
+        css_set_dfl_cgrp: ABSENT,
         cgroup_kn: ABSENT,
         kernfs_id: ABSENT,
         mptcp_first: ABSENT,
@@ -212,4 +224,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 55 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 59 * 4 + 4 * 12);

@@ -47,14 +47,38 @@ pub const RULES_MAX: u32 = 32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Its address, IPv4 in the first four bytes; both 0 any.
+    /// Its address, IPv4 in the first four bytes.
     pub address: [u64; 2],
     /// First port.
     pub first: u16,
     /// Last port; 0 is no rule.
     pub last: u16,
-    /// Not 0 when it gives a program or cgroup, which both sides must match.
-    pub about_who: u32,
+    /// Bits of [`gives`].
+    pub gives: u32,
+}
+
+/// What a rule gives: bits of [`Rule::gives`].
+pub mod gives {
+    /// A program or a cgroup, which both sides must match.
+    pub const WHO: u32 = 1;
+    /// An address.
+    pub const ADDRESS: u32 = 1 << 1;
+    /// An address of IPv6, and not one of IPv4 in it.
+    pub const IPV6: u32 = 1 << 2;
+}
+
+/// Who counts as one party: the values of the guard's `RELATED_BY`.
+pub mod related_by {
+    /// One lineage, an ancestor, one pool.
+    pub const LINEAGE: u32 = 0;
+    /// Only a process and itself.
+    pub const PROCESS: u32 = 1;
+    /// As lineage, or one session.
+    pub const SESSION: u32 = 2;
+    /// As lineage, or one cgroup.
+    pub const CGROUP: u32 = 3;
+    /// As lineage, or one real user id.
+    pub const USER: u32 = 4;
 }
 
 /// The name of a process: when it started, ns since boot, and its thread group id.
@@ -64,7 +88,7 @@ pub const fn name(start_ns: u64, tgid: u32) -> u64 {
     (start_ns / TICK_NS) << TGID_BITS | tgid as u64
 }
 
-/// An endpoint that may be shared, and who holds it: the sockets of one lineage there. 272 bytes.
+/// An endpoint that may be shared, and who holds it: the sockets of one lineage and group there. 288 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
@@ -86,6 +110,11 @@ pub struct Slot {
     pub count: u32,
     /// Explicit padding, zero.
     pub pad: u32,
+    /// Session, cgroup or user of who bound the first of them, where that is what relates; 0 unknown.
+    pub group: u64,
+    /// What the allow rules say of this endpoint: 1 when whoever may share it, in the upper half, and in the lower the rules
+    /// by which some may.
+    pub rules: u64,
     /// Who bound the first of them.
     pub kin: Kin,
 }
@@ -104,6 +133,6 @@ pub mod plane {
 
 const _: () = {
     assert!(size_of::<Kin>() == 224);
-    assert!(size_of::<Slot>() == 272);
+    assert!(size_of::<Slot>() == 288);
     assert!(size_of::<Rule>() == 24);
 };

@@ -118,6 +118,10 @@ pub mod hook {
     pub const GUARD_BIND4: u32 = 32;
     /// `cgroup/post_bind6` of an enforced cgroup
     pub const GUARD_BIND6: u32 = 33;
+    /// `cgroup/bind4` of an enforced cgroup
+    pub const CHECK_BIND4: u32 = 34;
+    /// `cgroup/bind6` of an enforced cgroup
+    pub const CHECK_BIND6: u32 = 35;
 }
 
 /// Bits of [`Sock::options`].

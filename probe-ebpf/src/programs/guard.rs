@@ -10,13 +10,16 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::{cgroup_sock, cgroup_sockopt, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockContext, SockoptContext};
+use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{Denied, door, hook, kind, option};
+use bindwatch_probe::abi::record::{Denied, Task, door, hook, kind, option};
 
-use super::attempt;
 use super::cgroup::joins_group;
+use super::{attempt, uring};
 use crate::emit::{Urgency, count, emit, head};
-use crate::guard::{Bound, KIN, Verdict, claim, claimed_here, forked, joined, name_of, options_of, release};
+use crate::guard::{
+    Bound, KIN, Verdict, claim, claimed_here, forked, group_of, how, joined, name_of, options_of, release,
+};
 use crate::kernel::{Addr, offset};
 use crate::maps::call;
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
@@ -26,11 +29,11 @@ use crate::task;
 #[unsafe(no_mangle)]
 static DRY_RUN: u32 = 0;
 
-const ALLOW: i32 = 1;
-const DENY: i32 = 0;
+pub(super) const ALLOW: i32 = 1;
+pub(super) const DENY: i32 = 0;
 const EADDRINUSE: i32 = 98;
 /// The options that let a port be shared.
-const SHARING: u64 = (option::REUSEADDR | option::REUSEPORT) as u64;
+pub(super) const SHARING: u64 = (option::REUSEADDR | option::REUSEPORT) as u64;
 const SOL_SOCKET: i32 = 1;
 const SO_REUSEADDR: i32 = 2;
 const SO_REUSEPORT: i32 = 15;
@@ -78,8 +81,8 @@ fn bound(ctx: &SockContext, sk: Sk, family: u16, options: u64) -> Bound {
 
 #[inline(always)]
 fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
-    // SAFETY: takes no arguments (5.18). Another program has refused already: its word stands.
-    if unsafe { bpf_get_retval() } != 0 {
+    // Another program has refused already: its word stands.
+    if was_denied() {
         return ALLOW;
     }
     let sk = Sk(Addr::of_pointer(ctx.sock));
@@ -95,56 +98,143 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
         count(counter::GUARD);
         return ALLOW;
     };
-    // SAFETY: initialised, never written; volatile because the loader overrides it.
-    let deny = unsafe { core::ptr::read_volatile(&raw const DRY_RUN) } == 0;
-    let Verdict::Contested { cookie: holder_cookie, holder } =
-        claim(&bound(ctx, sk, family, options), cookie, netns, owner, deny)
-    else {
-        return ALLOW;
-    };
-    let requested_port = match attempt::of(task::tid()) {
-        Some(entry) => {
-            // SAFETY: the entry is this thread's own.
-            let entry = unsafe { &mut *entry };
-            if deny {
-                entry.call = call::DENIED;
-            }
-            entry.port
-        }
-        None => sk.port(),
-    };
-    emit::<Denied>(counter::BIND, Urgency::Now, |record| {
-        // Field by field: the whole would not fit on the stack beside what decided.
-        // SAFETY: the pointer is to a reserved record of this size; every field is written.
-        unsafe {
-            let to = &raw mut (*record).sock;
-            (&raw mut (*to).head).write(head(kind::DENIED, hook));
-            (&raw mut (*to).task).write(task::facts());
-            (*to).cookie = cookie;
-            (*to).netns_cookie = netns;
-            (*to).address = sk.address(family);
-            (*to).netns = sk.netns();
-            (*to).uid = sk.uid();
-            (*to).device = sk.device();
-            (*to).errno = if deny { EADDRINUSE as u32 } else { 0 };
-            (*to).port = sk.port();
-            (*to).requested_port = requested_port;
-            (*to).options = sk.options(family);
-            (*to).family = family;
-            (*to).protocol = sk.protocol();
-            (*to).state = sk.state();
-            (*to).door = door::SYSCALL;
-            (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
-            (*record).holder_cookie = holder_cookie;
-            (*record).holder = holder;
-        }
-    });
+    let deny = denies();
+    let contested = claim::<{ how::CLAIM }>(
+        &bound(ctx, sk, family, options),
+        cookie,
+        netns,
+        owner,
+        group_of(task::current().0),
+        deny,
+    );
+    let Verdict::Contested { cookie: holder_cookie, holder } = contested else { return ALLOW };
+    tell_guarded(sk.0.0, u64::from(hook), cookie, holder_cookie, holder);
     if !deny {
         return ALLOW;
     }
     // SAFETY: takes a number (5.18).
     unsafe { bpf_set_retval(-EADDRINUSE) };
     DENY
+}
+
+/// Tells a bind that the guard refuses, or would, by what is known of the attempt, and marks it as told. A function of its own, for
+/// the stack of its callers. Without an attempt it cannot be told, and is counted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tell_guarded(sk: u64, hook: u64, cookie: u64, holder_cookie: u64, holder: u64) -> u64 {
+    let entry = attempt::of(task::tid());
+    let Some(entry) = entry else {
+        count(counter::BIND);
+        return 0;
+    };
+    // SAFETY: the entry is this thread's own.
+    let entry = unsafe { &mut *entry };
+    let deny = denies();
+    if deny {
+        entry.call = call::DENIED;
+        if entry.door == door::IO_URING {
+            uring::denied(cookie);
+        }
+    }
+    let port = Sk(Addr(sk)).port();
+    emit::<Denied>(counter::BIND, Urgency::Now, |record| {
+        // Field by field, from map to record: the stack holds what decided.
+        // SAFETY: the pointer is to a reserved record of this size; every field is written.
+        unsafe {
+            let to = &raw mut (*record).sock;
+            (&raw mut (*to).head).write(head(kind::DENIED, hook as u32));
+            let words = (&raw mut (*to).task).cast::<u64>();
+            let from = (&raw const entry.task).cast::<u64>();
+            let mut i = 0;
+            while i < size_of::<Task>() / 8 {
+                words.add(i).write(from.add(i).read());
+                i += 1;
+            }
+            let address = (&raw mut (*to).address).cast::<u64>();
+            let wanted = (&raw const entry.address).cast::<u64>();
+            address.write_unaligned(wanted.read_unaligned());
+            address.add(1).write_unaligned(wanted.add(1).read_unaligned());
+            (*to).cookie = cookie;
+            (*to).netns_cookie = entry.netns_cookie;
+            (*to).netns = entry.netns;
+            (*to).uid = entry.uid;
+            (*to).device = entry.device;
+            (*to).errno = if deny { EADDRINUSE as u32 } else { 0 };
+            (*to).port = port;
+            (*to).requested_port = entry.port;
+            (*to).options = entry.options;
+            (*to).family = entry.family;
+            (*to).protocol = entry.protocol;
+            (*to).state = entry.state;
+            (*to).door = entry.door;
+            (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
+            (*record).holder_cookie = holder_cookie;
+            (*record).holder = holder;
+        }
+    });
+    0
+}
+
+/// What is told of a bind that is refused, and the socket does not say.
+pub(super) struct Denial {
+    pub(super) hook: u32,
+    pub(super) cookie: u64,
+    /// Cookie of the network namespace.
+    pub(super) netns: u64,
+    pub(super) port: u16,
+    pub(super) requested_port: u16,
+    pub(super) family: u16,
+    /// One of [`door`].
+    pub(super) door: u8,
+    /// 0 where it is only told.
+    pub(super) errno: u32,
+    pub(super) holder_cookie: u64,
+    pub(super) holder: u64,
+}
+
+/// Tells a refused bind.
+#[inline(always)]
+pub(super) fn tell(sk: Sk, denial: &Denial, address: [u8; 16]) {
+    emit::<Denied>(counter::BIND, Urgency::Now, |record| {
+        // Field by field: the whole would not fit on the stack beside what decided.
+        // SAFETY: the pointer is to a reserved record of this size; every field is written.
+        unsafe {
+            let to = &raw mut (*record).sock;
+            (&raw mut (*to).head).write(head(kind::DENIED, denial.hook));
+            (&raw mut (*to).task).write(task::facts());
+            (*to).cookie = denial.cookie;
+            (*to).netns_cookie = denial.netns;
+            (*to).address = address;
+            (*to).netns = sk.netns();
+            (*to).uid = sk.uid();
+            (*to).device = sk.device();
+            (*to).errno = denial.errno;
+            (*to).port = denial.port;
+            (*to).requested_port = denial.requested_port;
+            (*to).options = sk.options(denial.family);
+            (*to).family = denial.family;
+            (*to).protocol = sk.protocol();
+            (*to).state = sk.state();
+            (*to).door = denial.door;
+            (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
+            (*record).holder_cookie = denial.holder_cookie;
+            (*record).holder = denial.holder;
+        }
+    });
+}
+
+/// Whether what conflicts is refused, and not only told.
+#[inline(always)]
+fn denies() -> bool {
+    // SAFETY: initialised, never written; volatile because the loader overrides it.
+    unsafe { core::ptr::read_volatile(&raw const DRY_RUN) == 0 }
+}
+
+/// Whether a program before this one has denied the bind. Not known before 5.18.
+#[inline(always)]
+fn was_denied() -> bool {
+    // SAFETY: takes no arguments; not reached, and not verified, where the kernel has no such helper.
+    offset!(get_retval) != ABSENT && unsafe { bpf_get_retval() } != 0
 }
 
 #[inline(always)]
@@ -156,9 +246,8 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
     }
     // SAFETY: ctx is the program's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    // SAFETY: takes no arguments (5.18). Who denies in a cgroup runs before what is at the root; another tool's program
-    // may have run after the one that granted.
-    if unsafe { bpf_get_retval() } != 0 {
+    // Who denies in a cgroup runs before what is at the root; another tool's program may have run after the one that granted.
+    if was_denied() {
         release(cookie);
         return ALLOW;
     }
@@ -174,7 +263,7 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
     };
     // SAFETY: ctx is the program's context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    claim(&bound, cookie, netns, owner, false);
+    claim::<{ how::CLAIM }>(&bound, cookie, netns, owner, group_of(task::current().0), false);
     ALLOW
 }
 
@@ -236,7 +325,8 @@ pub fn census_option(ctx: SockoptContext) -> i32 {
     if let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) } {
         let family = sk.family();
         let options = options_of(sk, family) | u64::from(option);
-        claim(&Bound::of(sk, family, options), cookie, sk.netns_cookie(), owner, false);
+        let bound = Bound::of(sk, family, options);
+        claim::<{ how::CLAIM }>(&bound, cookie, sk.netns_cookie(), owner, group_of(task::current().0), false);
     }
     ALLOW
 }

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use bindwatch_probe::abi::record::FileRow;
 
-use crate::guard::{Bound, KIN, claim, options_of};
+use crate::guard::{Bound, KIN, claim, group_of, how, options_of};
 use crate::kernel::{Addr, offset};
 use crate::sock::{AF_INET, AF_INET6, Sk};
 use crate::task;
@@ -74,13 +74,39 @@ unsafe fn open_socket(ctx: *const TaskFile) -> Option<Open> {
 #[unsafe(link_section = "iter/task_file")]
 unsafe extern "C" fn census_files(ctx: *const TaskFile) -> i32 {
     // SAFETY: as the caller promises.
-    let Some(Open { tgid, sk, family, .. }) = (unsafe { open_socket(ctx) }) else { return 0 };
+    unsafe { claim_older::<{ how::CLAIM }>(ctx) }
+}
+
+/// As `census_files`, for kernels whose iterators cannot take a lock.
+///
+/// # Safety
+/// As `task_file`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+unsafe extern "C" fn census_files_plain(ctx: *const TaskFile) -> i32 {
+    // SAFETY: as the caller promises.
+    unsafe { claim_older::<{ how::UNLOCKED }>(ctx) }
+}
+
+/// # Safety
+/// As `task_file`.
+#[inline(always)]
+unsafe fn claim_older<const HOW: u8>(ctx: *const TaskFile) -> i32 {
+    // SAFETY: as the caller promises.
+    let Some(Open { task, tgid, sk, family, .. }) = (unsafe { open_socket(ctx) }) else { return 0 };
     // SAFETY: entries go with the end of their process, and their memory after a grace period.
     if let Some(owner) = unsafe { KIN.get(tgid) }
         && sk.remote_port() == 0
     {
         let bound = Bound::of(sk, family, options_of(sk, family));
-        claim(&bound, sk.raw_cookie(), sk.netns_cookie(), owner, false);
+        claim::<HOW>(
+            &bound,
+            sk.raw_cookie(),
+            sk.netns_cookie(),
+            owner,
+            group_of(task.follow(offset!(task_group_leader)).0),
+            false,
+        );
     }
     0
 }

@@ -76,6 +76,15 @@ pub fn bound(cookie: u64) {
     }
 }
 
+/// A bind for a request was refused by the guard, which tells so.
+#[inline(always)]
+pub fn denied(cookie: u64) {
+    if let Some(entry) = URING_ATTEMPTS.get_ptr_mut(cookie) {
+        // SAFETY: as in `bound`.
+        unsafe { (*entry).call = call::DENIED };
+    }
+}
+
 /// A call that was taken for a request's turned out to be a system call.
 #[inline(always)]
 pub fn was_a_syscall(entry: &mut Attempt) {
@@ -166,6 +175,7 @@ fn ended(cookie: u64, call: u32, errno: u32) {
             let got_its_port = entry.call == call::BOUND;
             ends::bind_ended(entry, got_its_port, errno, hook::IO_URING_COMPLETE);
         }
+        (call::DENIED, call::BIND) => {}
         _ => return,
     }
     let _ = URING_ATTEMPTS.remove(cookie);

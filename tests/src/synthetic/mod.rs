@@ -157,5 +157,6 @@ fn header() -> Header {
         rules: Rules::default(),
         cmdline: "full".to_owned(),
         events: "all".to_owned(),
+        enforcement: None,
     }
 }

@@ -171,6 +171,10 @@ pub struct RecordingArgs {
     /// free (also one that would be refused)
     #[arg(long, value_name = "report|deny|wait=DURATION", default_value = "report")]
     pub on_conflict: OnConflict,
+    /// Deny binds exactly or not at all: fail where the kernel can only deny them before they have a port, which two that
+    /// race can both pass
+    #[arg(long)]
+    pub strict: bool,
     /// What to log: all
     #[arg(long, default_value_t, value_name = "all")]
     pub events: Events,

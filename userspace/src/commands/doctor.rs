@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::EXIT_FAILED;
-use crate::cgroup2;
+use crate::cgroup2::{self, Paths};
 use crate::cli::{DoctorArgs, Format, Globals};
 use crate::log::Host;
 use crate::probe::hooks::{HOOKS, Need};
 use crate::probe::seccomp::{self, Refusal};
-use crate::probe::{Attached, Backend, Options, Probe, ProbeError, VMLINUX, surroundings, tracefs};
+use crate::probe::{
+    self, Attached, Backend, Denial, Options, PinError, Probe, ProbeError, VMLINUX, surroundings, tracefs,
+};
 use crate::sink::escape;
 use crate::source::sockets::{Scope, States, Tables};
 
@@ -95,6 +97,16 @@ const BLIND: [Blind; 8] = [
     blind("connections of listeners from before", "\"accepted\": null", false),
 ];
 
+/// A cgroup in which binds are denied whether or not bindwatch runs.
+#[derive(Debug, Serialize)]
+struct Pinned {
+    /// Its path; empty when it was removed.
+    cgroup: String,
+    id: u64,
+    /// What ends it.
+    end: String,
+}
+
 #[derive(Debug, Serialize)]
 struct Doctor {
     schema: &'static str,
@@ -105,6 +117,8 @@ struct Doctor {
     checks: Vec<Check>,
     backends: Vec<BackendState>,
     hooks: Vec<HookState>,
+    /// Enforcement that outlives bindwatch (`enforce --pin`); null where this user may not see it.
+    pinned: Option<Vec<Pinned>>,
     blind: Vec<Blind>,
 }
 
@@ -155,6 +169,7 @@ fn examine() -> Doctor {
         blind: BLIND.into_iter().filter(|blind| by_calls || !blind.by_calls).collect(),
         backends,
         hooks,
+        pinned: pinned(),
     }
 }
 
@@ -235,13 +250,27 @@ fn kernel_version(release: &str) -> Check {
 }
 
 fn privileges() -> Check {
-    let is_root = nix::unistd::geteuid().is_root();
+    let name = "privileges";
+    let user = nix::unistd::geteuid();
+    if user.is_root() {
+        return Check { name, state: State::Ok, found: "root".to_owned(), costs: None, fix: None };
+    }
+    let missing = probe::missing_capabilities();
+    if missing.is_empty() {
+        return Check {
+            name,
+            state: State::Degraded,
+            found: format!("user {user}, with the capabilities that it takes"),
+            costs: None,
+            fix: Some("as root it sees the programs of others, and the errno of failed binds".to_owned()),
+        };
+    }
     Check {
-        name: "privileges",
-        state: if is_root { State::Ok } else { State::Missing },
-        found: if is_root { "root".to_owned() } else { format!("user {}", nix::unistd::geteuid()) },
+        name,
+        state: State::Missing,
+        found: format!("user {user}, without {}", missing.join(", ")),
         costs: None,
-        fix: (!is_root).then(|| "run it with sudo; `list`, `check` and `report` work without".to_owned()),
+        fix: Some("run it with sudo; `list`, `check` and `report` work without".to_owned()),
     }
 }
 
@@ -334,12 +363,24 @@ fn probe() -> (Check, Option<Attached>) {
 fn guard() -> Check {
     let name = "denying binds";
     match Probe::try_guard() {
-        Ok(()) => Check {
+        Ok(Denial::Exact) => Check {
             name,
             state: State::Ok,
-            found: "run --on-conflict deny works".to_owned(),
+            found: "exactly: one was denied after it had its port, which was free again".to_owned(),
             costs: None,
             fix: None,
+        },
+        Ok(Denial::Early { reason }) => Check {
+            name,
+            state: State::Degraded,
+            found: format!(
+                "before they have a port, with EPERM; of two that race both can get it ({})",
+                escape::line(&reason)
+            ),
+            costs: None,
+            fix: Some(
+                "a newer kernel denies exactly (6.1 does); --strict refuses to do with less".to_owned(),
+            ),
         },
         Err(ProbeError::NotPermitted) => {
             Check { name, state: State::Degraded, found: "not tried".to_owned(), costs: None, fix: None }
@@ -393,6 +434,25 @@ fn backends(attached: Option<&Attached>) -> Vec<BackendState> {
             }
         })
         .collect()
+}
+
+/// Enforcement that is pinned. None where that cannot be seen.
+fn pinned() -> Option<Vec<Pinned>> {
+    let ids = match probe::pinned() {
+        Ok(ids) => ids,
+        Err(PinError::NoFileSystem) => return Some(Vec::new()),
+        Err(_) => return None,
+    };
+    let mut paths = Paths::new(&cgroup2::mount_point().unwrap_or_default());
+    let pinned = |id| {
+        let cgroup = paths.path(id).to_owned();
+        let end = match cgroup.as_str() {
+            "" => "bindwatch enforce --unpin".to_owned(),
+            path => format!("bindwatch enforce --unpin --cgroup {}", escape::arguments(&[path])),
+        };
+        Pinned { cgroup, id, end }
+    };
+    Some(ids.into_iter().map(pinned).collect())
 }
 
 fn hooks(attached: Option<&Attached>) -> Vec<HookState> {
@@ -458,6 +518,16 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
         }
         if let Some(costs) = hook.costs {
             writeln!(out, "  {:<9} {:<20} without it: {}", "", "", costs)?;
+        }
+    }
+    if let Some(pinned) = doctor.pinned.as_ref().filter(|pinned| !pinned.is_empty()) {
+        writeln!(out, "\nBinds are denied for good (enforce --pin)")?;
+        for Pinned { cgroup, id, end } in pinned {
+            match cgroup.as_str() {
+                "" => writeln!(out, "  in a cgroup that was removed ({id})")?,
+                path => writeln!(out, "  in {}", escape::line(path))?,
+            }
+            writeln!(out, "  {:<9} -> sudo {}", "", escape::line(end))?;
         }
     }
     writeln!(out, "\nNot shown")?;

@@ -7,7 +7,6 @@ use super::{UsageError, record};
 use crate::cgroup2::{self, Directory, Paths};
 use crate::cli::{EnforceArgs, Globals, OnConflict};
 use crate::config::Config;
-use crate::event::EnforcementMode;
 use crate::probe::{self, Guarding};
 use crate::recording::{Recording, say};
 use crate::sink::escape;
@@ -33,14 +32,10 @@ async fn enforce(
     config: &Config,
     globals: &Globals,
 ) -> anyhow::Result<ExitCode> {
-    let (guard, mode) = if args.dry_run {
-        (Guarding::DryRun, EnforcementMode::DryRun)
-    } else {
-        (Guarding::Deny, EnforcementMode::Deny)
-    };
+    let guard = if args.dry_run { Guarding::DryRun } else { Guarding::Deny };
     let begin = || {
         let mut recording = Recording::begin(&args.recording, guard, config, globals)?;
-        recording.enforce(cgroups, mode, &args.recording, config)?;
+        recording.enforce(cgroups, &args.recording, config)?;
         if args.pin {
             recording.pin()?;
         }

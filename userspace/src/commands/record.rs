@@ -18,8 +18,8 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Runs the verb.
 pub(super) fn run(args: &RecordArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
-    if args.recording.on_conflict != OnConflict::Report {
-        let text = "record only watches: --on-conflict is for `bindwatch run`, and `bindwatch enforce` denies in any cgroup";
+    if args.recording.on_conflict != OnConflict::Report || args.recording.strict {
+        let text = "record only watches: --on-conflict and --strict are for `bindwatch run`, and `bindwatch enforce` denies in any cgroup";
         return Err(UsageError(text.to_owned()).into());
     }
     let config = Config::load(globals.config.as_deref())?;

@@ -3,12 +3,13 @@
 use std::io;
 use std::process::ExitCode;
 
-use super::{EXIT_FAILED, EXIT_FOUND};
+use super::{EXIT_FAILED, EXIT_FOUND, UsageError};
 use crate::cgroup2::Directory;
 use crate::cli::{Globals, OnConflict, RunArgs};
 use crate::config::Config;
-use crate::event::{Body, EnforcementMode, Job as JobEvent, JobPhase, ProcessKey};
+use crate::event::{Body, Job as JobEvent, JobPhase, ProcessKey};
 use crate::job::{Account, Job, Left, Running};
+use crate::judge::{RelatedBy, Rules};
 use crate::notes::NoteBox;
 use crate::probe::Guarding;
 use crate::proc::label;
@@ -33,20 +34,24 @@ async fn watch(
     if let Some(path) = &args.recording.ready_file {
         recording::remove_ready_file(path)?;
     }
+    let related_by = Rules::resolve(&args.recording.judge, config, Rules::default()).related_by;
     let guard = match args.recording.on_conflict {
+        // bindwatch makes the call then: what it is compared by would be its own.
+        OnConflict::Wait(_) if !matches!(related_by, RelatedBy::Lineage | RelatedBy::Process) => {
+            let text = "--on-conflict wait decides by lineage or process: --related-by session, cgroup and user are for deny";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        OnConflict::Report if args.recording.strict => {
+            return Err(UsageError("--strict is for --on-conflict deny and wait".to_owned()).into());
+        }
         OnConflict::Report => Guarding::Off,
         OnConflict::Deny | OnConflict::Wait(_) => Guarding::Deny,
     };
     let mut recording = Recording::begin(&args.recording, guard, config, globals)?;
     let mut job = Job::create()?;
-    let mode = match args.recording.on_conflict {
-        OnConflict::Report => None,
-        OnConflict::Deny => Some(EnforcementMode::Deny),
-        OnConflict::Wait(_) => Some(EnforcementMode::Wait),
-    };
-    if let Some(mode) = mode {
+    if guard != Guarding::Off {
         let cgroup = Directory::known(job.directory(), job.cgroup());
-        recording.enforce(&[cgroup], mode, &args.recording, config)?;
+        recording.enforce(&[cgroup], &args.recording, config)?;
     }
     if let Some(path) = &args.recording.ready_file {
         recording::create_ready_file(path)?;

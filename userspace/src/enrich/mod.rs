@@ -176,6 +176,8 @@ impl<L: Lookups> Enricher<L> {
             }
             Record::Changed(call, state) => self.changed(call, state, at, hook, facts),
             Record::Denied { call, holder_cookie, holder } => {
+                // Of a 32-bit bind that is how it ended.
+                self.later.bound(call.task.tid);
                 self.denied(call, holder_cookie, holder, at, hook, facts);
             }
             Record::Listen(call) => self.listening(call, at, hook, facts),

@@ -72,6 +72,10 @@ pub enum Hook {
     GuardBind4,
     /// `cgroup/post_bind6` of an enforced cgroup
     GuardBind6,
+    /// `cgroup/bind4` of an enforced cgroup
+    CheckBind4,
+    /// `cgroup/bind6` of an enforced cgroup
+    CheckBind6,
     /// `iter/task_file`
     TaskFile,
     /// A dump of the socket tables over netlink (sock_diag(7)).

@@ -100,6 +100,19 @@ pub struct Header {
     /// Which events were logged (`--events`).
     #[serde(default)]
     pub events: String,
+    /// How conflicting binds are dealt with, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforcement: Option<Enforces>,
+}
+
+/// How conflicting binds are dealt with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforces {
+    /// How.
+    pub mode: crate::event::EnforcementMode,
+    /// Why not better, where the mode is `check`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Last line of a log that was ended in order.

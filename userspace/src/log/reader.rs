@@ -155,6 +155,7 @@ impl Reader {
             schema: String,
         }
         let header = Header {
+            enforcement: None,
             version: String::new(),
             host: super::Host::default(),
             clock: crate::clock::Anchors::default(),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Header, Host, RefusedHook};
+use super::{Enforces, Header, Host, RefusedHook};
 use crate::clock::Anchors;
 use crate::event::*;
 use crate::judge::Rules;
@@ -20,6 +20,10 @@ pub(crate) fn header() -> Header {
         rules: Rules { allow: vec!["program=nginx,port=80".parse().unwrap()], ..Rules::default() },
         cmdline: "full".to_owned(),
         events: "all".to_owned(),
+        enforcement: Some(Enforces {
+            mode: EnforcementMode::Check,
+            reason: Some("an old kernel".to_owned()),
+        }),
     }
 }
 

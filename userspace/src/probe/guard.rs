@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, loaded_programs};
-use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS};
+use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives};
 
 use super::load::{Guarding, Options, open_root, reason};
 use super::preload::load;
-use super::{Probe, ProbeError, pins, syscall};
+use super::{Denial, Probe, ProbeError, pins, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
 use crate::ledger::{AllowRule, Standing};
@@ -73,6 +73,17 @@ const CENSUS_HOOKS: [(&str, u32); 4] = [
 /// Attached to the enforced cgroups.
 const GUARD_HOOKS: [(&str, u32); 2] =
     [("guard_bind4", syscall::INET4_POST_BIND), ("guard_bind6", syscall::INET6_POST_BIND)];
+/// In their place where the kernel cannot deny a bind that has its port.
+const CHECK_HOOKS: [(&str, u32); 2] =
+    [("check_bind4", syscall::INET4_BIND), ("check_bind6", syscall::INET6_BIND)];
+
+/// Those that are attached to the enforced cgroups.
+const fn denying(guarding: Guarding) -> [(&'static str, u32); 2] {
+    match guarding {
+        Guarding::Check => CHECK_HOOKS,
+        Guarding::Off | Guarding::DryRun | Guarding::Deny => GUARD_HOOKS,
+    }
+}
 
 /// A program of the guard that is attached, for as long as this is open or pinned.
 pub(super) struct GuardLink {
@@ -83,23 +94,37 @@ pub(super) struct GuardLink {
 }
 
 impl Probe {
-    /// Tries whether the kernel takes the programs that deny, without attaching them.
+    /// Tries how the kernel can deny binds, and whether it takes the programs for that, without attaching them.
     ///
     /// # Errors
     /// Why it does not.
-    pub fn try_guard() -> Result<(), ProbeError> {
-        let mut probe = Self::load(&Options { guard: Guarding::Deny, ..Options::default() })?;
-        for (name, _) in GUARD_HOOKS {
+    pub fn try_guard() -> Result<Denial, ProbeError> {
+        let denial = Denial::of_this_kernel()?;
+        let guard = denial.guarding();
+        let mut probe = Self::load(&Options { guard, ..Options::default() })?;
+        let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(CENSUS_HOOKS.iter().map(|(name, _)| *name));
+        for name in kept.chain(denying(guard).map(|(name, _)| name)) {
             probe.load_guard(name)?;
         }
-        Ok(())
+        Ok(denial)
     }
 
-    /// Begins to keep kinship and claims. `scan` gives the live processes, once those that come and go are seen.
+    /// Begins to keep kinship and claims, by these allow rules. `scan` gives the live processes, once those that come and go are seen.
     ///
     /// # Errors
     /// When the kernel refuses a program: before about 5.17 it cannot deny a bind that has its port.
-    pub fn guard(&mut self, scan: impl FnOnce() -> Vec<Kinship>) -> Result<(), ProbeError> {
+    pub fn guard(
+        &mut self,
+        allow: &[AllowRule],
+        scan: impl FnOnce() -> Vec<Kinship>,
+    ) -> Result<(), ProbeError> {
+        let rules = self.ebpf.map_mut("RULES");
+        let rules = rules.ok_or_else(|| refused("RULES", "it is not in the object".to_owned()))?;
+        let mut rules: Array<_, [u64; 3]> =
+            Array::try_from(rules).map_err(|error| refused("RULES", error.to_string()))?;
+        for (nth, rule) in (0..RULES_MAX).zip(allow) {
+            rules.set(nth, rule_words(rule), 0).map_err(|error| refused("RULES", error.to_string()))?;
+        }
         for (name, tracepoint) in KIN_HOOKS {
             let program = self.load_guard(name)?;
             let link = syscall::link_raw_tracepoint(program, tracepoint);
@@ -127,21 +152,22 @@ impl Probe {
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn guard_older(&mut self) -> Result<(), ProbeError> {
-        self.list_with("census_files").map(drop)
+        if !self.plain_census {
+            match self.list_with("census_files") {
+                // An iterator that may not take a lock (before 6.1).
+                Err(refused) if self.guarding != Guarding::Deny => log::debug!("{refused}"),
+                done => return done.map(drop),
+            }
+            self.plain_census = true;
+        }
+        self.list_with("census_files_plain").map(drop)
     }
 
-    /// Tells the allow rules, and gives what tells how processes stand.
+    /// Gives what tells how processes stand.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn standings(&mut self, allow: &[AllowRule]) -> Result<Standings, ProbeError> {
-        let missing = |map| move || refused(map, "it is not in the object".to_owned());
-        let map = self.ebpf.map_mut("RULES").ok_or_else(missing("RULES"))?;
-        let mut rules: Array<_, [u64; 3]> =
-            Array::try_from(map).map_err(|error| refused("RULES", error.to_string()))?;
-        for (nth, rule) in (0..RULES_MAX).zip(allow) {
-            rules.set(nth, rule_words(rule), 0).map_err(|error| refused("RULES", error.to_string()))?;
-        }
+    pub fn standings(&mut self) -> Result<Standings, ProbeError> {
         self.kin_again()
     }
 
@@ -176,8 +202,9 @@ impl Probe {
     /// # Errors
     /// As [`Probe::guard`], which comes first.
     pub fn enforce(&mut self, cgroup: &File) -> Result<(), ProbeError> {
-        let id = cgroup.metadata().map_err(|error| refused("guard_bind4", error.to_string()))?.ino();
-        GUARD_HOOKS.iter().try_for_each(|hook| self.attach_guard(*hook, cgroup, Some(id)))
+        let hooks = denying(self.guarding);
+        let id = cgroup.metadata().map_err(|error| refused(hooks[0].0, error.to_string()))?.ino();
+        hooks.iter().try_for_each(|hook| self.attach_guard(*hook, cgroup, Some(id)))
     }
 
     fn attach_guard(
@@ -220,11 +247,16 @@ pub enum Enforced {
 /// Whether a program that denies runs for the processes of a cgroup.
 #[must_use]
 pub fn enforced(cgroup: &File) -> Enforced {
-    let Ok(there) = syscall::programs_at(cgroup, syscall::INET4_POST_BIND) else { return Enforced::Unknown };
-    let denies = |program: &ProgramInfo| {
-        there.contains(&program.id())
-            && program.name_as_str().is_some_and(|name| GUARD_HOOKS.iter().any(|(hook, _)| *hook == name))
-    };
+    let mut there = Vec::new();
+    for attach_type in [syscall::INET4_POST_BIND, syscall::INET4_BIND] {
+        match syscall::programs_at(cgroup, attach_type) {
+            Ok(programs) => there.extend(programs),
+            Err(_) => return Enforced::Unknown,
+        }
+    }
+    let is_ours = |name: &str| GUARD_HOOKS.iter().chain(&CHECK_HOOKS).any(|(hook, _)| *hook == name);
+    let denies =
+        |program: &ProgramInfo| there.contains(&program.id()) && program.name_as_str().is_some_and(is_ours);
     let mut programs = loaded_programs().filter_map(Result::ok);
     if programs.any(|program| denies(&program)) { Enforced::Yes } else { Enforced::No }
 }
@@ -266,23 +298,23 @@ fn words(known: &Kinship) -> [u64; KIN_WORDS] {
 
 /// A rule that gives nothing allows nothing: it has no last port.
 fn rule_words(rule: &AllowRule) -> [u64; 3] {
-    let about_who = rule.program.is_some() || rule.cgroup.is_some();
+    let who = if rule.program.is_some() || rule.cgroup.is_some() { gives::WHO } else { 0 };
     let ports = rule.port.as_ref().map_or((0, u16::MAX), |ports| (*ports.start(), *ports.end()));
-    if !about_who && rule.address.is_none() && rule.port.is_none() {
+    if who == 0 && rule.address.is_none() && rule.port.is_none() {
         return [0; 3];
     }
-    let octets = match rule.address.map(|address| address.to_canonical()) {
+    let (octets, address) = match rule.address.map(|address| address.to_canonical()) {
         Some(IpAddr::V4(address)) => {
             let [a, b, c, d] = address.octets();
-            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+            ([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], gives::ADDRESS)
         }
-        Some(IpAddr::V6(address)) => address.octets(),
-        None => [0; 16],
+        Some(IpAddr::V6(address)) => (address.octets(), gives::ADDRESS | gives::IPV6),
+        None => ([0; 16], 0),
     };
     let (first, second) = octets.split_at(8);
     let word = |half: &[u8]| u64::from_ne_bytes(half.try_into().unwrap_or_default());
     let (low, high) = (word(first), word(second));
-    [low, high, u64::from(ports.0) | u64::from(ports.1) << 16 | u64::from(about_who) << 32]
+    [low, high, u64::from(ports.0) | u64::from(ports.1) << 16 | u64::from(who | address) << 32]
 }
 
 /// The name of a process in the kernel's maps.

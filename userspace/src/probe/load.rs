@@ -6,7 +6,8 @@ use std::path::Path;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use bindwatch_probe::abi::config::Offsets;
+use bindwatch_probe::abi::config::{ABSENT, Offsets};
+use bindwatch_probe::abi::policy::related_by;
 use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
@@ -16,6 +17,7 @@ use super::hooks::{Attach, HOOKS, Hook, Need};
 use super::offsets::Resolved;
 use super::preload::{load, load_together};
 use super::{Backend, ProbeError, backend, offsets, surroundings, tracefs};
+use crate::ledger::RelatedBy;
 use crate::{cgroup2, wire};
 
 /// The compiled probe; `cargo xtask build-ebpf` makes it.
@@ -49,6 +51,8 @@ pub struct Options {
     pub diagnostics: bool,
     /// Make room for what the guard decides with ([`Probe::guard`]), and what it is to do.
     pub guard: Guarding,
+    /// By which rule it decides who is related.
+    pub related_by: RelatedBy,
     /// Attach these programs of [`HOOKS`] and no others, each of which is needed then. None attaches all.
     pub only: Option<&'static [&'static str]>,
 }
@@ -63,6 +67,8 @@ pub enum Guarding {
     DryRun,
     /// They are refused.
     Deny,
+    /// They are refused before they have a port, where the kernel cannot do better ([`super::Denial`]).
+    Check,
 }
 
 impl Options {
@@ -88,6 +94,7 @@ impl Default for Options {
             backend: None,
             diagnostics: false,
             guard: Guarding::Off,
+            related_by: RelatedBy::Lineage,
             only: None,
         }
     }
@@ -137,6 +144,9 @@ pub struct Probe {
     /// The functions that carry calls out, as far as the kernel has them.
     pub(super) inside: backend::Found,
     pub(super) attached: Attached,
+    pub(super) guarding: Guarding,
+    /// The kernel's iterators take no lock.
+    pub(super) plain_census: bool,
     pub(super) guard_links: Vec<GuardLink>,
 }
 
@@ -149,10 +159,23 @@ impl Probe {
         if surroundings::in_user_namespace() {
             return Err(ProbeError::UserNamespace);
         }
-        if !nix::unistd::geteuid().is_root() && !has_bpf_capability() {
+        if !nix::unistd::geteuid().is_root() && !missing_capabilities().is_empty() {
             return Err(ProbeError::NotPermitted);
         }
         let Resolved { mut offsets, task_file, inside } = offsets::resolve()?;
+        let needed: &[u32] = match options.related_by {
+            _ if options.guard == Guarding::Off => &[],
+            RelatedBy::Lineage | RelatedBy::Process => &[],
+            RelatedBy::Session => &[offsets.signal_session, offsets.pid_nr],
+            RelatedBy::Cgroup => {
+                &[offsets.task_cgroups, offsets.css_set_dfl_cgrp, offsets.cgroup_kn, offsets.kernfs_id]
+            }
+            RelatedBy::User => &[offsets.task_cred, offsets.cred_uid],
+        };
+        if needed.contains(&ABSENT) {
+            let reason = "its types do not show what --related-by compares".to_owned();
+            return Err(ProbeError::Guard { hook: "guard_bind4", reason });
+        }
         if options.errno {
             tracefs::with(|visible| {
                 if let Ok(path) = visible {
@@ -161,7 +184,15 @@ impl Probe {
             });
         }
         let ebpf = load_object(options, &offsets)?;
-        Ok(Self { ebpf, task_file, inside, attached: Attached::default(), guard_links: Vec::new() })
+        Ok(Self {
+            ebpf,
+            task_file,
+            inside,
+            attached: Attached::default(),
+            guarding: options.guard,
+            plain_census: false,
+            guard_links: Vec::new(),
+        })
     }
 
     /// Loads and attaches everything this kernel takes.
@@ -318,6 +349,13 @@ pub(super) fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) 
 fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError> {
     let level: u8 = if options.diagnostics { 4 } else { 0 };
     let words = wire::offset_words(offsets);
+    let related_by = match options.related_by {
+        RelatedBy::Lineage => related_by::LINEAGE,
+        RelatedBy::Process => related_by::PROCESS,
+        RelatedBy::Session => related_by::SESSION,
+        RelatedBy::Cgroup => related_by::CGROUP,
+        RelatedBy::User => related_by::USER,
+    };
     let dry_run = u32::from(options.guard == Guarding::DryRun);
     let mut loader = loader();
     loader
@@ -326,6 +364,7 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         .override_global(ABI_SYMBOL, &ABI_VERSION, true)
         .override_global("OFFSETS", words.as_slice(), true)
         .override_global("DRY_RUN", &dry_run, true)
+        .override_global("RELATED_BY", &related_by, true)
         .override_global(LOG_LEVEL_SYMBOL, &level, false)
         .map_max_entries("RING", options.ring_bytes);
     if options.guard == Guarding::Off {
@@ -369,13 +408,17 @@ pub(super) fn open_root(path: &Path) -> Result<File, ProbeError> {
     File::open(path).map_err(|source| ProbeError::Cgroup2 { path: path.display().to_string(), source })
 }
 
-fn has_bpf_capability() -> bool {
+/// The capabilities that this process would need and does not have, as users name them.
+#[must_use]
+pub fn missing_capabilities() -> Vec<&'static str> {
+    const NEEDED: [(u32, &str); 3] = [(39, "CAP_BPF"), (38, "CAP_PERFMON"), (12, "CAP_NET_ADMIN")];
     const CAP_SYS_ADMIN: u32 = 21;
-    const CAP_BPF: u32 = 39;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
-    bits & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN) != 0
+    // CAP_BPF and CAP_PERFMON are parts of CAP_SYS_ADMIN, and CAP_NET_ADMIN is not.
+    let has = |cap: u32| bits & 1 << cap != 0 || cap != 12 && bits & 1 << CAP_SYS_ADMIN != 0;
+    NEEDED.into_iter().filter(|(cap, _)| !has(*cap)).map(|(_, name)| name).collect()
 }
 
 /// Why a program was refused, on one line: the last thing the verifier said, if it said something.

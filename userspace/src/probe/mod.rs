@@ -19,16 +19,18 @@ pub mod surroundings;
 mod syscall;
 mod task_files;
 pub mod tracefs;
+mod trial;
 
 pub use backend::Backend;
 pub use guard::{Enforced, Kinship, Standings, enforced, process_of};
-pub use load::{Attached, Guarding, Options, Probe, Refused, release_memory};
+pub use load::{Attached, Guarding, Options, Probe, Refused, missing_capabilities, release_memory};
 pub use maps::{Accepted, Counters, Idle, Owners};
 pub use membership::{Group, is_member};
 pub use offsets::VMLINUX;
 pub use pins::{PinError, pinned, unpin};
 pub use ring::Ring;
 pub use task_files::FileRow;
+pub use trial::Denial;
 
 /// Why the probe could not be used. Each message says what to do.
 #[derive(Debug, thiserror::Error)]

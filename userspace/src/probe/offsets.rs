@@ -14,7 +14,9 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 24] = [
+const STRUCTS: [&str; 26] = [
+    "cred",
+    "css_set",
     "task_struct",
     "signal_struct",
     "pid",
@@ -138,6 +140,10 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         file_inode: btf.offset("file", "f_inode"),
         inode_mode: btf.offset("inode", "i_mode"),
         inode_ino: btf.offset("inode", "i_ino"),
+        task_cred: task("cred"),
+        cred_uid: btf.offset("cred", "uid"),
+        task_cgroups: task("cgroups"),
+        css_set_dfl_cgrp: btf.offset("css_set", "dfl_cgrp"),
         cgroup_kn: btf.offset("cgroup", "kn"),
         kernfs_id: btf.offset("kernfs_node", "id"),
         mptcp_first: btf.offset("mptcp_sock", "first"),

@@ -34,6 +34,14 @@ pub enum PinError {
         /// Why.
         source: io::Error,
     },
+    /// What is there cannot be seen.
+    #[error("{} cannot be read: {source}", .path.display())]
+    Hidden {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// It cannot be removed.
     #[error("{} cannot be removed: {source}", .path.display())]
     Stays {
@@ -83,9 +91,16 @@ pub(super) fn keep(links: &[GuardLink], kin: impl AsFd) -> Result<(), PinError> 
 /// The cgroups, by id, in which enforcement is pinned.
 ///
 /// # Errors
-/// Without a BPF file system.
+/// Without a BPF file system, or without the right to see what is in it.
 pub fn pinned() -> Result<BTreeSet<u64>, PinError> {
-    Ok(folders(&folder()?).iter().flat_map(|one| names(one)).filter_map(|name| cgroup_of(&name)).collect())
+    let top = folder()?;
+    match fs::read_dir(&top) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(PinError::Hidden { path: top, source });
+        }
+        _ => {}
+    }
+    Ok(folders(&top).iter().flat_map(|one| names(one)).filter_map(|name| cgroup_of(&name)).collect())
 }
 
 /// Ends pinned enforcement in these cgroups, in all when none is given. The cgroups in which it ended.

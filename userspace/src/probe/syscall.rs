@@ -24,6 +24,10 @@ const TRACE_FEXIT: u32 = 25;
 /// A program that does nothing: `r0 = 0; exit` (`struct bpf_insn`, in the machine's byte order; all other fields are zero).
 const DO_NOTHING: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
+/// `BPF_CGROUP_INET4_BIND`
+pub(super) const INET4_BIND: u32 = 8;
+/// `BPF_CGROUP_INET6_BIND`
+pub(super) const INET6_BIND: u32 = 9;
 /// `BPF_CGROUP_INET4_POST_BIND`
 pub(super) const INET4_POST_BIND: u32 = 12;
 /// `BPF_CGROUP_INET6_POST_BIND`
@@ -44,6 +48,9 @@ struct Query {
     prog_cnt: u32,
     pad: u32,
 }
+
+/// `BPF_PROG_TYPE_CGROUP_SOCK`
+pub(super) const CGROUP_SOCK: u32 = 9;
 
 /// `union bpf_attr` for BPF_LINK_CREATE (5.7).
 #[repr(C)]
@@ -127,6 +134,19 @@ pub(super) fn programs_at(cgroup: impl AsFd, attach_type: u32) -> io::Result<Vec
     bpf(BPF_PROG_QUERY, &mut query)?;
     ids.truncate(query.prog_cnt as usize);
     Ok(ids)
+}
+
+/// Loads a program that is given by its instructions (`struct bpf_insn`, as numbers).
+pub(super) fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut load = Load {
+        prog_type,
+        insn_cnt: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        expected_attach_type: attach_type,
+        ..Load::default()
+    };
+    owned(bpf(BPF_PROG_LOAD, &mut load)?)
 }
 
 /// Attaches a program to a cgroup for as long as the link is open, or pinned.

@@ -22,7 +22,7 @@ use crate::event::{
     Body, BootTime, Cookie, Event, Hook, Inum, Inventory, InventoryPhase, JobPhase, Limit, Lost, OptionSet,
     PortUse, ProcessKey, Protocol, Seq, Setting,
 };
-use crate::ledger::{Settings, Standing};
+use crate::ledger::{AllowRule, Settings, Standing};
 use crate::probe::{
     Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory,
     surroundings,
@@ -90,15 +90,21 @@ pub struct Live {
     ports: BTreeMap<(Inum, Protocol), PortUse>,
 }
 
+/// Whether a socket can share its port.
+const fn shares(call: &wire::Call) -> bool {
+    call.socket.options.reuse_port || call.socket.options.reuse_addr
+}
+
 impl Live {
     /// Attaches the probe and takes the inventory of what exists. The first events (the inventory) are appended to
-    /// `events`. Nothing that is bound after this returns is missed.
+    /// `events`. Nothing that is bound after this returns is missed. `allow` is for the guard.
     ///
     /// # Errors
     /// Without privileges, on a kernel that cannot carry the probe, or without socket tables.
     pub fn start(
         options: &Options,
         mut processes: Processes,
+        allow: &[AllowRule],
         events: &mut Vec<Event>,
     ) -> Result<Self, LiveError> {
         surroundings::check()?;
@@ -111,7 +117,7 @@ impl Live {
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         processes.scan();
         if options.guard != Guarding::Off {
-            probe.guard(|| processes.kinships())?;
+            probe.guard(allow, || processes.kinships())?;
         }
         let enricher = Enricher::new(
             processes,
@@ -155,7 +161,7 @@ impl Live {
     /// # Errors
     /// When the kernel refuses.
     pub fn enforce(&mut self, cgroups: &[std::fs::File], settings: &Settings) -> Result<(), LiveError> {
-        let standings = self.enricher.lookups().probe().standings(&settings.allow)?;
+        let standings = self.enricher.lookups().probe().standings()?;
         self.guard = Some((standings, settings.clone()));
         for known in self.enricher.kinships() {
             self.judge(known.process);
@@ -355,8 +361,12 @@ impl Live {
                         _ => None,
                     };
                     // No hook that could claim it saw it get its port.
-                    let late = matches!(&record.record, Record::Changed(call, _)
-                        if call.socket.options.reuse_port || call.socket.options.reuse_addr);
+                    let late = match &record.record {
+                        Record::Changed(call, _) => shares(call),
+                        // Told at its end: it had no port when it began.
+                        Record::Listen(call) => shares(call) && record.hook != Hook::InetSockSetState,
+                        _ => false,
+                    };
                     self.enricher.record(record, self.seq, &mut self.facts);
                     if let Some(process) = executed {
                         self.judge(process);

@@ -57,7 +57,7 @@ impl Feed {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut first = Vec::new();
-                let mut live = match Live::start(&options, processes(), &mut first) {
+                let mut live = match Live::start(&options, processes(), &[], &mut first) {
                     Ok(live) => live,
                     Err(error) => {
                         drop(ready.send(Err(error)));

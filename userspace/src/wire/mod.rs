@@ -323,6 +323,8 @@ fn hook_of(number: u32) -> Result<Hook, DecodeError> {
         hook::UDP_DISCONNECT => Hook::UdpDisconnect,
         hook::GUARD_BIND4 => Hook::GuardBind4,
         hook::GUARD_BIND6 => Hook::GuardBind6,
+        hook::CHECK_BIND4 => Hook::CheckBind4,
+        hook::CHECK_BIND6 => Hook::CheckBind6,
         unknown => return Err(DecodeError::Hook(unknown)),
     })
 }

@@ -1,0 +1,144 @@
+//! Enforcement at the other doors to a port: io_uring, 32-bit system calls, listeners that are handed on, ports without a
+//! bind, options that are set late.
+
+#![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use scenarios::{Actor, Cgroup, Recording, loopback};
+
+/// Two strangers in a cgroup in which binds are denied.
+struct Enforced {
+    recording: Recording,
+    _cgroup: Cgroup,
+    one: Actor,
+    other: Actor,
+}
+
+impl Enforced {
+    fn new() -> Self {
+        let cgroup = Cgroup::new();
+        let recording = Recording::enforcing::<&str>(&cgroup, []);
+        let (one, other) = (Actor::new(), Actor::new());
+        cgroup.enrol(one.pid());
+        cgroup.enrol(other.pid());
+        Self { recording, _cgroup: cgroup, one, other }
+    }
+}
+
+#[test]
+fn a_bind_through_io_uring_or_of_32_bits_is_denied() {
+    let mut hows: Vec<String> =
+        ["inline", "async", "sqpoll", "linked"].iter().map(|how| format!("uring {how} tcp")).collect();
+    if cfg!(target_arch = "x86_64") {
+        hows.extend(["compat bind".to_owned(), "compat socketcall".to_owned()]);
+    }
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    let mut places = Vec::new();
+    for how in &hows {
+        let address = loopback();
+        one.bind(&format!("tcp {address}:8000 reuseport listen"));
+        let denied = other.err(&format!("{how} {address}:8000 reuseport listen"));
+        assert_eq!(denied, "EADDRINUSE", "{how}");
+        // The port of what was denied is taken by nobody, and the caller gets another.
+        other.ok(&format!("{how} {address}:8001 reuseport listen"));
+        assert_eq!(one.err(&format!("{how} {address}:8001 reuseport")), "EADDRINUSE", "{how}");
+        places.push((how, address));
+    }
+    recording.fence();
+    let report = recording.stop().report();
+    for (how, address) in places {
+        let kinds: Vec<_> = report.at(address).iter().map(|finding| finding.kind().to_owned()).collect();
+        assert_eq!(kinds, ["denied", "denied"], "{how}: {report}");
+        let finding = &report.on(address, 8000)[0];
+        assert_eq!(finding.pids(), [u64::from(one.pid())], "{how}");
+        assert_eq!(finding.victim().number("pid"), u64::from(other.pid()), "{how}");
+    }
+}
+
+/// A socket that is handed on is no bind: whoever gets it may use it. It is its binder's, to everybody else.
+#[test]
+fn a_listener_that_is_handed_on_is_not_denied_and_stays_its_binders() {
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    let address = loopback();
+    let mut outside = Actor::new();
+    let listener = outside.bind(&format!("tcp {address}:8000 reuseport listen"));
+    let inbox = format!("bindwatch-test-handed-{}", std::process::id());
+    one.ok(&format!("inbox {inbox}"));
+    outside.ok(&format!("post {} {inbox}", listener.id));
+    let taken = one.ok("unpost").number("id");
+    let binder = u64::from(outside.pid());
+    outside.exit();
+    // It serves, inside the cgroup.
+    let mut client = Actor::new();
+    client.ok(&format!("connect tcp {address}:8000"));
+    one.ok(&format!("accept {taken}"));
+    assert_eq!(other.err(&format!("bind tcp {address}:8000 reuseport")), "EADDRINUSE");
+    // Whoever has it and binds once more beside it is a stranger to its binder, too.
+    assert_eq!(one.err(&format!("bind tcp {address}:8000 reuseport")), "EADDRINUSE");
+    // Its end is that of the last who has it.
+    one.ok(&format!("close {taken}"));
+    other.bind(&format!("tcp {address}:8000 reuseport"));
+    recording.fence();
+    let report = recording.stop().report();
+    let findings: Vec<_> =
+        report.on(address, 8000).into_iter().filter(|finding| finding.kind() == "denied").collect();
+    assert!(!findings.is_empty(), "{report}");
+    for finding in findings {
+        let pids = finding.pids();
+        assert!(pids == [u64::from(one.pid())] || pids.contains(&binder), "{report}");
+    }
+}
+
+#[test]
+fn a_port_that_came_without_a_bind_is_guarded_once_it_is_known() {
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    one.ok("socket tcp 4");
+    one.ok("opt 1 reuseport 1");
+    one.ok("listen 1");
+    let port = one.ok("port 1").number("port");
+    recording.wait_for_lines("\"type\":\"listen\"", 1, |line| {
+        let socket = &line["socket"];
+        socket["port"].as_u64() == Some(port) && socket["address"] == "0.0.0.0"
+    });
+    let address = loopback();
+    assert_eq!(other.err(&format!("bind tcp {address}:{port} reuseport")), "EADDRINUSE");
+    assert_eq!(other.err(&format!("bind tcp 0.0.0.0:{port} reuseport")), "EADDRINUSE");
+    drop(recording.stop());
+}
+
+#[test]
+fn options_set_late_do_not_open_a_port() {
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    for protocol in ["tcp", "udp", "mptcp"] {
+        let address = loopback();
+        // Sharing that is asked for after the bind, before and after listen().
+        let late = one.bind(&format!("{protocol} {address}:8000"));
+        one.ok(&format!("opt {} reuseport 1", late.id));
+        assert_eq!(
+            other.err(&format!("bind {protocol} {address}:8000 reuseport")),
+            "EADDRINUSE",
+            "{protocol}"
+        );
+        if protocol != "udp" {
+            one.ok(&format!("listen {}", late.id));
+            assert_eq!(
+                other.err(&format!("bind {protocol} {address}:8000 reuseport")),
+                "EADDRINUSE",
+                "{protocol}"
+            );
+        }
+        // The kernel remembers of a TCP port that it was shared, after the holder has cleared the option.
+        one.ok(&format!("opt {} reuseport 0", late.id));
+        assert_eq!(
+            other.err(&format!("bind {protocol} {address}:8000 reuseport")),
+            "EADDRINUSE",
+            "{protocol}"
+        );
+        one.ok(&format!("close {}", late.id));
+        other.bind(&format!("{protocol} {address}:8000 reuseport"));
+    }
+    let v6 = one.bind("udp [::1]:8520 reuseaddr");
+    assert_eq!(other.err("bind udp [::]:8520 reuseaddr"), "EADDRINUSE");
+    one.ok(&format!("close {}", v6.id));
+    other.bind("udp [::1]:8520 reuseaddr");
+    drop(recording.stop());
+}
