@@ -17,6 +17,9 @@
 //! | `handle usr1 restart\|interrupt` | SIGUSR1 interrupts a call, which the kernel then makes again, or which fails |
 //! | `bind-later PROTO ADDRESS [FLAG…]`, `bound-later` | binds in a thread, and says at once that it does; answers as `bind` when that has ended |
 //! | `binds N PROTO ADDRESS` | N sockets that are bound and closed, one after the other, on the ports from that of ADDRESS on; answers the `ns` of a bind |
+//! | `swapping N ADDRESS PORT` | N TCP sockets with SO_REUSEPORT, bound by an address whose port another thread keeps changing to PORT and back; answers how many came to be bound where: `first`, `other`, or were `refused` |
+//! | `apart ADDRESS` | binds a socket in a thread with descriptors of its own; answers the `port` of the socket that has this number elsewhere in the process |
+//! | `filter bind-eperm\|listener` | a seccomp filter of its own |
 //! | `threads N PROTO ADDRESS [FLAG…]` | the same in N threads at once |
 //! | `socket PROTO 4\|6` | a socket that is not bound |
 //! | `listen ID`, `close ID`, `shutdown ID` | as named |
@@ -56,6 +59,7 @@ mod churn;
 #[cfg(target_arch = "x86_64")]
 mod compat;
 mod family;
+mod races;
 mod sockets;
 mod traffic;
 mod uring;
@@ -214,6 +218,9 @@ impl Actor {
                 let socket = thread.join().unwrap_or(Err(Failure::Usage))?;
                 self.told(socket)
             }
+            ["swapping", count, address, other] => races::swapping(count.parse()?, address, other.parse()?),
+            ["apart", address] => races::apart(address),
+            ["filter", what] => races::filter(what),
             ["binds", count, protocol, address] => sockets::binds(count.parse()?, protocol, address),
             ["socket", protocol, family] => self.socket(protocol, family),
             ["listen", id] => self.listen(id.parse()?),
@@ -362,6 +369,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::ADDRINUSE => "EADDRINUSE",
         Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
         Errno::AGAIN => "EAGAIN",
+        Errno::BUSY => "EBUSY",
         Errno::CONNREFUSED => "ECONNREFUSED",
         Errno::INTR => "EINTR",
         Errno::INVAL => "EINVAL",

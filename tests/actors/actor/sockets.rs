@@ -266,7 +266,7 @@ pub(crate) fn family_of(address: &SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
+pub(crate) fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
     let name: SocketAddrAny = getsockname(socket)?;
     let address: SocketAddr = name.try_into()?;
     Ok(address.port())

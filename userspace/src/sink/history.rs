@@ -1,16 +1,17 @@
 //! The story of one address or endpoint: every event that touched it, in order, with its number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
 use super::words::{self, plural};
 use super::{Report, escape, json, text};
-use crate::cli::Target;
+use crate::cli::{Target, duration_text};
 use crate::clock::Anchors;
 use crate::event::{
     Body, BootTime, Cookie, Event, Family, NetnsCookie, Options, ProcessKey, Seq, Setting, SocketFacts, Uid,
+    WaitOutcome, WaitingCall,
 };
 use crate::ledger::View;
 use crate::ledger::finding::{Finding, Holder};
@@ -47,6 +48,8 @@ pub struct History {
     held: Option<Vec<Holder>>,
     /// Sockets that were there and are not closed, with their endpoints.
     sockets: BTreeMap<Cookie, SocketFacts>,
+    /// Sockets of calls that wait for it.
+    waiting: BTreeSet<Cookie>,
     entries: Vec<Entry>,
     left_out: u64,
 }
@@ -89,7 +92,7 @@ impl History {
     #[must_use]
     pub fn new(target: Target, at: Option<BootTime>) -> Self {
         let (held, sockets, entries) = (None, BTreeMap::new(), Vec::new());
-        Self { target, at, held, sockets, entries, left_out: 0 }
+        Self { target, at, held, sockets, waiting: BTreeSet::new(), entries, left_out: 0 }
     }
 
     /// How many of these events are before the time that was asked for, or all when it is over.
@@ -133,6 +136,14 @@ impl History {
             Body::Unresolved(unresolved) => self.target.takes(&unresolved.socket),
             Body::ListenFailed(failed) => self.target.takes(&failed.socket),
             Body::Denied(denied) => self.target.takes(&denied.socket),
+            Body::Waiting(waiting) => {
+                let takes = self.target.takes(&waiting.socket);
+                if takes && self.waiting.len() < SOCKETS_MAX {
+                    self.waiting.insert(waiting.socket.cookie);
+                }
+                takes
+            }
+            Body::Waited(waited) => self.waiting.remove(&waited.cookie),
             Body::Table(row) => self.target.takes(&row.socket),
             Body::Option(option) => self.sockets.contains_key(&option.cookie),
             Body::Unlisten(unlisten) => self.sockets.contains_key(&unlisten.cookie),
@@ -292,6 +303,26 @@ pub fn told(event: &Event, view: &View<'_>, place_of: impl Fn(Cookie) -> Option<
                 name(denied.holder, "")
             );
             (Some(denied.process), Some(denied.socket.cookie), text)
+        }
+        Body::Waiting(waiting) => {
+            let call = match waiting.call {
+                WaitingCall::Bind => "bind",
+                WaitingCall::Listen => "listen on",
+            };
+            let who = name(waiting.process, &waiting.comm);
+            let text = format!("{who} began to wait until it can {call} {}", place(&waiting.socket));
+            (Some(waiting.process), Some(waiting.socket.cookie), text)
+        }
+        Body::Waited(waited) => {
+            let how = match waited.outcome {
+                WaitOutcome::Done => "and has what it wanted",
+                WaitOutcome::TimedOut => "and fails: the time is over",
+                WaitOutcome::Interrupted => "and was interrupted",
+                WaitOutcome::Released => "and was left to the kernel",
+            };
+            let how_long = duration_text(waited.waited_ns);
+            let text = format!("{} waited {how_long} {how}", name(waited.process, ""));
+            (Some(waited.process), Some(waited.cookie), text)
         }
         Body::Table(row) => {
             let peer = row.peer.map_or_else(String::new, |peer| format!(" with {peer}"));

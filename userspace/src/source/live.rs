@@ -27,11 +27,13 @@ use crate::probe::{
     Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory,
     surroundings,
 };
-use crate::wait::{Carrier, Waits};
+use crate::wait::{Carrier, Tried, Waits};
 use crate::wire::{self, Record, Stamped};
 
 /// How often the ring is looked into while records come.
 pub const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// The same while calls wait for what they tell.
+const DRAIN_EVERY_WAITING: Duration = Duration::from_millis(1);
 /// Looks without a record before the reader sleeps without a timer.
 pub const IDLE_AFTER: u32 = 20;
 /// Records taken in one go, so that a flood does not keep everything else waiting.
@@ -80,6 +82,8 @@ pub struct Live {
     guard: Option<(Standings, Settings)>,
     /// Binds that wait.
     waits: Option<Waits>,
+    /// What came of those that were tried.
+    tried: Vec<Tried>,
     /// Who carried calls out for others: as long as records of that may come.
     carrier: Option<Arc<Carrier>>,
     /// When the last loss was noticed, until the tables were looked at again.
@@ -137,6 +141,7 @@ impl Live {
             quiet_looks: 0,
             guard: None,
             waits: None,
+            tried: Vec::new(),
             carrier: None,
             unsettled: None,
             next_ports: BootTime(0),
@@ -211,7 +216,9 @@ impl Live {
     async fn has_records(&mut self) -> Result<(), LiveError> {
         let due = self.next_due().map(|due| Duration::from_nanos(due.since(clock::boot_now())));
         if self.quiet_looks < IDLE_AFTER {
-            tokio::time::sleep(due.map_or(DRAIN_EVERY, |due| due.min(DRAIN_EVERY))).await;
+            let are_waiting = self.waits.as_ref().is_some_and(Waits::are_there);
+            let every = if are_waiting { DRAIN_EVERY_WAITING } else { DRAIN_EVERY };
+            tokio::time::sleep(due.map_or(every, |due| due.min(every))).await;
             return Ok(());
         }
         let readable = self.ring.readable();
@@ -353,8 +360,9 @@ impl Live {
                     {
                         continue;
                     }
-                    if let Some(waits) = &mut self.waits {
-                        waits.hear(&record.record, record.at);
+                    // At once, whatever must be looked up for the records before and after it.
+                    if self.waits.as_mut().is_some_and(|waits| waits.hear(&record.record, record.at)) {
+                        self.try_waits();
                     }
                     let executed = match &record.record {
                         Record::Exec(exec) => Some(exec.task.process),

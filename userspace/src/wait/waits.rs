@@ -191,10 +191,15 @@ impl Waits {
         }
     }
 
-    /// A record: it may tell that somebody's endpoint is free.
-    pub(crate) fn hear(&mut self, record: &Record, at: BootTime) {
+    /// Whether any call waits.
+    pub(crate) fn are_there(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// A record: it may tell that somebody's endpoint is free. Then [`Waits::try_one`] has something to do.
+    pub(crate) fn hear(&mut self, record: &Record, at: BootTime) -> bool {
         if self.waiting.is_empty() {
-            return;
+            return false;
         }
         let (cookie, on, ends) = match record {
             Record::Close(small) | Record::Destroy(small) => {
@@ -203,16 +208,19 @@ impl Waits {
             Record::Unlisten(small) => (small.cookie, Some((small.netns, small.port)), false),
             Record::Option(option) => (option.cookie, None, false),
             Record::Changed(call, _) => (call.socket.cookie, None, false),
-            _ => return,
+            _ => return false,
         };
+        let mut is_news = false;
         for wait in self.waiting.values_mut() {
             if on == Some((wait.facts.netns, wait.facts.port)) || wait.way.contains(&cookie) {
                 wait.hurry(at);
+                is_news = true;
                 if ends && wait.ended.len() < ENDED_MAX {
                     wait.ended.insert(cookie);
                 }
             }
         }
+        is_news
     }
 
     /// Records were lost: any of them may have told something.

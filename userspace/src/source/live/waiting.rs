@@ -47,6 +47,7 @@ impl Live {
 
     /// Leaves every call to the kernel from now on.
     pub fn let_pass(&mut self, events: &mut Vec<Event>) {
+        self.serve_waits(events);
         let Some(waits) = &mut self.waits else { return };
         let ended = waits.let_pass();
         for ended in ended {
@@ -85,14 +86,27 @@ impl Live {
                 }
             }
         }
-        while let Some(tried) = self.waits.as_mut().and_then(|waits| waits.try_one(clock::boot_now())) {
-            match tried {
-                Tried::Waits => {}
-                Tried::Look(number) => self.look_at_way(number),
-                Tried::Over(ended) => {
-                    self.take_everything(events);
-                    self.waited(&ended, events);
+        self.try_waits();
+        while !self.tried.is_empty() {
+            for tried in std::mem::take(&mut self.tried) {
+                match tried {
+                    Tried::Waits => {}
+                    Tried::Look(number) => self.look_at_way(number),
+                    Tried::Over(ended) => {
+                        self.take_everything(events);
+                        self.waited(&ended, events);
+                    }
                 }
+            }
+            self.try_waits();
+        }
+    }
+
+    /// Tries what is due. What comes of it is told when there is time.
+    pub(super) fn try_waits(&mut self) {
+        while let Some(tried) = self.waits.as_mut().and_then(|waits| waits.try_one(clock::boot_now())) {
+            if !matches!(tried, Tried::Waits) {
+                self.tried.push(tried);
             }
         }
     }

@@ -2,72 +2,15 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
+mod callers;
+mod job;
+
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
 
-use scenarios::wait::{Deadline, Process, Signal};
-use scenarios::{Actor, Finding, Folder, Log, Report, Run, bindwatch, loopback};
+use job::Job;
+use scenarios::wait::{Deadline, Signal};
+use scenarios::{Actor, Finding, Folder, Log, Run, bindwatch, loopback};
 use serde_json::Value;
-
-/// An actor that is the command of a waiting `run`.
-struct Job {
-    actor: Actor,
-    folder: Folder,
-    pid: u32,
-}
-
-impl Job {
-    fn start(longest: &str) -> Self {
-        Self::with(&["--on-conflict", &format!("wait={longest}")])
-    }
-
-    fn with(options: &[&str]) -> Self {
-        let folder = Folder::new();
-        let mut run = Command::new(bindwatch());
-        run.args(["run", "--quiet", "--report"]).arg(format!("json={}", folder.file("live.json").display()));
-        run.arg("--output").arg(folder.file("log.jsonl"));
-        run.args(options).arg("--").arg(Actor::program());
-        let mut actor = Actor::start(&mut run);
-        let pid = u32::try_from(actor.ok("pid").number("pid")).expect("a PID");
-        Self { actor, folder, pid }
-    }
-
-    fn log(&self) -> Log {
-        Log::at(&self.folder.file("log.jsonl"))
-    }
-
-    /// Returns when a call of the command has begun to wait for this port.
-    #[track_caller]
-    fn waits(&self, port: u16) {
-        self.own("waiting", port);
-    }
-
-    /// Returns when the command's own event of this kind on this port is in the log.
-    #[track_caller]
-    fn own(&self, kind: &str, port: u16) {
-        let who = format!("{}@", self.pid);
-        let is_it = |line: &Value| {
-            line["type"] == kind
-                && line["socket"]["port"] == port
-                && line["process"].as_str().is_some_and(|process| process.starts_with(&who))
-        };
-        self.log().wait_for(&self.actor.process, &format!("\"port\":{port}"), 1, is_it);
-    }
-
-    /// The command itself.
-    fn process(&self) -> Process {
-        Process::of(self.pid)
-    }
-
-    /// Its report, which must be the one of its log.
-    fn end(self) -> Report {
-        self.actor.exit();
-        let live = std::fs::read_to_string(self.folder.file("live.json")).expect("a report");
-        let (live, replayed) = (Report::of(&live), Log::at(&self.folder.file("log.jsonl")).report());
-        assert_eq!(live.0["findings"], replayed.0["findings"], "a recording and its log");
-        replayed
-    }
-}
 
 fn outcome(finding: &Finding) -> &str {
     finding.text("wait_outcome")
@@ -128,8 +71,8 @@ fn a_restarted_server_starts_when_its_predecessor_lets_go() {
         drop(folder);
     }
     println!("bound after the release, ms: {delays:.1?}");
-    let best = delays.iter().copied().fold(f64::MAX, f64::min);
-    assert!((0.0..20.0).contains(&best), "{delays:?}");
+    delays.sort_by(f64::total_cmp);
+    assert!((0.0..20.0).contains(&delays[2]), "the median: {delays:?}");
 }
 
 #[test]
