@@ -33,22 +33,23 @@ fn a_bind_through_io_uring_or_of_32_bits_is_denied() {
     }
     let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
     let mut places = Vec::new();
-    for how in &hows {
-        let address = loopback();
-        one.bind(&format!("tcp {address}:8000 reuseport listen"));
-        let denied = other.err(&format!("{how} {address}:8000 reuseport listen"));
+    // Of their own each: the kernel keeps eight parties of a port apart, whatever their addresses.
+    for (how, port) in hows.iter().zip((26_201_u64..).step_by(2)) {
+        let (address, next) = (loopback(), port + 1);
+        one.bind(&format!("tcp {address}:{port} reuseport listen"));
+        let denied = other.err(&format!("{how} {address}:{port} reuseport listen"));
         assert_eq!(denied, "EADDRINUSE", "{how}");
         // The port of what was denied is taken by nobody, and the caller gets another.
-        other.ok(&format!("{how} {address}:8001 reuseport listen"));
-        assert_eq!(one.err(&format!("{how} {address}:8001 reuseport")), "EADDRINUSE", "{how}");
-        places.push((how, address));
+        other.ok(&format!("{how} {address}:{next} reuseport listen"));
+        assert_eq!(one.err(&format!("{how} {address}:{next} reuseport")), "EADDRINUSE", "{how}");
+        places.push((how, address, port));
     }
     recording.fence();
     let report = recording.stop().report();
-    for (how, address) in places {
+    for (how, address, port) in places {
         let kinds: Vec<_> = report.at(address).iter().map(|finding| finding.kind().to_owned()).collect();
         assert_eq!(kinds, ["denied", "denied"], "{how}: {report}");
-        let finding = &report.on(address, 8000)[0];
+        let finding = &report.on(address, port)[0];
         assert_eq!(finding.pids(), [u64::from(one.pid())], "{how}");
         assert_eq!(finding.victim().number("pid"), u64::from(other.pid()), "{how}");
     }
