@@ -1,28 +1,27 @@
 //! `cargo xtask bench` and `cargo xtask log`: what bindwatch costs, and logs to measure it with.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "figures for people; a bench fails by panicking"
+)]
 
+mod goals;
 mod measure;
+mod table;
+mod work;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use goals::{Amount, GOALS};
 use scenarios::synthetic::{self, Plan};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let Some(("measure", command)) = words.split_first().map(|(verb, rest)| (*verb, rest)) {
-        return match measure::measure(command) {
-            Ok(status) if status.success() => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("bench: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
-    }
     match run(&words) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
@@ -30,12 +29,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[&str]) -> anyhow::Result<()> {
+fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
     match words {
-        ["log", events, path] => log(events, path, "1"),
-        ["log", events, path, seed] => log(events, path, seed),
-        _ => bail!("usage: log EVENTS FILE [SEED]"),
+        ["log", events, path] => log(events, path, "1")?,
+        ["log", events, path, seed] => log(events, path, seed)?,
+        ["work", rest @ ..] => work::work(rest)?,
+        ["measure", command @ ..] => {
+            let status = measure::measure(command)?;
+            return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        ["compare", old, new] => {
+            let worse = table::worse(Path::new(old), Path::new(new))?;
+            worse.iter().for_each(|row| println!("{row}"));
+            ensure!(worse.is_empty(), "{} much worse than before", worse.len());
+        }
+        ["run", rest @ ..] => goals(rest)?,
+        _ => bail!("usage: log EVENTS FILE [SEED] | run [--quick] [--json FILE] [P1…] | compare OLD NEW"),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn log(events: &str, path: &str, seed: &str) -> anyhow::Result<()> {
@@ -46,5 +57,35 @@ fn log(events: &str, path: &str, seed: &str) -> anyhow::Result<()> {
     };
     let truth = synthetic::write(plan, Path::new(path))?;
     println!("{path}: {truth:?}");
+    Ok(())
+}
+
+/// Measures the goals that are named, or all.
+fn goals(words: &[&str]) -> anyhow::Result<()> {
+    let (mut amount, mut json, mut chosen) = (Amount { rounds: 5, part: 1 }, None, Vec::new());
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--quick" => amount = Amount { rounds: 3, part: 10 },
+            "--json" => json = Some(*words.next().context("--json needs a file")?),
+            goal if GOALS.iter().any(|(name, _)| *name == goal) => chosen.push(goal),
+            other => bail!("no such goal: {other}"),
+        }
+    }
+    let mut rows = Vec::new();
+    for (name, goal) in GOALS {
+        if chosen.is_empty() || chosen.contains(&name) {
+            eprintln!("{name} …");
+            let measured = goal(amount)
+                .unwrap_or_else(|error| vec![table::Row::not_here(name, "", &format!("{error:#}"))]);
+            // A later goal may fail for good: what was measured is told at once.
+            eprint!("{}", table::markdown(&measured));
+            rows.extend(measured);
+        }
+    }
+    print!("{}", table::markdown(&rows));
+    if let Some(path) = json {
+        std::fs::write(path, format!("{:#}\n", table::json(&rows))).with_context(|| path.to_owned())?;
+    }
     Ok(())
 }

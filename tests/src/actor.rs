@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
@@ -224,10 +224,11 @@ impl Drop for Actor {
     }
 }
 
-/// A program of this package: cargo puts them beside the test's folder.
+/// A program of this package: cargo puts them beside the test's folder, and beside each other.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    let folder = test.parent().and_then(Path::parent).expect("target/debug/deps");
+    let beside = test.parent().expect("a folder");
+    let folder = if beside.ends_with("deps") { beside.parent().expect("target/debug") } else { beside };
     let program = folder.join(name);
     assert!(program.is_file(), "{} was not built", program.display());
     program

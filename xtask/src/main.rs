@@ -31,6 +31,9 @@ usage: cargo xtask VERB
                          packages, --write: the table of docs/kernels.md
   dist                   what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
+  bench [--quick] [--json FILE] [P1…]
+                         every goal, or those named, against its peers in turn, as a table; needs root
+  bench compare OLD NEW  fails where one run's JSON is much worse than another's
   log EVENTS FILE [SEED] a log of any length, as a busy CI machine would record it; .zst is compressed
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares
@@ -59,6 +62,8 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["vm", words @ ..] => vm::vm(&vm::Options::of(words)?),
         ["dist"] => dist::dist(),
         ["capture"] => capture::capture(),
+        ["bench", "compare", old, new] => bench::compare(old, new),
+        ["bench", rest @ ..] => bench::goals(rest),
         ["log", rest @ ..] => bench::log(rest),
         ["tidy"] => tidy::tidy(),
         ["build-ebpf"] => build_ebpf::build_and_store(),

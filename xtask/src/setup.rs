@@ -25,6 +25,8 @@ pub(crate) enum Part {
     Test,
     /// The larger ones, of `test --real`.
     Real,
+    /// The peers of `bench`.
+    Bench,
     /// What boots other kernels.
     Guests,
     /// What packages are made with.
@@ -91,6 +93,13 @@ const GUESTS: [Program; 11] = [
     Program { name: "bpftool", package: "bpftool", why: "goes into a guest" },
 ];
 
+/// What bindwatch is compared with.
+const PEERS: [Program; 3] = [
+    Program { name: "bpftrace", package: "bpftrace", why: "bench: binds by tracepoints" },
+    Program { name: "ss", package: "iproute2", why: "bench: who listens" },
+    Program { name: "jq", package: "jq", why: "bench: counting a log's lines" },
+];
+
 /// Installs all parts.
 pub(crate) fn all(quiet: bool) -> anyhow::Result<()> {
     let installed = parts(&[Part::Toolchain, Part::Check, Part::Test, Part::Guests, Part::Dist])?;
@@ -112,6 +121,9 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     if parts.contains(&Part::Test) {
         installed |= programs()?;
         installed |= folders::install_python()?;
+    }
+    if parts.contains(&Part::Bench) {
+        installed |= apt_install(&missing(&PEERS))?;
     }
     if parts.contains(&Part::Real) {
         installed |= folders::install_real()?;

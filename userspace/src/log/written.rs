@@ -5,7 +5,7 @@
 //! is several times as fast. Whatever is not as expected, an escape in a name included, is left to serde: None here is
 //! never an error.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::line::hook_named;
 use crate::event::{
@@ -36,6 +36,9 @@ pub(super) fn head(line: &[u8]) -> Option<Head<'_>> {
         (b"bind", b"post_bind4") => Hook::PostBind4,
         (b"close", b"sock_release") => Hook::SockRelease,
         (b"listen", b"inet_sock_set_state") => Hook::InetSockSetState,
+        (b"accepted", b"sock_ops") => Hook::SockOps,
+        (b"bind", b"post_bind6") => Hook::PostBind6,
+        (b"exit", b"sched_process_exit") => Hook::SchedProcessExit,
         _ => hook_named(std::str::from_utf8(hook).ok()?),
     };
     (scanner.0.first() == Some(&b',')).then_some(Head { kind, seq, at, hook, fields: scanner.0 })
@@ -203,32 +206,42 @@ impl<'a> Scanner<'a> {
 
     /// A number as JSON writes it, without a sign or fraction.
     fn number(&mut self) -> Option<u64> {
-        let zero = self.0.first() == Some(&b'0');
-        let before = self.0.len();
-        let mut value: u64 = 0;
-        while let Some(eight) = self.0.first_chunk::<8>() {
-            let (digits, part) = digits(*eight);
-            value = match digits {
-                0 => break,
-                8 => value.checked_mul(100_000_000)?.checked_add(part)?,
-                _ => {
-                    let power = 10_u64.checked_pow(u32::try_from(digits).ok()?)?;
-                    value.checked_mul(power)?.checked_add(part)?
-                }
-            };
-            self.0 = self.0.get(digits..)?;
-            if digits < 8 {
-                return (!zero || before - self.0.len() == 1).then_some(value);
-            }
-        }
-        while let Some(digit) = self.0.first().map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10)
-        {
-            value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
-            self.0 = self.0.get(1..)?;
-        }
+        let Some(eight) = self.0.first_chunk::<8>() else { return self.any_number() };
+        let (count, value) = digits(*eight);
         // JSON has no leading zeros.
-        let digits = before - self.0.len();
-        (digits == 1 || (digits > 1 && !zero)).then_some(value)
+        if eight.first() == Some(&b'0') && count > 1 {
+            return None;
+        }
+        if count == 8 {
+            return self.long_number(value);
+        }
+        self.0 = self.0.get(count..)?;
+        (count > 0).then_some(value)
+    }
+
+    /// The same when it begins with eight digits that make `first`.
+    fn long_number(&mut self, first: u64) -> Option<u64> {
+        const POWERS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+        let Some(second) = self.0.get(8..).and_then(<[u8]>::first_chunk::<8>) else {
+            return self.any_number();
+        };
+        let (count, value) = digits(*second);
+        let Some(power) = POWERS.get(count) else { return self.any_number() };
+        self.0 = self.0.get(8 + count..)?;
+        Some(first * power + value)
+    }
+
+    /// The same of any length, digit by digit.
+    fn any_number(&mut self) -> Option<u64> {
+        let length = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (digits, rest) = self.0.split_at_checked(length)?;
+        if digits.is_empty() || (length > 1 && digits.first() == Some(&b'0')) {
+            return None;
+        }
+        self.0 = rest;
+        digits.iter().try_fold(0_u64, |value, digit| {
+            value.checked_mul(10)?.checked_add(u64::from(digit.wrapping_sub(b'0')))
+        })
     }
 
     fn number_after<T: TryFrom<u64>, const N: usize>(&mut self, key: &[u8; N]) -> Option<T> {
@@ -296,6 +309,9 @@ impl<'a> Scanner<'a> {
             return Some(IpAddr::from(octets));
         }
         self.0 = start;
+        if self.has(b"::\"") {
+            return Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        }
         std::str::from_utf8(self.text_after(b"")?).ok()?.parse().ok()
     }
 

@@ -1,0 +1,425 @@
+//! The goals, one function each: what is compared takes turns within a run, so that a busy machine slows both.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use rustix::process::Signal;
+use scenarios::synthetic::{self, Plan};
+use scenarios::{Actor, Cgroup, Folder, Recording, loopback};
+
+use crate::measure::of_children;
+use crate::table::Row;
+use crate::work::{Worker, cycles, holders, time_until};
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Amount {
+    pub(crate) rounds: usize,
+    /// Divides the size of every workload.
+    pub(crate) part: u32,
+}
+
+type Measured = anyhow::Result<Vec<Row>>;
+type Goal = (&'static str, fn(Amount) -> Measured);
+
+/// A goal by its name.
+pub(crate) const GOALS: [Goal; 16] = [
+    ("P1", one_process),
+    ("P2", two_processes),
+    ("P3", conflicts_only),
+    ("P4", against_bpftrace),
+    ("P5", other_calls),
+    ("P6", enforcement),
+    ("P7", first_event),
+    ("P8", finding_written),
+    ("P9", nothing_lost),
+    ("P10", memory),
+    ("P11", idle),
+    ("P12", list),
+    ("P13", report),
+    ("P14", frame),
+    ("P15", live_sockets),
+    ("P16", size),
+];
+
+/// Binds of one measurement.
+const CYCLES: u32 = 100_000;
+
+fn nobody(_: &Worker) {}
+
+/// A cycle beside a recording with these options, ns.
+fn recorded(options: &[&str], workers: usize, count: u32) -> anyhow::Result<f64> {
+    let recording = Recording::with(options);
+    let time = cycles(workers, count, nobody);
+    drop(recording.stop());
+    time
+}
+
+fn ratios(amount: Amount, options: &[&str], workers: usize) -> anyhow::Result<Vec<f64>> {
+    let count = CYCLES / amount.part;
+    (0..amount.rounds)
+        .map(|_| {
+            let without = cycles(workers, count, nobody)?;
+            Ok(recorded(options, workers, count)? / without)
+        })
+        .collect()
+}
+
+fn one_process(amount: Amount) -> Measured {
+    Ok(vec![Row::new("P1", "cycle recorded / not, 1 process", 1.40, 1.25, ratios(amount, &[], 1)?)])
+}
+
+fn two_processes(amount: Amount) -> Measured {
+    Ok(vec![Row::new("P2", "cycle recorded / not, 2 processes", 1.50, 1.30, ratios(amount, &[], 2)?)])
+}
+
+fn conflicts_only(_: Amount) -> Measured {
+    let what = "cycle with --events conflicts / without bindwatch";
+    Ok(vec![Row::not_here("P3", what, "this version records all events only")])
+}
+
+/// bpftrace that prints every bind, as a person would write it.
+struct Bpftrace {
+    child: Child,
+    out: PathBuf,
+    _folder: Folder,
+}
+
+impl Bpftrace {
+    fn start() -> anyhow::Result<Self> {
+        const PROGRAM: &str = "BEGIN { printf(\"ready\\n\"); } \
+            tracepoint:syscalls:sys_enter_bind { @a[tid] = args->umyaddr; } \
+            tracepoint:syscalls:sys_exit_bind /@a[tid]/ { \
+            printf(\"%llu %d %s %d\\n\", nsecs, pid, comm, args->ret); delete(@a[tid]); }";
+        let folder = Folder::new();
+        let out = folder.file("bpftrace.txt");
+        let child = Command::new("bpftrace")
+            .args(["-e", PROGRAM])
+            .stdout(fs::File::create(&out)?)
+            .stderr(Stdio::null())
+            .spawn()
+            .context("bpftrace")?;
+        Ok(Self { child, out, _folder: folder })
+    }
+
+    /// Whether it has said this.
+    fn said(&self, least: u64) -> anyhow::Result<bool> {
+        Ok(fs::metadata(&self.out)?.len() >= least)
+    }
+
+    fn stop(mut self) -> anyhow::Result<()> {
+        scenarios::wait::Process::of(self.child.id()).signal(Signal::INT);
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+fn against_bpftrace(amount: Amount) -> Measured {
+    let count = CYCLES / amount.part;
+    let mut values = Vec::new();
+    for _ in 0..amount.rounds {
+        let without = cycles(1, count, nobody)?;
+        let ours = recorded(&[], 1, count)?;
+        let peer = Bpftrace::start()?;
+        time_until(|| peer.said("ready\n".len() as u64))?;
+        let theirs = cycles(1, count, nobody)?;
+        peer.stop()?;
+        values.push((ours - without).max(0.0) / (theirs - without).max(1.0));
+    }
+    Ok(vec![Row::new("P4", "extra time of a cycle: bindwatch's / bpftrace's", 0.12, 0.05, values)])
+}
+
+fn other_calls(amount: Amount) -> Measured {
+    let count = (20 * CYCLES / amount.part).to_string();
+    let call = || -> anyhow::Result<f64> {
+        let mut worker = Worker::start(&["getppid", &count])?;
+        worker.go()?;
+        worker.result()
+    };
+    let mut rows = Vec::new();
+    let kinds: [(&str, &[&str], f64); 2] = [
+        ("getppid recorded / not, errno by tracepoints", &[], 1.15),
+        ("getppid recorded / not, --errno off", &["--errno", "off"], 1.02),
+    ];
+    for (what, options, must) in kinds {
+        let mut values = Vec::new();
+        for _ in 0..amount.rounds {
+            let without = call()?;
+            let recording = Recording::with(options);
+            let with = call();
+            drop(recording.stop());
+            values.push(with? / without);
+        }
+        rows.push(Row::new("P5", what, must, 1.02, values));
+    }
+    rows.push(Row::not_here("P5", "getppid with fexit", "this kernel refuses fexit programs"));
+    Ok(rows)
+}
+
+fn enforcement(amount: Amount) -> Measured {
+    let count = CYCLES / amount.part;
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for _ in 0..amount.rounds {
+        let cgroup = Cgroup::new();
+        let recording = Recording::start();
+        let alone = cycles(1, count, |worker| cgroup.enrol(worker.pid()));
+        drop(recording.stop());
+        let enforced = Recording::enforcing::<&str>(&cgroup, []);
+        let within = cycles(1, count, |worker| cgroup.enrol(worker.pid()));
+        let without = cycles(1, count, nobody);
+        drop(enforced.stop());
+        let alone = alone?;
+        inside.push(within? / alone);
+        outside.push(without? / alone);
+    }
+    Ok(vec![
+        Row::new("P6", "cycle in an enforced cgroup / recorded", 1.15, 1.05, inside),
+        Row::new("P6", "cycle outside of it / recorded", 1.02, 1.00, outside),
+    ])
+}
+
+fn first_event(amount: Amount) -> Measured {
+    let mut values = Vec::new();
+    for _ in 0..amount.rounds {
+        let worker = Worker::start(&["binds", &loopback().to_string()])?;
+        let start = Instant::now();
+        let recording = Recording::start();
+        let ours = start.elapsed();
+        drop(recording.stop());
+        let start = Instant::now();
+        let peer = Bpftrace::start()?;
+        time_until(|| peer.said("ready\n".len() as u64 + 1))?;
+        let theirs = start.elapsed();
+        peer.stop()?;
+        drop(worker);
+        values.push(ours.as_secs_f64() / theirs.as_secs_f64());
+    }
+    let what = "exec to ready (a bind from then on is seen) / bpftrace's exec to first line";
+    Ok(vec![Row::new("P7", what, 0.35, 0.15, values)])
+}
+
+fn finding_written(amount: Amount) -> Measured {
+    const CONFLICTS: u16 = 100;
+    let recording = Recording::start();
+    let address = loopback();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let mut times = Vec::new();
+    for number in 0..CONFLICTS / u16::try_from(amount.part.min(10))? {
+        let port = 20_000 + number;
+        one.bind(&format!("tcp {address}:{port} reuseport listen"));
+        let needle = format!("\"port\":{port}");
+        let start = Instant::now();
+        other.bind(&format!("tcp {address}:{port} reuseport listen"));
+        drop(recording.wait_for_lines(&needle, 1, |line| line["type"] == "finding"));
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    drop(recording.stop());
+    times.sort_by(f64::total_cmp);
+    let p99 = times.get(times.len() * 99 / 100).or(times.last()).copied().context("a time")?;
+    let note = format!("median {:.2} ms of {}", crate::table::median(&times), times.len());
+    Ok(vec![Row::new("P8", "conflict made to finding in the log, p99, ms", 20.0, 2.0, vec![p99]).note(note)])
+}
+
+fn nothing_lost(amount: Amount) -> Measured {
+    let each = 500_000 / amount.part;
+    let recording = Recording::start();
+    // Of every thread: priorities are the threads' own.
+    for task in fs::read_dir(format!("/proc/{}/task", recording.pid()))? {
+        let tid = task?.file_name();
+        ensure!(
+            Command::new("renice")
+                .args(["-n", "19", "-p"])
+                .arg(tid)
+                .stdout(Stdio::null())
+                .status()?
+                .success()
+        );
+    }
+    cycles(2, each, nobody)?;
+    let finished = recording.stop();
+    let (mut seen, mut lost) = (0_u64, 0_u64);
+    finished.log.each("\"port\":9000", |line| seen += u64::from(line["type"] == "bind"));
+    finished.log.each("\"type\":\"lost\"", |line| lost += line["counts"]["bind"].as_u64().unwrap_or(0));
+    // Each worker binds once before it is ready.
+    let made = u64::from(2 * each + 2);
+    let unseen = 1.0 - seen as f64 / made as f64;
+    let note = format!("{made} made, {seen} seen, {lost} stated as lost, the reader at nice 19");
+    let must = if seen + lost >= made { 1.0 } else { 0.0 };
+    Ok(vec![
+        Row::new("P9", "binds not seen / made, 2 processes on both cores", must, 0.0, vec![unseen])
+            .note(note),
+    ])
+}
+
+/// A number of `/proc/PID/status`, KiB.
+fn status_kib(pid: u32, name: &str) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such number")?;
+    let number = line.trim_start_matches(':').trim().trim_end_matches(" kB");
+    number.parse().context("its value")
+}
+
+fn memory(amount: Amount) -> Measured {
+    let mut rows = Vec::new();
+    for (count, must, aim) in [(1_000, 15.0, 8.0), (100_000 / amount.part, 80.0, 40.0)] {
+        let held = holders(count)?;
+        let recording = Recording::start();
+        recording.fence();
+        let mib = status_kib(recording.pid(), "VmRSS")? / 1024.0;
+        drop(recording.stop());
+        drop(held);
+        rows.push(Row::new("P10", &format!("RSS with {count} live sockets, MiB"), must, aim, vec![mib]));
+    }
+    Ok(rows)
+}
+
+/// Processor time of a process so far, in clock ticks of 10 ms.
+fn ticks(pid: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("a name")?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    Ok(number(11).context("user time")? + number(12).context("system time")?)
+}
+
+fn idle(amount: Amount) -> Measured {
+    let recording = Recording::start();
+    recording.fence();
+    let time = Duration::from_secs(if amount.part > 1 { 5 } else { 20 });
+    let switches = || -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", recording.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|value| value.trim().parse().ok()).context("its switches")
+    };
+    let (cpu, woken) = (ticks(recording.pid())?, switches()?);
+    let never = scenarios::wait::Process::of(recording.pid());
+    ensure!(!never.ended(scenarios::wait::Deadline::after(time)), "the recording ended");
+    let percent = (ticks(recording.pid())? - cpu) / time.as_secs_f64();
+    let note = format!(
+        "{:.1} wake-ups a second; other programs of the machine are recorded as well",
+        (switches()? - woken) / time.as_secs_f64()
+    );
+    drop(recording.stop());
+    Ok(vec![
+        Row::new("P11", "processor while nothing binds here, % of a core", 0.1, 0.0, vec![percent])
+            .note(note),
+    ])
+}
+
+/// Processor time that a command takes, s. What it prints is thrown away.
+fn cpu(command: &mut Command) -> anyhow::Result<f64> {
+    let before = of_children()?.cpu;
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.with_context(|| format!("{command:?}"))?;
+    Ok((of_children()?.cpu - before).as_secs_f64())
+}
+
+fn list(amount: Amount) -> Measured {
+    let mut rows = Vec::new();
+    for (count, must, aim) in [(10_000, 0.60, 0.45), (50_000, 0.25, 0.10)] {
+        let held = holders(count)?;
+        let mut values = Vec::new();
+        for _ in 0..amount.rounds {
+            let ours = cpu(Command::new(scenarios::bindwatch()).arg("list"))?;
+            values.push(ours / cpu(Command::new("ss").arg("-tlnp"))?);
+        }
+        drop(held);
+        rows.push(Row::new("P12", &format!("`list` / `ss -tlnp`, {count} sockets"), must, aim, values));
+    }
+    Ok(rows)
+}
+
+/// jq counting binds and all else by port, in two ways.
+const JQ_LISTS: &str = "jq -r 'select(.socket.port) | .socket.port' \"$1\" | sort | uniq -c";
+const JQ_COUNTS: &str = "jq -n 'reduce inputs as $e ({}; if $e.socket.port then .[$e.socket.port|tostring] += 1 else . end)' \"$1\"";
+
+fn report(amount: Amount) -> Measured {
+    let events = u64::from(10_000_000 / amount.part);
+    let folder = Folder::new();
+    let (plain, compressed) = (folder.file("log.jsonl"), folder.file("log.jsonl.zst"));
+    let mut rows = Vec::new();
+    let bindwatch = || scenarios::bindwatch();
+    for (log, name) in [(&plain, "plain"), (&compressed, ".zst")] {
+        synthetic::write(Plan { events, ..Plan::default() }, log)?;
+        let mut lists = Vec::new();
+        let mut counts = Vec::new();
+        let mut seconds = Vec::new();
+        // jq takes minutes.
+        for _ in 0..amount.rounds.min(if name == "plain" { 3 } else { 1 }) {
+            let ours = cpu(Command::new(bindwatch()).arg("report").arg(log))?;
+            seconds.push(ours);
+            if name == "plain" {
+                let jq = |script: &str| cpu(Command::new("sh").args(["-c", script, "sh"]).arg(log));
+                lists.push(ours / jq(JQ_LISTS)?);
+                counts.push(ours / jq(JQ_COUNTS)?);
+            }
+        }
+        let took = format!("{:.2} s of processor time", crate::table::median(&seconds));
+        if name == "plain" {
+            let what = |how: &str| format!("`report` of {events} events / {how}");
+            let (must, aim) = (1.0 / 20.0, 1.0 / 60.0);
+            rows.push(Row::new("P13", &what("jq listing ports, sort, uniq -c"), must, aim, lists).note(took));
+            rows.push(Row::new("P13", &what("jq counting by itself"), must, aim, counts));
+            rows.push(Row::new("P13", "its peak memory, MiB", 64.0, 64.0, vec![peak(log)?]));
+        } else {
+            rows.push(
+                Row::new("P13", "the .zst log's peak memory, MiB", 64.0, 64.0, vec![peak(log)?]).note(took),
+            );
+        }
+        fs::remove_file(log)?;
+    }
+    Ok(rows)
+}
+
+/// Largest memory of a report, MiB.
+fn peak(log: &Path) -> anyhow::Result<f64> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("measure").arg(scenarios::bindwatch()).arg("report").arg(log);
+    let output = command.stdout(Stdio::null()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (_, kib) = said.rsplit_once("peak_kib=").context("its memory")?;
+    Ok(kib.trim().parse::<f64>()? / 1024.0)
+}
+
+fn frame(_: Amount) -> Measured {
+    let what = "a frame of 120x40 with 10 000 sockets, ms (the slowest view)";
+    let program = std::env::current_exe()?.with_file_name("examples").join("frames");
+    if !program.is_file() {
+        return Ok(vec![Row::not_here("P14", what, "cargo build --release -p bindwatch --example frames")]);
+    }
+    let mut text = String::new();
+    let mut child = Command::new(program).stdout(Stdio::piped()).spawn()?;
+    child.stdout.take().context("its output")?.read_to_string(&mut text)?;
+    child.wait()?;
+    let frames = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.first() == Some(&"10000")).then(|| words.iter().rev().nth(1)?.parse::<f64>().ok()).flatten()
+    });
+    let slowest = frames.fold(0.0, f64::max);
+    Ok(vec![Row::new("P14", what, 8.0, 2.0, vec![slowest])])
+}
+
+fn live_sockets(amount: Amount) -> Measured {
+    let count = CYCLES / amount.part;
+    let mut values = Vec::new();
+    for _ in 0..amount.rounds.min(3) {
+        let extra = |held: u32| -> anyhow::Result<f64> {
+            let held = holders(held)?;
+            let without = cycles(1, count, nobody)?;
+            let with = recorded(&[], 1, count)?;
+            drop(held);
+            Ok(with / without)
+        };
+        values.push(extra(100_000 / amount.part)? / extra(100)?);
+    }
+    Ok(vec![Row::new("P15", "recorded / not, with 100 000 live sockets / with 100", 1.2, 1.0, values)])
+}
+
+fn size(_: Amount) -> Measured {
+    let mib = fs::metadata(scenarios::bindwatch())?.len() as f64 / f64::from(1 << 20);
+    let row = Row::new("P16", "release binary with its probe, MiB", 12.0, 6.0, vec![mib]);
+    Ok(vec![row.note("dynamically linked; symbols in".to_owned())])
+}
