@@ -97,8 +97,11 @@ impl Bpftrace {
             printf(\"%llu %d %s %d\\n\", nsecs, pid, comm, args->ret); delete(@a[tid]); }";
         let folder = Folder::new();
         let out = folder.file("bpftrace.txt");
-        let child = Command::new("bpftrace")
-            .args(["-e", PROGRAM])
+        // It finds trace events by tracefs, which not every machine has mounted: then in a namespace of its own.
+        const MOUNTED: &str = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; \
+            exec bpftrace -e \"$0\"";
+        let child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", MOUNTED, PROGRAM])
             .stdout(fs::File::create(&out)?)
             .stderr(Stdio::null())
             .spawn()
