@@ -31,6 +31,19 @@ pub fn ask(address: Ipv4Addr) -> String {
     answer
 }
 
+/// Waits until a server on port 8080 takes connections again that it paused: no event tells when.
+///
+/// # Panics
+/// When it does not in time.
+#[track_caller]
+pub fn listens_again(address: Ipv4Addr) {
+    let deadline = Deadline::patient();
+    while TcpStream::connect((address, 8080)).is_err() {
+        assert!(!deadline.over(), "nobody listens again");
+        assert_eq!(readable([], Deadline::after(Duration::from_millis(10))), None);
+    }
+}
+
 /// The processes that a process has started and that live.
 ///
 /// # Panics

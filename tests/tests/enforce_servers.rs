@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use rustix::process::Signal;
-use scenarios::servers::{HAPROXY_MASTER, ask, haproxy_config, nginx_config, reload, reload_haproxy};
+use scenarios::servers::{
+    HAPROXY_MASTER, ask, haproxy_config, listens_again, nginx_config, reload, reload_haproxy,
+};
 use scenarios::wait::Deadline;
 use scenarios::{Cgroup, Folder, Recording, Server, loopback};
 
@@ -120,6 +122,8 @@ fn a_successor_of_haproxy_needs_a_rule() {
             let outcome = new.started.outcome();
             assert_eq!(outcome.code(), 1, "{outcome}");
             assert!(outcome.stderr.contains("Address already in use"), "{outcome}");
+            // While the other tried to bind it was asked to pause, and goes on by itself.
+            listens_again(address);
             assert!(ask(address).starts_with("HTTP/1.1 200"));
             enforced.recording.fence();
             let finding = enforced.recording.stop().report().only(address, 8080);
