@@ -20,6 +20,7 @@ pub mod story;
 mod tests;
 pub mod text;
 pub mod timeline;
+pub mod told;
 pub mod words;
 
 use std::cmp::Reverse;

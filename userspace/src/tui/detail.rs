@@ -15,7 +15,7 @@ use crate::event::{BootTime, Cookie, Event, ProcessKey, Seq};
 use crate::ledger::finding::{Finding, FindingId, Holder, HolderState};
 use crate::log::encode;
 use crate::sink::json::option_names;
-use crate::sink::{escape, history, words};
+use crate::sink::{escape, told, words};
 
 /// Holders that are told in full.
 const HOLDERS_SHOWN: usize = 32;
@@ -474,7 +474,7 @@ fn evidence(scene: Scene<'_>, finding: &Finding) -> Vec<Line> {
 /// An event on one line, in the words of `explain`.
 fn told(scene: Scene<'_>, event: &Event) -> String {
     let world = scene.world;
-    let said = history::told(event, &world.view(), |cookie| world.place_of(cookie));
+    let said = told::told(event, &world.view(), |cookie| world.place_of(cookie));
     let said = said.map_or_else(|| event.body.type_name().to_owned(), |told| told.text);
     format!("{}  {}  {said}", scene.time(event.at), event.seq.0)
 }
@@ -538,7 +538,7 @@ fn of_event(scene: Scene<'_>, seq: Seq) -> Vec<Line> {
         Line::new(format!("event {}: {}", seq.0, event.body.type_name()), Role::Strong),
         Line::labelled("time", scene.clock().rfc3339(event.at)),
     ];
-    let said = history::told(event, &scene.world.view(), |cookie| scene.world.place_of(cookie));
+    let said = told::told(event, &scene.world.view(), |cookie| scene.world.place_of(cookie));
     lines.extend(said.map(|told| Line::labelled("what", told.text)));
     let mut event = event.clone();
     if let crate::event::Body::Process(facts) = &mut event.body {
