@@ -359,7 +359,11 @@ fn related_by() -> u32 {
 pub extern "C" fn group_of(task: u64) -> u64 {
     let task = Addr(task);
     match related_by() {
-        by::SESSION => u64::from(task::session_of(task)),
+        by::SESSION => {
+            let session = task::session_of(task);
+            // Never 0, though a session's number may be.
+            if session.0 == 0 { 0 } else { u64::from(task::session_id(session)) + 1 }
+        }
         by::CGROUP => {
             let cgroup = task.follow(offset!(task_cgroups)).follow(offset!(css_set_dfl_cgrp));
             cgroup.follow(offset!(cgroup_kn)).read(offset!(kernfs_id))

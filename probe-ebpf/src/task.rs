@@ -39,10 +39,18 @@ pub fn tgid_of(task: Addr) -> u32 {
     task.read(offset!(task_tgid))
 }
 
-/// Session id of a task, 0 where the kernel does not tell.
+/// Session of a task, to be read with [`session_id`]; its address is 0 where the kernel does not tell.
+///
+/// Every task has one: of those that descend from PID 1 or the kernel's own threads without a setsid(2) between it is
+/// `init_struct_pid`, whose number is 0, and `/proc/PID/stat` shows the same 0.
 #[inline(always)]
-pub fn session_of(task: Addr) -> u32 {
-    let session = task.follow(offset!(task_signal)).follow(offset!(signal_session));
+pub fn session_of(task: Addr) -> Addr {
+    task.follow(offset!(task_signal)).follow(offset!(signal_session))
+}
+
+/// Its number, 0 as well where the kernel does not tell.
+#[inline(always)]
+pub fn session_id(session: Addr) -> u32 {
     if session.0 == 0 { 0 } else { session.read(offset!(pid_nr)) }
 }
 

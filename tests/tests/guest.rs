@@ -28,6 +28,8 @@ mod enforce;
 mod enforce_cgroup;
 #[path = "enforce_life.rs"]
 mod enforce_life;
+#[path = "enforce_related.rs"]
+mod enforce_related;
 #[path = "exhausted.rs"]
 mod exhausted;
 #[path = "explain.rs"]

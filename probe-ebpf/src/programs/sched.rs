@@ -36,7 +36,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
             child_start: task::start_of(child),
             parent_tgid: task::tgid_of(parent),
             child_tgid,
-            session: task::session_of(child),
+            session: task::session_id(task::session_of(child)),
             pad: [0; 4],
         };
         // SAFETY: the pointer is to a reserved record of this size.
@@ -89,7 +89,7 @@ fn exec<const N: usize>(bprm: Addr, args: u64, total: u64) {
             (&raw mut (*exec).task).write(task::facts());
             (*exec).parent_start = task::start_of(parent);
             (*exec).parent_tgid = task::tgid_of(parent);
-            (*exec).session = task::session_of(task);
+            (*exec).session = task::session_id(task::session_of(task));
             (*exec).args_total = total as u32;
             string(&raw mut (*exec).filename, filename);
             string(&raw mut (*exec).interp, interp);

@@ -162,7 +162,9 @@ impl Kin {
         }
         match self.rule {
             RelatedBy::Process | RelatedBy::Lineage => false,
-            RelatedBy::Session => a.session != 0 && a.session == b.session,
+            // 0 is a session as well: what PID 1 started and made none of its own is in it. Of whom nothing but the name
+            // is known, the session is not.
+            RelatedBy::Session => [a, b].iter().all(|one| one.known != Known::Name) && a.session == b.session,
             RelatedBy::Cgroup => !a.cgroup.is_empty() && a.cgroup == b.cgroup,
             RelatedBy::User => a.uid == b.uid,
         }

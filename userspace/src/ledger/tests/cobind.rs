@@ -126,9 +126,29 @@ fn other_rules_of_kinship() {
          proc B uid=1
          bind A a udp 127.0.0.1:80 rp
          bind B b udp 127.0.0.1:80 rp";
-    for rule in [RelatedBy::Session, RelatedBy::Cgroup, RelatedBy::User] {
+    for rule in [RelatedBy::Cgroup, RelatedBy::User] {
         check_with(with(rule), unknown, "co-bind udp 127.0.0.1:80 live A[a bound] B[b bound] -> split 0ms");
     }
+}
+
+#[test]
+fn session_0_is_a_session_like_any_other() {
+    let by_session = |story: &str, expected: &str| {
+        check_with(Settings { related_by: RelatedBy::Session, ..Settings::default() }, story, expected);
+    };
+    let story = |b: &str| {
+        format!(
+            "proc A exe=/bin/a session=0
+             proc B exe=/bin/b {b}
+             bind A a udp 127.0.0.1:80 rp
+             bind B b udp 127.0.0.1:80 rp"
+        )
+    };
+    let apart = "co-bind udp 127.0.0.1:80 live A[a bound] B[b bound] -> split 0ms";
+    by_session(&story("session=0"), "");
+    by_session(&story("session=7"), apart);
+    // Gone before anybody could look: no session is known of it.
+    by_session(&story("nameless"), apart);
 }
 
 #[test]
