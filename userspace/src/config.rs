@@ -45,7 +45,7 @@ pub enum ConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// It is larger than [`CONFIG_MAX`].
+    /// It is larger than `CONFIG_MAX`.
     #[error("the configuration file {path} is larger than 1 MiB; name another with --config")]
     Large {
         /// Which file.

@@ -12,11 +12,12 @@ type Step = fn() -> anyhow::Result<()>;
 /// Runs every step, also after one failed, and ends with a line for each.
 pub(crate) fn check() -> anyhow::Result<()> {
     setup::parts(&[Part::Toolchain, Part::Check])?;
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("format", format),
         ("tidy", tidy::tidy),
         ("lints", clippy),
         ("probe lints", clippy_programs),
+        ("docs of the code", rustdoc),
         ("dependencies", dependencies),
         ("probe object", build_ebpf::check),
         ("boxes", boxes),
@@ -91,6 +92,15 @@ fn clippy_programs() -> anyhow::Result<()> {
         "--",
         "-Dwarnings",
     ]))
+}
+
+/// Links of docstrings lead somewhere.
+fn rustdoc() -> anyhow::Result<()> {
+    shell::run(
+        shell::cargo()
+            .args(["doc", "--quiet", "--locked", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-Dwarnings"),
+    )
 }
 
 fn dependencies() -> anyhow::Result<()> {

@@ -1,5 +1,10 @@
 //! The command line: one struct a verb, validated into plain values. What the values mean is the commands' business.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "docstrings are the help here, and have addresses such as [::1]"
+)]
+
 mod address;
 mod choice;
 mod quantity;

@@ -85,7 +85,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// [`line`], at most `max` characters and what was left out: `node… (+120 bytes)`.
+/// [`line()`], at most `max` characters and what was left out: `node… (+120 bytes)`.
 #[must_use]
 pub fn cut(text: &str, max: usize) -> Cow<'_, str> {
     let escaped = line(text);
@@ -109,7 +109,7 @@ pub fn arguments<S: AsRef<str>>(arguments: &[S]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// Makes what `F` writes as JSON as harmless to a terminal as [`line`] makes text: what is not seen becomes `\uXXXX`,
+/// Makes what `F` writes as JSON as harmless to a terminal as [`line()`] makes text: what is not seen becomes `\uXXXX`,
 /// which means the same to a parser.
 #[derive(Clone, Debug, Default)]
 pub struct SafeJson<F>(pub F);

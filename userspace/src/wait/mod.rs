@@ -2,7 +2,7 @@
 //!
 //! A filter hands every bind() and listen() of the command over ([`crate::probe::seccomp`]). A thread ([`Reception`]) takes
 //! them in and carries them out itself, on a duplicate of the caller's socket ([`Carrier`]): only so does the outcome come
-//! here before the caller has it. What succeeds is answered at once; what fails with EADDRINUSE waits ([`Waits`]) for a
+//! here before the caller has it. What succeeds is answered at once; what fails with EADDRINUSE waits (`Waits`) for a
 //! record of the ring that says that a socket on the endpoint ended; whatever else is left to the kernel, which carries the
 //! call out as the caller. What the probe then tells of bindwatch is put down to who called.
 //!
