@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::place::{Cgroup, Folder};
-use crate::wait::{Deadline, PATIENCE, Process};
+use crate::wait::{Deadline, PATIENCE, Process, SLOWNESS};
 
 /// The program under test.
 ///
@@ -164,10 +164,10 @@ impl Run {
         self
     }
 
-    /// How long it may take.
+    /// How long it may take, and in a guest as much longer as that is slower.
     #[must_use]
     pub fn within(mut self, time: Duration) -> Self {
-        self.time = time;
+        self.time = time * u32::try_from(SLOWNESS).unwrap_or(1);
         self
     }
 

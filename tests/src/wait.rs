@@ -12,7 +12,10 @@ pub use rustix::process::Signal;
 pub const TERM: Signal = Signal::TERM;
 
 /// How long anything may take before a test fails. Generous: the machine may be busy; nothing waits this long otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60 * SLOWNESS);
+
+/// How much slower than this machine what runs the tests may be: a guest is emulated.
+pub const SLOWNESS: u64 = if cfg!(feature = "guest") { 5 } else { 1 };
 
 /// A moment after which waiting is over.
 #[derive(Clone, Copy, Debug)]

@@ -195,3 +195,24 @@ fn functions_show_what_system_calls_do_not() {
         assert_eq!(exhausted, [expected], "{backend}");
     }
 }
+
+/// What the kernel cannot do is not seen by nobody: that its events are missing costs nothing.
+#[test]
+fn a_hook_is_missed_only_where_there_is_something_to_see() {
+    let doctor = Run::bindwatch(["doctor", "--format", "json"]).outcome().expect(0).stdout;
+    let doctor: Value = serde_json::from_str(&doctor).expect("JSON");
+    let symbols = std::fs::read_to_string("/proc/kallsyms").expect("the kernel's functions");
+    let can_bind = symbols.lines().any(|line| line.split_whitespace().nth(2) == Some("io_bind"));
+    let hooks = doctor["hooks"].as_array().expect("hooks");
+    let missed: Vec<&Value> = hooks.iter().filter(|hook| hook["usable"] == false).collect();
+    for hook in &missed {
+        assert!(hook["reason"].is_string(), "{hook}");
+        let name = hook["hook"].as_str().expect("its name");
+        let needless = name.starts_with("io_uring") && !can_bind;
+        assert_eq!(hook["costs"].is_null(), needless, "{hook}");
+    }
+    let probe = doctor["checks"].as_array().and_then(|checks| checks.iter().find(|c| c["name"] == "probe"));
+    let costly = missed.iter().any(|hook| !hook["costs"].is_null());
+    let expected = if costly { "degraded" } else { "ok" };
+    assert_eq!(probe.expect("the probe")["state"], expected, "{missed:?}");
+}

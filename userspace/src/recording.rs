@@ -273,7 +273,7 @@ impl Recording {
         if globals.verbose == 0 {
             return;
         }
-        let Attached { hooks, refused, backend, passed_over } = self.live.attached();
+        let Attached { hooks, refused, backend, passed_over, needless: _ } = self.live.attached();
         say(&format!("hooks in use: {}", hooks.join(", ")));
         if let Some(backend) = backend {
             say(&format!(

@@ -79,10 +79,9 @@ const DIST: [Program; 3] = [
 ];
 
 /// What `vm` runs, and what it puts into a guest.
-const GUESTS: [Program; 11] = [
+const GUESTS: [Program; 10] = [
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels" },
     Program { name: "busybox", package: "busybox-static", why: "shell of a guest" },
-    Program { name: "curl", package: "curl", why: "fetches kernels" },
     Program { name: "xz", package: "xz-utils", why: "unpacks kernels" },
     Program { name: "zstd", package: "zstd", why: "unpacks kernels" },
     Program { name: "dpkg-deb", package: "dpkg", why: "unpacks kernels" },

@@ -339,6 +339,12 @@ fn probe() -> (Check, Option<Attached>) {
                 hook.need == Need::Core && attached.refused.iter().any(|refused| refused.hook == hook.name)
             });
             let found = match attached.refused.len() {
+                0 if !attached.needless.is_empty() => {
+                    format!(
+                        "all {} programs that this kernel has a use for load and attach",
+                        attached.hooks.len()
+                    )
+                }
                 0 => format!("all {} programs load and attach", attached.hooks.len()),
                 refused => format!("{} programs attach, {refused} do not (below)", attached.hooks.len()),
             };
@@ -462,11 +468,14 @@ fn hooks(attached: Option<&Attached>) -> Vec<HookState> {
             let refused = attached
                 .and_then(|attached| attached.refused.iter().find(|refused| refused.hook == hook.name));
             let usable = attached.map(|attached| attached.hooks.contains(&hook.name));
+            let needless = attached.is_some_and(|attached| attached.needless.contains(&hook.name));
             HookState {
                 hook: hook.name,
                 tells: hook.tells,
                 usable,
-                reason: refused.map(|refused| refused.reason.clone()),
+                reason: refused
+                    .map(|refused| refused.reason.clone())
+                    .or_else(|| needless.then(|| "this kernel cannot bind through io_uring".to_owned())),
                 costs: refused.map(|refused| refused.costs),
             }
         })
@@ -509,6 +518,7 @@ fn text(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
     for hook in &doctor.hooks {
         let state = match hook.usable {
             Some(true) => "ok",
+            Some(false) if hook.costs.is_none() => "needless",
             Some(false) => "refused",
             None => "untried",
         };

@@ -118,6 +118,8 @@ pub struct Attached {
     pub hooks: Vec<&'static str>,
     /// The others.
     pub refused: Vec<Refused>,
+    /// Those that are not attached and miss nothing: they are for what this kernel cannot do.
+    pub needless: Vec<&'static str>,
     /// What tells how calls end; None with `--errno off`.
     pub backend: Option<Backend>,
     /// Better ones that this kernel does not take, and why.
@@ -143,6 +145,8 @@ pub struct Probe {
     pub(super) task_file: Option<u32>,
     /// The functions that carry calls out, as far as the kernel has them.
     pub(super) inside: backend::Found,
+    /// io_uring of this kernel can bind (6.11).
+    pub(super) binds_by_uring: bool,
     pub(super) attached: Attached,
     pub(super) guarding: Guarding,
     /// The kernel's iterators take no lock.
@@ -162,7 +166,7 @@ impl Probe {
         if !nix::unistd::geteuid().is_root() && !missing_capabilities().is_empty() {
             return Err(ProbeError::NotPermitted);
         }
-        let Resolved { mut offsets, task_file, inside } = offsets::resolve()?;
+        let Resolved { mut offsets, task_file, inside, binds_by_uring } = offsets::resolve()?;
         let needed: &[u32] = match options.related_by {
             _ if options.guard == Guarding::Off => &[],
             RelatedBy::Lineage | RelatedBy::Process => &[],
@@ -188,6 +192,7 @@ impl Probe {
             ebpf,
             task_file,
             inside,
+            binds_by_uring,
             attached: Attached::default(),
             guarding: options.guard,
             plain_census: false,
@@ -291,6 +296,9 @@ impl Probe {
     fn note(&mut self, hook: &Hook, outcome: Result<(), String>) {
         match outcome {
             Ok(()) => self.attached.hooks.push(hook.name),
+            Err(_) if hook.attach == Attach::Tracepoint(IO_URING) && !self.binds_by_uring => {
+                self.attached.needless.push(hook.name);
+            }
             Err(reason) => {
                 let (Need::Extra(costs) | Need::Errno(costs)) = hook.need else {
                     self.attached.refused.push(Refused {

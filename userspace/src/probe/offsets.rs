@@ -43,6 +43,9 @@ const STRUCTS: [&str; 26] = [
     "pt_regs",
 ];
 
+/// What io_uring binds with, where it can (6.11: io_uring/net.c).
+const IO_BIND: &str = "io_bind";
+
 /// Reads the offsets from the kernel's BTF. Those of io_uring's tracepoints are left out: see [`add_uring`].
 ///
 /// # Errors
@@ -51,7 +54,7 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
     let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
     let mut offsets = from_btf(&btf);
-    let [task_file, get_retval] = btf.functions([TASK_FILE, "bpf_get_retval"]);
+    let [task_file, get_retval, io_bind] = btf.functions([TASK_FILE, "bpf_get_retval", IO_BIND]);
     let inside = btf.functions(FUNCTIONS);
     offsets.get_retval = if get_retval.is_some() { 0 } else { ABSENT };
     // A program's context at a function's exit is its arguments and its result, a word each.
@@ -75,7 +78,12 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     ];
     match needed.iter().find(|(_, offset)| *offset == ABSENT) {
         Some((field, _)) => Err(ProbeError::NoField { field }),
-        None => Ok(Resolved { offsets, task_file: task_file.map(|function| function.id), inside }),
+        None => Ok(Resolved {
+            offsets,
+            task_file: task_file.map(|function| function.id),
+            inside,
+            binds_by_uring: io_bind.is_some(),
+        }),
     }
 }
 
@@ -90,6 +98,8 @@ pub(super) struct Resolved {
     pub(super) task_file: Option<u32>,
     /// The functions that carry calls out, in the order of [`FUNCTIONS`].
     pub(super) inside: [Option<Function>; FUNCTIONS.len()],
+    /// io_uring can bind.
+    pub(super) binds_by_uring: bool,
 }
 
 fn from_btf(btf: &Btf<'_>) -> Offsets {

@@ -16,77 +16,92 @@ const MEMORY: u32 = 1536;
 /// Processors. Two: races need them.
 const PROCESSORS: u32 = 2;
 /// How long a guest may say nothing.
-const SILENCE: Duration = Duration::from_secs(400);
+const SILENCE: Duration = Duration::from_secs(2000);
+/// Words of every guest's command line. A panic ends it at once, and warnings are shown: a splat is a failure. The rest makes it
+/// faster: time without asking a device, and no defences against speculation, which an emulator does not do.
+const COMMAND_LINE: &[&str] = &["console=ttyS0 loglevel=5 panic=-1", "tsc=reliable mitigations=off"];
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Boots a kernel and waits for its end; what it writes goes to `folder`. Warnings that are `known` count for nothing.
-pub(crate) fn boot(
-    image: &Path,
-    files: &Path,
-    known: &[String],
-    folder: &Path,
-    mut tell: impl FnMut(&str),
-) -> anyhow::Result<Outcome> {
-    let path = |name: &str| folder.join(name);
-    let serial = |name: &str| format!("file:{}", path(name).display());
-    let mut qemu = shell::command("qemu-system-x86_64");
-    // One thread for all processors: up to QEMU 8.0 a thread each can run an instruction that another has just replaced
-    // (LKML, July 2023: "qemu-x86_64 booting with 8.0.0 stil see int3"), which is a panic when tracepoints are switched.
-    qemu.args([
-        "-accel",
-        "tcg,thread=single",
-        "-cpu",
-        "max",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-nodefaults",
-    ]);
-    qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);
-    for name in ["console.log", "results.log", "files.tar.gz"] {
-        File::create(path(name)).with_context(|| format!("{name} cannot be written"))?;
-        qemu.args(["-serial", &serial(name)]);
-    }
-    qemu.arg("-kernel").arg(image).arg("-initrd").arg(files);
-    // A panic ends the guest at once. Warnings are shown: a splat is a failure.
-    qemu.args(["-append", "console=ttyS0 loglevel=5 panic=-1"]);
-    qemu.stdout(Stdio::null()).stderr(File::create(path("qemu.log"))?);
-    let mut running = Running(qemu.spawn().context("qemu-system-x86_64 cannot be started")?);
+/// What is booted, and where its output goes.
+pub(crate) struct Boot<'a> {
+    pub(crate) image: &'a Path,
+    pub(crate) files: &'a Path,
+    /// Words of the kernel's command line, after those that every guest has.
+    pub(crate) append: &'a [&'a str],
+    pub(crate) folder: &'a Path,
+}
 
-    let mut results = File::open(path("results.log"))?;
-    let mut text = String::new();
-    let mut told = 0;
-    let mut heard = Instant::now();
-    let mut silent = false;
-    loop {
-        let ended = running.0.try_wait()?.is_some();
-        let mut bytes = Vec::new();
-        results.seek(std::io::SeekFrom::Start(text.len() as u64))?;
-        results.read_to_end(&mut bytes)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        bytes.truncate(whole);
-        if !bytes.is_empty() {
-            heard = Instant::now();
-            // What tests print can be anything; its length must stay, for the place to read on from.
-            text.extend(bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '?' }));
+impl Boot<'_> {
+    /// Boots a kernel and waits for its end. Each line of its results is told as it comes, with the outcome so far.
+    /// Warnings that are `known` count for nothing.
+    pub(crate) fn run(
+        &self,
+        known: &[String],
+        mut tell: impl FnMut(&str, &Outcome),
+    ) -> anyhow::Result<Outcome> {
+        let path = |name: &str| self.folder.join(name);
+        let serial = |name: &str| format!("file:{}", path(name).display());
+        let mut qemu = shell::command("qemu-system-x86_64");
+        // One thread for all processors: up to QEMU 8.0 a thread each can run an instruction that another has just replaced
+        // (LKML, July 2023: "qemu-x86_64 booting with 8.0.0 stil see int3"), which is a panic when tracepoints are switched.
+        qemu.args([
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "max",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-nodefaults",
+        ]);
+        qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);
+        for name in ["console.log", "results.log", "files.tar.gz"] {
+            File::create(path(name)).with_context(|| format!("{name} cannot be written"))?;
+            qemu.args(["-serial", &serial(name)]);
         }
-        for line in text.get(told..).unwrap_or_default().lines() {
-            tell(line);
+        qemu.arg("-kernel").arg(self.image).arg("-initrd").arg(self.files);
+        let line = [COMMAND_LINE, self.append].concat().join(" ");
+        qemu.args(["-append", &line]);
+        qemu.stdout(Stdio::null()).stderr(File::create(path("qemu.log"))?);
+        let mut running = Running(qemu.spawn().context("qemu-system-x86_64 cannot be started")?);
+
+        let mut results = File::open(path("results.log"))?;
+        let mut text = String::new();
+        let mut told = 0;
+        let mut heard = Instant::now();
+        let mut silent = false;
+        loop {
+            let ended = running.0.try_wait()?.is_some();
+            let mut bytes = Vec::new();
+            results.seek(std::io::SeekFrom::Start(text.len() as u64))?;
+            results.read_to_end(&mut bytes)?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            bytes.truncate(whole);
+            if !bytes.is_empty() {
+                heard = Instant::now();
+                // What tests print can be anything; its length must stay, for the place to read on from.
+                text.extend(bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '?' }));
+            }
+            let fresh = text.get(told..).unwrap_or_default();
+            if !fresh.is_empty() {
+                let so_far = outcome::of(&text, "", known, false);
+                fresh.lines().for_each(|line| tell(line, &so_far));
+            }
+            told = text.len();
+            if ended {
+                break;
+            }
+            if heard.elapsed() > SILENCE {
+                silent = true;
+                break;
+            }
+            std::thread::sleep(LOOK);
         }
-        told = text.len();
-        if ended {
-            break;
-        }
-        if heard.elapsed() > SILENCE {
-            silent = true;
-            break;
-        }
-        std::thread::sleep(LOOK);
+        drop(running);
+        let console = std::fs::read(path("console.log"))?;
+        Ok(outcome::of(&text, &String::from_utf8_lossy(&console), known, silent))
     }
-    drop(running);
-    let console = std::fs::read(path("console.log"))?;
-    Ok(outcome::of(&text, &String::from_utf8_lossy(&console), known, silent))
 }
 
 /// Ended when dropped.

@@ -14,6 +14,7 @@ mount -t tmpfs -o mode=755 tmp /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
+mount -t securityfs securityfs /sys/kernel/security
 ln -s /proc/self/fd /dev/fd
 for module in /modules/*.ko; do insmod "$module"; done
 ip link set lo up

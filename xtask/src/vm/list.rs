@@ -1,5 +1,7 @@
 //! `tests/kernels.json`: the one list of kernels, what they have, and which tests need what.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
@@ -9,10 +11,15 @@ use crate::shell;
 #[derive(Debug, Deserialize)]
 pub(crate) struct List {
     pub(crate) kernels: Vec<Kernel>,
+    /// What not every kernel has.
+    pub(crate) features: Vec<Feature>,
     /// Tests that need a feature of the kernel.
     needs: Vec<Need>,
     /// Tests that need programs which are not in a guest.
     programs: Vec<Programs>,
+    /// Scenarios whose answers come from how calls end, which backends tell: the only ones that run by each. The others run by
+    /// the first backend of a kernel.
+    ends: Vec<String>,
     /// Scenarios that a change is held to every time.
     pub(crate) quick: Vec<String>,
 }
@@ -22,6 +29,9 @@ pub(crate) struct List {
 pub(crate) struct Kernel {
     pub(crate) name: String,
     pub(crate) distribution: String,
+    /// Debian's name of its architecture.
+    #[serde(default = "amd64")]
+    pub(crate) architecture: String,
     /// The package of its image; `*` stands for the version.
     pub(crate) image: String,
     /// Where from: a mirror and a suite.
@@ -31,8 +41,25 @@ pub(crate) struct Kernel {
     /// Warnings that it gives, and that docs/kernels.md explains.
     #[serde(default)]
     pub(crate) known: Vec<String>,
-    /// What it has.
-    pub(crate) features: Vec<String>,
+    /// Features that its version has and it has not, and why.
+    #[serde(default)]
+    without: BTreeMap<String, String>,
+}
+
+/// Something that tests need and that not every kernel has: which do is told by their version, and by trying it in the guest.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Feature {
+    pub(crate) name: String,
+    /// The first version that has it.
+    since: Option<String>,
+    /// The first that has it no longer.
+    until: Option<String>,
+    /// A line of the guest's shell that succeeds where it is there.
+    pub(crate) probe: Option<String>,
+}
+
+fn amd64() -> String {
+    "amd64".to_owned()
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,17 +106,61 @@ impl List {
             .collect()
     }
 
-    /// Why a test cannot run on a kernel; None when it can.
-    pub(crate) fn skip(&self, test: &str, kernel: &Kernel) -> Option<String> {
-        let programs = self.programs.iter().find(|programs| is_of(test, &programs.tests));
-        let feature = self
-            .needs
-            .iter()
-            .find(|need| is_of(test, &need.tests) && !kernel.features.contains(&need.feature));
-        programs
-            .map(|programs| programs.why.clone())
-            .or_else(|| feature.map(|need| format!("no {} in this kernel", need.feature)))
+    /// Why a kernel of this release has not a feature; None when it has.
+    pub(crate) fn lacks(&self, feature: &str, kernel: &Kernel, release: &str) -> Option<String> {
+        let Some(known) = self.features.iter().find(|known| known.name == feature) else {
+            return Some(format!("{feature} is no feature"));
+        };
+        let version = version(release);
+        if let Some(since) = known.since.as_deref().filter(|since| version < self::version(since)) {
+            return Some(format!("{feature} comes with {since}"));
+        }
+        if let Some(until) = known.until.as_deref().filter(|until| version >= self::version(until)) {
+            return Some(format!("{feature} went with {until}"));
+        }
+        kernel.without.get(feature).map(|why| format!("{feature}: {why}"))
     }
+
+    /// Why a test cannot run on a kernel; None when it can.
+    pub(crate) fn skip(&self, test: &str, kernel: &Kernel, release: &str) -> Option<String> {
+        if let Some(programs) = self.programs.iter().find(|programs| is_of(test, &programs.tests)) {
+            return Some(programs.why.clone());
+        }
+        let mut needs = self.needs.iter().filter(|need| is_of(test, &need.tests));
+        needs.find_map(|need| self.lacks(&need.feature, kernel, release))
+    }
+
+    /// Whether a scenario is for a backend of a kernel.
+    pub(crate) fn is_for(&self, scenario: &str, backend: &str, kernel: &Kernel) -> bool {
+        kernel.backends.first().is_some_and(|first| first == backend)
+            || self.ends.iter().any(|ends| ends == scenario)
+    }
+
+    /// What is wrong with what this list says of a kernel, given what its guest found to be there, by trying.
+    pub(crate) fn mistakes(
+        &self,
+        kernel: &Kernel,
+        release: &str,
+        found: &BTreeMap<String, bool>,
+    ) -> Vec<String> {
+        let mistake = |feature: &Feature| {
+            let lacks = self.lacks(&feature.name, kernel, release);
+            match (lacks, found.get(&feature.name)?) {
+                (Some(why), true) => {
+                    Some(format!("it has {} and its tests are skipped: {why}", feature.name))
+                }
+                (None, false) => Some(format!("it should have {}, and has not", feature.name)),
+                _ => None,
+            }
+        };
+        self.features.iter().filter_map(mistake).collect()
+    }
+}
+
+/// Major and minor number of a release: `6.8.0-142-generic` is 6.8.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether a test is meant by a name: its own, or that of a module it is in.
@@ -106,10 +177,31 @@ mod tests {
     fn a_test_is_skipped_where_its_feature_is_missing_and_nowhere_else() {
         let list = List::read().unwrap();
         let [oldest, newest] = &list.choose(&[], false).unwrap()[..] else { panic!("two") };
-        assert_eq!(list.skip("mptcp::a_test", oldest).as_deref(), Some("no mptcp in this kernel"));
-        assert_eq!(list.skip("mptcp::a_test", newest), None);
-        assert_eq!(list.skip("mptcp_like::a_test", oldest), None);
+        let skip = |test, kernel, release| list.skip(test, kernel, release);
+        assert_eq!(skip("mptcp::a", oldest, "5.10.0-46").as_deref(), Some("mptcp: built without MPTCP"));
+        assert_eq!(skip("mptcp::a", newest, "7.2.13+deb14-cloud-amd64"), None);
+        assert_eq!(skip("mptcp_like::a", oldest, "5.10.0-46"), None);
+        assert_eq!(
+            skip("doors_uring::a", oldest, "5.10.0").as_deref(),
+            Some("io-uring-bind comes with 6.11")
+        );
+        assert_eq!(skip("doors_uring::a", newest, "6.11.0"), None);
+        let udp_lite = "autobind::protocols_have_ports_of_their_own";
+        assert_eq!(skip(udp_lite, newest, "7.2.13").as_deref(), Some("udp-lite went with 7.1"));
         assert!(list.choose(&["none"], false).is_err());
         assert_eq!(list.choose(&[], true).unwrap().len(), list.kernels.len());
+    }
+    #[test]
+    fn a_skip_on_a_kernel_that_has_the_feature_is_a_mistake() {
+        let list = List::read().unwrap();
+        let [oldest, newest] = &list.choose(&[], false).unwrap()[..] else { panic!("two") };
+        let found = |there: bool| BTreeMap::from([("mptcp".to_owned(), there)]);
+        assert_eq!(
+            list.mistakes(oldest, "5.10.0", &found(true)),
+            ["it has mptcp and its tests are skipped: mptcp: built without MPTCP"]
+        );
+        assert_eq!(list.mistakes(newest, "7.2.0", &found(false)), ["it should have mptcp, and has not"]);
+        assert!(list.mistakes(newest, "7.2.0", &found(true)).is_empty());
+        assert!(list.mistakes(oldest, "5.10.0", &found(false)).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 mod cpio;
 mod guest;
 mod image;
+mod kept;
 mod list;
 mod outcome;
 mod packages;
@@ -16,15 +17,19 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
+use self::guest::Boot;
 use self::image::Programs;
+use self::kept::Kept;
 use self::list::{Kernel, List};
 use self::outcome::Outcome;
 use self::packages::Fetched;
+use self::table::Column;
 use crate::setup::{self, Part};
 use crate::shell;
 
-/// How long one scenario may take in a guest, in seconds. Emulation is ten to thirty times slower than the machine.
-const PATIENCE: u64 = 360;
+/// How long one scenario may take in a guest, in seconds. Emulation is ten to thirty times slower than the machine, and the
+/// machine may be busy: no verdict comes of time unless something hangs.
+const PATIENCE: u64 = 1800;
 
 /// What to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,6 +41,10 @@ pub(crate) struct Options<'a> {
     /// The scenarios of `quick` alone.
     quick: bool,
     update: bool,
+    /// A line of shell to run instead of scenarios; what it prints is shown.
+    run: Option<&'a str>,
+    /// Goes onto the kernel's command line.
+    append: Vec<&'a str>,
     /// Writes the table to docs/kernels.md.
     write: bool,
 }
@@ -53,6 +62,8 @@ impl<'a> Options<'a> {
                 "--update" => options.update = true,
                 "--write" => options.write = true,
                 "--backend" => options.backend = Some(value()?),
+                "--run" => options.run = Some(value()?),
+                "--append" => options.append.push(value()?),
                 "--scenario" => options.scenarios.push(value()?),
                 option if option.starts_with('-') => bail!("no such option: {option}"),
                 kernel => options.kernels.push(kernel),
@@ -70,13 +81,10 @@ struct Test {
     skipped: Option<String>,
 }
 
-/// A kernel, and what came of it.
-pub(crate) struct Verdict {
-    kernel: Kernel,
-    version: String,
+/// A kernel, and what came of one boot of it.
+struct Verdict {
+    column: Column,
     outcome: Outcome,
-    /// By scenario: tests that were left out, and why.
-    skipped: BTreeMap<String, Vec<(String, String)>>,
     /// What is wrong, one line each.
     wrong: Vec<String>,
 }
@@ -108,26 +116,15 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     });
     let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let verdicts: Vec<Verdict> = done.into_values().collect::<Result<_, _>>()?;
-    let table = table::markdown(&verdicts);
-    println!("\n{table}");
+    let failed = verdicts.iter().filter(|verdict| !verdict.wrong.is_empty()).count();
+    let columns: Vec<Column> = verdicts.into_iter().map(|verdict| verdict.column).collect();
+    let table = table::markdown(&columns);
+    println!("\n{table}\n");
     if options.write {
-        table::store(&table)?;
-    }
-    let mut failed = 0;
-    for verdict in &verdicts {
-        let (ran, skipped) = verdict.counts();
-        let word = if verdict.wrong.is_empty() { "ok" } else { "FAILED" };
-        println!(
-            "vm: {word:<6} {:<14} {ran} ran, {skipped} skipped ({})",
-            verdict.kernel.name, verdict.version
-        );
-        for line in &verdict.wrong {
-            println!("vm:        {line}");
-        }
-        failed += usize::from(!verdict.wrong.is_empty());
+        table::store(&columns, &table)?;
     }
     if failed > 0 {
-        bail!("{failed} of {} kernels failed: see {}", verdicts.len(), results().display());
+        bail!("{failed} of {} kernels failed: see {}", columns.len(), results().display());
     }
     Ok(())
 }
@@ -159,13 +156,13 @@ fn run(
     for (program, name) in tests {
         let scenario = name.split("::").next().unwrap_or(name);
         let quick = options.quick && list.quick.iter().any(|quick| quick == scenario);
-        let all = options.scenarios.is_empty() && !options.quick;
+        let all = options.scenarios.is_empty() && !options.quick && options.run.is_none();
         if all || quick || options.scenarios.contains(&scenario) {
-            let skipped = list.skip(name, kernel);
+            let skipped = list.skip(name, kernel, &fetched.release);
             scenarios.entry(scenario).or_default().push(Test { program, name: name.clone(), skipped });
         }
     }
-    if scenarios.is_empty() {
+    if scenarios.is_empty() && options.run.is_none() {
         bail!("no such scenario");
     }
     let backends: Vec<&String> = kernel
@@ -176,23 +173,35 @@ fn run(
     if backends.is_empty() {
         bail!("{} has the backends {}", kernel.name, kernel.backends.join(", "));
     }
-    let plan = plan(&scenarios, &backends, kernel);
+    let plan = plan(list, options, &scenarios, &backends, kernel);
     let files = folder.join("initramfs");
     image::write(&files, kernel, fetched, programs, &plan)?;
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
-    let began = Instant::now();
-    let outcome = guest::boot(&packages::image(kernel), &files, &kernel.known, &folder, |line| {
+    let (began, day) = (Instant::now(), kept::day()?);
+    let mut kept = Kept::read(kernel, fetched);
+    // With another command line it is not the kernel that users have.
+    let stock = options.append.is_empty();
+    let boot =
+        Boot { image: &packages::image(kernel), files: &files, append: &options.append, folder: &folder };
+    let outcome = boot.run(&kernel.known, |line, so_far| {
         if let Some(said) = line.strip_prefix("@@ end ") {
             println!("vm: {:>4} s  {:<13} {said}", began.elapsed().as_secs(), kernel.name);
+            kept.renew(so_far, &day);
+            if stock && let Err(error) = kept.write(kernel) {
+                println!("vm: {error:#}");
+            }
         } else if line.starts_with("test ") && line.ends_with("FAILED") {
             println!("vm: {:>4} s  {:<13} {line}", began.elapsed().as_secs(), kernel.name);
+        } else if options.run.is_some() && !line.starts_with("@@") {
+            println!("{line}");
         }
     })?;
     std::fs::remove_file(&files)?;
 
     let mut wrong = Vec::new();
     for backend in &backends {
-        for (name, tests) in &scenarios {
+        for (name, tests) in scenarios.iter().filter(|(name, _)| wanted(list, options, name, backend, kernel))
+        {
             let expected = tests.iter().filter(|test| test.skipped.is_none()).count();
             let found =
                 outcome.scenarios.iter().find(|found| found.backend == **backend && found.name == *name);
@@ -213,30 +222,47 @@ fn run(
         }
     }
     wrong.extend(outcome.trouble.iter().map(|line| format!("the kernel says: {line}")));
+    wrong.extend(list.mistakes(kernel, &fetched.release, &outcome.features));
     if outcome.silent {
         wrong.push("it said nothing for too long, and was ended".to_owned());
     }
     if !outcome.finished {
         wrong.push("it did not come to its end".to_owned());
     }
-    let skipped = scenarios.into_iter().map(|(name, tests)| {
-        (name.to_owned(), tests.into_iter().filter_map(|test| Some((test.name, test.skipped?))).collect())
-    });
-    Ok(Verdict {
-        kernel: kernel.clone(),
-        version: fetched.version().to_owned(),
-        outcome,
-        skipped: skipped.collect(),
-        wrong,
-    })
+    let mut skipped: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for (_, name) in tests {
+        let scenario = name.split("::").next().unwrap_or(name);
+        let of = skipped.entry(scenario.to_owned()).or_default();
+        of.extend(list.skip(name, kernel, &fetched.release).map(|why| (name.clone(), why)));
+    }
+    let verdict = Verdict { column: Column { kernel: kernel.clone(), kept, skipped }, outcome, wrong };
+    verdict.tell(began.elapsed().as_secs());
+    Ok(verdict)
+}
+
+/// Whether a scenario runs by a backend: where it depends on it, and where that was asked for.
+fn wanted(list: &List, options: &Options<'_>, scenario: &str, backend: &str, kernel: &Kernel) -> bool {
+    options.backend.is_some() || list.is_for(scenario, backend, kernel)
 }
 
 /// The end of the guest's script: every scenario by every backend.
-fn plan(scenarios: &BTreeMap<&str, Vec<Test>>, backends: &[&String], kernel: &Kernel) -> String {
-    let mut plan =
-        format!("PATIENCE={PATIENCE}\nexport BINDWATCH_TEST_FEATURES={}\n", kernel.features.join(","));
+fn plan(
+    list: &List,
+    options: &Options<'_>,
+    scenarios: &BTreeMap<&str, Vec<Test>>,
+    backends: &[&String],
+    kernel: &Kernel,
+) -> String {
+    let mut plan = format!("PATIENCE={PATIENCE}\n");
+    // What is only tried by hand needs no trial of what there is.
+    for feature in list.features.iter().filter(|_| options.run.is_none()) {
+        if let Some(probe) = &feature.probe {
+            plan += &format!("feature {} \"$(cat <<'@@'\n{probe}\n@@\n)\"\n", feature.name);
+        }
+    }
     for backend in backends {
-        for (name, tests) in scenarios {
+        for (name, tests) in scenarios.iter().filter(|(name, _)| wanted(list, options, name, backend, kernel))
+        {
             let chosen: Vec<&Test> = tests.iter().filter(|test| test.skipped.is_none()).collect();
             if let Some(first) = chosen.first() {
                 let names: Vec<&str> = chosen.iter().map(|test| test.name.as_str()).collect();
@@ -244,16 +270,25 @@ fn plan(scenarios: &BTreeMap<&str, Vec<Test>>, backends: &[&String], kernel: &Ke
             }
         }
     }
-    plan + "echo '@@ finished'\n"
+    plan += options.run.unwrap_or_default();
+    plan + "\necho '@@ finished'\n"
 }
 
 impl Verdict {
-    /// Tests that ran and that did not.
-    fn counts(&self) -> (usize, usize) {
-        let ran =
-            self.outcome.scenarios.iter().map(|scenario| scenario.passed.len() + scenario.failed.len()).sum();
-        let backends = self.kernel.backends.len();
-        (ran, self.skipped.values().map(Vec::len).sum::<usize>() * backends)
+    /// Says it.
+    fn tell(&self, seconds: u64) {
+        let scenarios = &self.outcome.scenarios;
+        let ran: usize = scenarios.iter().map(|one| one.passed.len() + one.failed.len()).sum();
+        let skipped: usize = self.column.skipped.values().map(Vec::len).sum();
+        let word = if self.wrong.is_empty() { "ok" } else { "FAILED" };
+        let Kernel { name, .. } = &self.column.kernel;
+        let version = &self.column.kept.version;
+        println!(
+            "vm: {word:<6} {name:<14} {ran} ran, {skipped} skipped by each backend ({version}, {seconds} s)"
+        );
+        for line in &self.wrong {
+            println!("vm:        {name:<14} {line}");
+        }
     }
 }
 

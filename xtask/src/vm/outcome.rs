@@ -1,5 +1,9 @@
 //! What a guest wrote, understood.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 /// What the kernel says when something is wrong with it, or with what it was made to run.
 const TROUBLE: [&str; 13] = [
     "Kernel panic",
@@ -18,10 +22,12 @@ const TROUBLE: [&str; 13] = [
 ];
 
 /// One boot.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// What `uname -r` said.
     pub(crate) release: String,
+    /// Features that were tried, and whether they are there.
+    pub(crate) features: BTreeMap<String, bool>,
     /// What ran, in order.
     pub(crate) scenarios: Vec<Scenario>,
     /// Lines of the kernel that nobody wants to see.
@@ -33,7 +39,7 @@ pub(crate) struct Outcome {
 }
 
 /// One scenario by one backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Scenario {
     pub(crate) backend: String,
     pub(crate) name: String,
@@ -51,6 +57,9 @@ pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -
     for line in results.lines() {
         match line.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["@@", "kernel", release] => (*release).clone_into(&mut outcome.release),
+            ["@@", "feature", name, there] => {
+                outcome.features.insert((*name).to_owned(), *there == "yes");
+            }
             ["@@", "begin", backend, name] => outcome.scenarios.push(Scenario {
                 backend: (*backend).to_owned(),
                 name: (*name).to_owned(),
@@ -93,10 +102,11 @@ mod tests {
 
     #[test]
     fn what_a_guest_said_is_counted_by_scenario() {
-        let results = "@@ kernel 6.1.0\n@@ begin cgroup co_bind\ntest co_bind::a ... ok\ntest co_bind::b ... FAILED\n\n\
+        let results = "@@ kernel 6.1.0\n@@ feature deny yes\n@@ feature mptcp no\n@@ begin cgroup co_bind\ntest co_bind::a ... ok\ntest co_bind::b ... FAILED\n\n\
                        @@ end cgroup co_bind 101 7\n@@ begin cgroup storm\n";
         let outcome = of(results, "[    0.1] clocksource: tsc\n", &[], false);
         assert_eq!(outcome.release, "6.1.0");
+        assert_eq!(outcome.features.values().collect::<Vec<_>>(), [&true, &false]);
         let [one, other] = &outcome.scenarios[..] else { panic!("{outcome:?}") };
         assert_eq!((one.passed.len(), one.failed.len(), one.status, one.seconds), (1, 1, Some(101), 7));
         assert_eq!((other.name.as_str(), other.status), ("storm", None));

@@ -13,6 +13,10 @@ use crate::shell;
 const MODULES: [&str; 7] =
     ["inet_diag", "tcp_diag", "udp_diag", "raw_diag", "mptcp_diag", "unix_diag", "veth"];
 
+/// What mirrors sign with.
+const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
+
 /// The file that says what was fetched; written last.
 const RECORD: &str = "kernel.json";
 
@@ -32,7 +36,6 @@ pub(crate) struct Fetched {
 pub(crate) struct Package {
     name: String,
     version: String,
-    url: String,
     sha256: String,
     #[serde(skip)]
     depends: String,
@@ -64,7 +67,8 @@ pub(crate) fn fetch(kernel: &Kernel, update: bool) -> anyhow::Result<Fetched> {
     match known {
         Some(known) if !update => Ok(known),
         known => {
-            let packages = resolve(kernel)?;
+            let apt = Apt::update(kernel)?;
+            let packages = resolve(kernel, &apt)?;
             if let Some(known) = known
                 && known.packages.iter().map(|package| &package.sha256).eq(packages.iter().map(|p| &p.sha256))
             {
@@ -74,48 +78,104 @@ pub(crate) fn fetch(kernel: &Kernel, update: bool) -> anyhow::Result<Fetched> {
                 std::fs::remove_dir_all(&folder)?;
             }
             std::fs::create_dir_all(&folder)?;
-            let fetched = unpack(&folder, packages)?;
+            let fetched = unpack(&folder, packages, kernel, &apt)?;
             std::fs::write(&record, serde_json::to_vec_pretty(&fetched)?)?;
             Ok(fetched)
         }
     }
 }
 
-/// The newest package of the kernel's image, and those that it is completed by.
-fn resolve(kernel: &Kernel) -> anyhow::Result<Vec<Package>> {
-    let mut packages = Vec::new();
-    for source in &kernel.from {
-        let Some((mirror, suite)) = source.split_once(' ') else { bail!("{source}: a mirror and a suite") };
-        let url = format!("{mirror}/dists/{suite}/main/binary-amd64/Packages.xz");
-        println!("vm: looking for {} in {url}", kernel.image);
-        let index =
-            shell::output(shell::command("sh").args(["-c", "curl -sSfL \"$1\" | xz -dc", "sh", &url]))?;
-        packages.extend(index.split("\n\n").filter_map(|stanza| package(stanza, mirror)));
+/// apt with the sources of one kernel, apart from the machine's own: it asks the mirrors, checks what they have signed, and
+/// fetches.
+struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    /// Asks a kernel's mirrors what they have.
+    fn update(kernel: &Kernel) -> anyhow::Result<Self> {
+        let apt = Self { folder: shell::target_dir().join("vm/apt").join(&kernel.name) };
+        for folder in ["state/lists/partial", "cache/archives/partial"] {
+            std::fs::create_dir_all(apt.folder.join(folder))?;
+        }
+        let keyring = |mirror: &str| match mirror {
+            mirror if !mirror.contains("ubuntu") => DEBIAN_KEYS,
+            _ => UBUNTU_KEYS,
+        };
+        let mut sources = String::new();
+        for source in &kernel.from {
+            let Some((mirror, suite)) = source.split_once(' ') else {
+                bail!("{source}: a mirror and a suite")
+            };
+            println!("vm: asking {mirror} for {} in {suite}", kernel.image);
+            let keys = keyring(mirror);
+            // Debian has no package with Ubuntu's keys.
+            let trust = if Path::new(keys).is_file() {
+                format!("signed-by={keys}")
+            } else {
+                println!("vm: its signature is not checked: there is no {keys}");
+                "trusted=yes".to_owned()
+            };
+            sources += &format!("deb [arch={} {trust}] {mirror} {suite} main\n", kernel.architecture);
+        }
+        std::fs::write(apt.folder.join("sources.list"), sources)?;
+        shell::run(apt.command("apt-get", kernel).args(["-qq", "update"]))?;
+        Ok(apt)
     }
+
+    fn command(&self, program: &str, kernel: &Kernel) -> std::process::Command {
+        let mut command = shell::command(program);
+        let folder = self.folder.display();
+        for option in [
+            format!("Dir::State={folder}/state"),
+            format!("Dir::Cache={folder}/cache"),
+            format!("Dir::Etc::sourcelist={folder}/sources.list"),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            format!("APT::Architecture={}", kernel.architecture),
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+            // The folder is not that of the user that apt would fetch as.
+            "APT::Sandbox::User=root".to_owned(),
+        ] {
+            command.args(["-o", &option]);
+        }
+        command
+    }
+
+    /// The packages of a name, in all versions.
+    fn packages(&self, kernel: &Kernel, names: &[&str]) -> anyhow::Result<Vec<Package>> {
+        let shown = shell::output(self.command("apt-cache", kernel).arg("show").args(names))?;
+        Ok(shown.split("\n\n").filter_map(package).collect())
+    }
+}
+
+/// The newest package of the kernel's image, and those that it is completed by.
+fn resolve(kernel: &Kernel, apt: &Apt) -> anyhow::Result<Vec<Package>> {
     let Some((before, after)) = kernel.image.split_once('*') else { bail!("{}: no *", kernel.image) };
-    let newest = packages
-        .iter()
-        .filter(|package| {
-            let version = package.name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-            version.is_some_and(|version| version.starts_with(|first: char| first.is_ascii_digit()))
-        })
-        .max_by(|one, other| compare(&one.version, &other.version))
-        .with_context(|| format!("no {} in {}", kernel.image, kernel.from.join(", ")))?;
-    let parts = newest.depends.split([',', '|']).filter_map(|word| word.split_whitespace().next());
-    let parts = parts.filter(|name| name.starts_with("linux-binary-") || name.starts_with("linux-modules-"));
-    let mut chosen = vec![newest.clone()];
-    for name in parts {
-        let part = packages
-            .iter()
-            .filter(|package| package.name == name)
-            .max_by(|one, other| compare(&one.version, &other.version));
-        chosen.push(part.with_context(|| format!("{} needs {name}, which is nowhere", newest.name))?.clone());
+    let pattern = format!("^{}[0-9].*{}$", before.replace('.', "\\."), after.replace('.', "\\."));
+    let mut search = apt.command("apt-cache", kernel);
+    let listed = shell::output(search.args(["search", "--names-only", &pattern]))?;
+    let names: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    if names.is_empty() {
+        bail!("no {} in {}", kernel.image, kernel.from.join(", "));
+    }
+    let newest = |packages: Vec<Package>| {
+        packages.into_iter().max_by(|one, other| compare(&one.version, &other.version))
+    };
+    let newest_image = newest(apt.packages(kernel, &names)?).context("apt shows no package")?;
+    let depends = newest_image.depends.clone();
+    let mut chosen = vec![newest_image];
+    for name in depends.split([',', '|']).filter_map(|word| word.split_whitespace().next()) {
+        if name.starts_with("linux-binary-") || name.starts_with("linux-modules-") {
+            let part = newest(apt.packages(kernel, &[name])?);
+            chosen.push(part.with_context(|| format!("the image needs {name}, which is nowhere"))?);
+        }
     }
     Ok(chosen)
 }
 
 /// A stanza of a package index.
-fn package(stanza: &str, mirror: &str) -> Option<Package> {
+fn package(stanza: &str) -> Option<Package> {
     let field = |name: &str| {
         stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
     };
@@ -124,7 +184,6 @@ fn package(stanza: &str, mirror: &str) -> Option<Package> {
     Some(Package {
         name,
         version: field("Version")?,
-        url: format!("{mirror}/{}", field("Filename")?),
         sha256: field("SHA256")?,
         depends: field("Depends").unwrap_or_default(),
     })
@@ -148,16 +207,18 @@ fn compare(one: &str, other: &str) -> Ordering {
     parts(one).cmp(&parts(other))
 }
 
-fn unpack(folder: &Path, packages: Vec<Package>) -> anyhow::Result<Fetched> {
+fn unpack(folder: &Path, packages: Vec<Package>, kernel: &Kernel, apt: &Apt) -> anyhow::Result<Fetched> {
     let tree = folder.join("unpacked");
     for package in &packages {
-        let file = folder.join("package.deb");
-        println!("vm: fetching {}", package.url);
-        shell::run(shell::command("curl").args(["-sSfL", "--output"]).arg(&file).arg(&package.url))?;
-        let found = shell::output(shell::command("sha256sum").arg(&file))?;
-        if !found.starts_with(&package.sha256) {
-            bail!("{} is not what the mirror's index promises: {found}", package.url);
-        }
+        println!("vm: fetching {} {}", package.name, package.version);
+        let version = format!("{}={}", package.name, package.version);
+        let mut download = apt.command("apt-get", kernel);
+        shell::run(download.args(["-qq", "download", &version]).current_dir(folder))?;
+        let file = std::fs::read_dir(folder)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|ending| ending == "deb"));
+        let file =
+            file.with_context(|| format!("apt did not leave {} in {}", package.name, folder.display()))?;
         shell::run(shell::command("dpkg-deb").arg("--extract").arg(&file).arg(&tree))?;
         std::fs::remove_file(&file)?;
     }
@@ -229,8 +290,8 @@ mod tests {
     #[test]
     fn a_stanza_is_a_package() {
         let text = "Package: linux-image-6.1.0-50-cloud-amd64\nVersion: 6.1.176-1\nFilename: pool/a.deb\nSHA256: 00ff";
-        let found = package(text, "https://mirror").unwrap();
-        assert_eq!((found.url.as_str(), found.sha256.as_str()), ("https://mirror/pool/a.deb", "00ff"));
-        assert!(package("Package: bash\nVersion: 1\nFilename: a\nSHA256: b", "").is_none());
+        let found = package(text).unwrap();
+        assert_eq!((found.version.as_str(), found.sha256.as_str()), ("6.1.176-1", "00ff"));
+        assert!(package("Package: bash\nVersion: 1\nFilename: a\nSHA256: b").is_none());
     }
 }

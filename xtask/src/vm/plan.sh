@@ -11,4 +11,7 @@ scenario() {
   echo
   echo "@@ end $backend $name $status $(($(cut -d. -f1 /proc/uptime) - start))"
 }
+feature() {
+  if eval "$2" > /dev/null 2>&1; then echo "@@ feature $1 yes"; else echo "@@ feature $1 no"; fi
+}
 echo "@@ kernel $(uname -r)"

@@ -1,81 +1,150 @@
-//! The matrix: kernel, backend, scenario, and how many tests ran.
+//! The matrix: kernel, backend, scenario, how many tests passed, how many were left out, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 
-use super::Verdict;
+use super::kept::{Entry, Kept};
+use super::list::Kernel;
 use crate::shell;
 
 /// Between these lines of docs/kernels.md the table is written.
 const BEGIN: &str = "<!-- made by `cargo xtask vm --all --write`: begin -->";
 const END: &str = "<!-- end -->";
 
-/// The table.
-pub(crate) fn markdown(verdicts: &[Verdict]) -> String {
-    let columns: Vec<(&Verdict, &String)> = verdicts
-        .iter()
-        .flat_map(|verdict| verdict.kernel.backends.iter().map(move |b| (verdict, b)))
-        .collect();
-    let names: BTreeSet<&String> = verdicts.iter().flat_map(|verdict| verdict.skipped.keys()).collect();
-    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+/// A kernel, what came of it so far, and by scenario what is left out there: a test, and why.
+pub(crate) struct Column {
+    pub(crate) kernel: Kernel,
+    pub(crate) kept: Kept,
+    pub(crate) skipped: BTreeMap<String, Vec<(String, String)>>,
+}
+
+/// The table: a column for each kernel, and in it a number for each backend.
+pub(crate) fn markdown(columns: &[Column]) -> String {
+    let names: BTreeSet<&String> = columns.iter().flat_map(|column| column.skipped.keys()).collect();
+    let mut reasons: Vec<String> = Vec::new();
     let mut text = String::from("| scenario |");
-    for (verdict, backend) in &columns {
-        text += &format!(" {} {}, {backend} |", verdict.kernel.distribution, release(verdict));
+    for column in columns {
+        text += &format!(" {} {} |", column.kernel.distribution, release(&column.kept.release));
     }
-    text += &format!("\n|---|{}\n", "---|".repeat(columns.len()));
+    text += &format!("\n|---|{}\n| |", "---|".repeat(columns.len()));
+    for column in columns {
+        text += &format!(" {} |", column.kernel.backends.join(" · "));
+    }
+    text.push('\n');
     for name in names {
         text += &format!("| `{name}` |");
-        for (verdict, backend) in &columns {
-            let ran = verdict.outcome.scenarios.iter().find(|s| s.name == *name && s.backend == **backend);
-            let mut cell = Vec::new();
-            if let Some(scenario) = ran {
-                cell.push(scenario.passed.len().to_string());
-                if !scenario.failed.is_empty() || scenario.status != Some(0) {
-                    cell.push(format!("**{} failed**", scenario.failed.len().max(1)));
-                }
-            }
-            let skipped = verdict.skipped.get(name).map_or(&[][..], Vec::as_slice);
-            for (_, reason) in skipped {
-                let next = reasons.len() + 1;
-                let number = *reasons.entry(reason).or_insert(next);
-                let note = format!("[{number}]");
-                match cell.iter().position(|word| word.ends_with(&note)) {
-                    Some(_) => {}
-                    None => {
-                        let count = skipped.iter().filter(|(_, other)| other == reason).count();
-                        cell.push(format!("{count} skipped {note}"));
-                    }
-                }
-            }
-            text += &format!(" {} |", cell.join(", "));
+        for column in columns {
+            text += &format!(" {} |", cell(column, name, &mut reasons));
         }
         text.push('\n');
     }
-    let mut notes: Vec<(usize, &str)> =
-        reasons.into_iter().map(|(reason, number)| (number, reason)).collect();
-    notes.sort_unstable();
-    for (number, reason) in notes {
-        text += &format!("\n\\[{number}\\] {reason}.  ");
+    text += "| **all** |";
+    for column in columns {
+        let sums = column.kernel.backends.iter().map(|backend| {
+            let passed: usize = column.kept.of(backend).values().map(|e| e.scenario.passed.len()).sum();
+            passed.to_string()
+        });
+        text += &format!(" {} |", sums.collect::<Vec<_>>().join(" · "));
+    }
+    text.push('\n');
+    for (at, reason) in reasons.iter().enumerate() {
+        text += &format!("\n\\[{}\\] {reason}.  ", at + 1);
     }
     text
 }
 
-fn release(verdict: &Verdict) -> &str {
-    let release = verdict.outcome.release.as_str();
+fn cell(column: &Column, name: &str, reasons: &mut Vec<String>) -> String {
+    let skipped = column.skipped.get(name).map_or(&[][..], Vec::as_slice);
+    let results: Vec<Option<&Entry>> =
+        column.kernel.backends.iter().map(|backend| column.kept.of(backend).get(name).copied()).collect();
+    let mut words = Vec::new();
+    if results.iter().any(Option::is_some) {
+        let numbers = results.iter().map(|result| result.map_or_else(|| "–".to_owned(), number));
+        words.push(numbers.collect::<Vec<_>>().join(" · "));
+    } else if skipped.is_empty() {
+        words.push("–".to_owned());
+    }
+    let mut told = BTreeSet::new();
+    for (_, reason) in skipped {
+        if told.insert(reason) {
+            let at = reasons.iter().position(|known| known == reason).unwrap_or_else(|| {
+                reasons.push(reason.clone());
+                reasons.len() - 1
+            });
+            let count = skipped.iter().filter(|(_, other)| other == reason).count();
+            words.push(format!("{count} skipped [{}]", at + 1));
+        }
+    }
+    words.join(", ")
+}
+
+fn number(entry: &Entry) -> String {
+    let scenario = &entry.scenario;
+    if scenario.status == Some(0) && scenario.failed.is_empty() {
+        return scenario.passed.len().to_string();
+    }
+    format!("{} and **{} failed**", scenario.passed.len(), scenario.failed.len().max(1))
+}
+
+fn release(release: &str) -> &str {
     release.split(['-', '+']).next().unwrap_or(release)
 }
 
-/// Writes it to docs/kernels.md, with the day.
-pub(crate) fn store(table: &str) -> anyhow::Result<()> {
+/// Writes it to docs/kernels.md, with the days of its results.
+pub(crate) fn store(columns: &[Column], table: &str) -> anyhow::Result<()> {
     let file = shell::root().join("docs/kernels.md");
     let text = std::fs::read_to_string(&file)?;
     let (before, rest) =
         text.split_once(BEGIN).with_context(|| format!("docs/kernels.md has no line {BEGIN}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("docs/kernels.md has no line {END}"))?;
-    let day = shell::output(shell::command("date").args(["-u", "+%F"]))?;
+    let days: BTreeSet<&str> =
+        columns.iter().flat_map(|column| &column.kept.entries).map(|entry| entry.day.as_str()).collect();
+    let days = days.into_iter().collect::<Vec<_>>().join(" and ");
     let table = table.trim_end();
-    std::fs::write(&file, format!("{before}{BEGIN}\n\nRun on {day}.\n\n{table}\n\n{END}{after}"))?;
-    println!("vm: docs/kernels.md has the table of {day}");
+    std::fs::write(&file, format!("{before}{BEGIN}\n\nRun on {days}.\n\n{table}\n\n{END}{after}"))?;
+    println!("vm: docs/kernels.md has the table of {days}");
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod tests {
+    use super::*;
+    use crate::vm::list::List;
+    use crate::vm::outcome::{Outcome, Scenario};
+
+    #[test]
+    fn a_cell_has_a_number_for_each_backend_and_says_what_was_left_out() {
+        let kernel = List::read().unwrap().choose(&["debian-11"], false).unwrap().remove(0);
+        let ran = |backend: &str, status, failed: &[&str]| Scenario {
+            backend: backend.to_owned(),
+            name: "storm".to_owned(),
+            passed: vec!["storm::a".to_owned(), "storm::b".to_owned()],
+            failed: failed.iter().map(|name| (*name).to_owned()).collect(),
+            status: Some(status),
+            seconds: 1,
+        };
+        let scenarios = vec![ran("fexit", 0, &[]), ran("kprobe", 101, &["storm::c"])];
+        let mut kept = Kept { release: "5.10.0-46-cloud".to_owned(), ..Kept::default() };
+        kept.renew(&Outcome { scenarios, ..Outcome::default() }, "2026-01-01");
+        let left_out = vec![("storm::d".to_owned(), "no such thing".to_owned())];
+        let skipped =
+            BTreeMap::from([("storm".to_owned(), left_out.clone()), ("mptcp".to_owned(), left_out)]);
+        let table = markdown(&[Column { kernel, kept, skipped }]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "| scenario | Debian 11 5.10.0 |",
+                "|---|---|",
+                "| | fexit · kprobe · tracepoint |",
+                "| `mptcp` | 1 skipped [1] |",
+                "| `storm` | 2 · 2 and **1 failed** · –, 1 skipped [1] |",
+                "| **all** | 2 · 2 · 0 |",
+                "",
+                "\\[1\\] no such thing.  ",
+            ]
+        );
+    }
 }

@@ -1,0 +1,102 @@
+//! What is known of each kernel, kept from run to run: a run of one scenario by one backend renews that and nothing else.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::list::Kernel;
+use super::outcome::{Outcome, Scenario};
+use super::packages::Fetched;
+use crate::shell;
+
+/// The last result of each scenario by each backend.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Kept {
+    /// The package it was.
+    pub(crate) version: String,
+    /// What `uname -r` said.
+    pub(crate) release: String,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// One scenario by one backend.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Entry {
+    #[serde(flatten)]
+    pub(crate) scenario: Scenario,
+    /// When it ran, as a day.
+    pub(crate) day: String,
+}
+
+fn file(kernel: &Kernel) -> PathBuf {
+    shell::target_dir().join("vm/kept").join(format!("{}.json", kernel.name))
+}
+
+impl Kept {
+    /// What is kept of a kernel; nothing where it was another package.
+    pub(crate) fn read(kernel: &Kernel, fetched: &Fetched) -> Self {
+        let kept = std::fs::read(file(kernel)).ok();
+        let kept: Option<Self> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        kept.filter(|kept| kept.version == fetched.version()).unwrap_or_else(|| Self {
+            version: fetched.version().to_owned(),
+            release: fetched.release.clone(),
+            entries: Vec::new(),
+        })
+    }
+
+    /// Renews what came to its end in this boot.
+    pub(crate) fn renew(&mut self, outcome: &Outcome, day: &str) {
+        for scenario in outcome.scenarios.iter().filter(|scenario| scenario.status.is_some()) {
+            self.entries.retain(|entry| {
+                (&entry.scenario.backend, &entry.scenario.name) != (&scenario.backend, &scenario.name)
+            });
+            self.entries.push(Entry { scenario: scenario.clone(), day: day.to_owned() });
+        }
+    }
+
+    /// Keeps it.
+    pub(crate) fn write(&self, kernel: &Kernel) -> anyhow::Result<()> {
+        let file = file(kernel);
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_vec_pretty(self)?;
+        std::fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))
+    }
+
+    /// By scenario, what a backend did.
+    pub(crate) fn of(&self, backend: &str) -> BTreeMap<&str, &Entry> {
+        let entries = self.entries.iter().filter(|entry| entry.scenario.backend == backend);
+        entries.map(|entry| (entry.scenario.name.as_str(), entry)).collect()
+    }
+}
+
+/// Today.
+pub(crate) fn day() -> anyhow::Result<String> {
+    Ok(shell::output(shell::command("date").args(["-u", "+%F"]))?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(backend: &str, name: &str, status: Option<i32>) -> Scenario {
+        Scenario { backend: backend.to_owned(), name: name.to_owned(), status, ..Scenario::default() }
+    }
+
+    #[test]
+    fn a_run_renews_what_it_ran_and_nothing_else() {
+        let mut kept = Kept::default();
+        let first = vec![ran("fexit", "storm", Some(101)), ran("kprobe", "storm", Some(0))];
+        kept.renew(&Outcome { scenarios: first, ..Outcome::default() }, "2026-01-01");
+        let second = vec![ran("fexit", "storm", Some(0)), ran("kprobe", "storm", None)];
+        kept.renew(&Outcome { scenarios: second, ..Outcome::default() }, "2026-01-02");
+        let days: Vec<(&str, Option<i32>)> = ["fexit", "kprobe"]
+            .iter()
+            .filter_map(|backend| kept.of(backend).get("storm").map(|e| (e.day.as_str(), e.scenario.status)))
+            .collect();
+        assert_eq!(days, [("2026-01-02", Some(0)), ("2026-01-01", Some(0))]);
+    }
+}
