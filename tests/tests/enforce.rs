@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 
 use rustix::process::Signal;
-use scenarios::wait::{Deadline, Process};
+use scenarios::wait::{Deadline, Process, SLOWNESS};
 use scenarios::{Actor, Folder, Log, Report, Run, bindwatch, loopback};
 
 /// An actor that is the command of an enforcing `run`, with two children that are strangers to each other.
@@ -62,6 +62,9 @@ impl Job {
     }
 }
 
+/// Processes that want a tenth as many ports.
+const RACERS: u64 = 500 / SLOWNESS;
+
 #[test]
 fn of_many_that_race_for_a_port_one_wins() {
     let racers = Actor::program().with_file_name("racers");
@@ -71,13 +74,14 @@ fn of_many_that_race_for_a_port_one_wins() {
         let folder = Folder::new();
         let run = Run::bindwatch(["run", "--quiet", "--on-conflict", "deny", "--output"]);
         let run = run.args([folder.file("log.jsonl")]).args(["--"]).args([&racers]);
-        let outcome = run.args(["500", "50", &address.to_string(), "20000", kind]).outcome().expect(0);
-        assert_eq!(outcome.stdout, "won 50 lost 450\n", "{kind}");
+        let (all, each) = (RACERS.to_string(), (RACERS / 10).to_string());
+        let outcome = run.args([&all, &each, &address.to_string(), "20000", kind]).outcome().expect(0);
+        assert_eq!(outcome.stdout, format!("won {each} lost {}\n", RACERS / 10 * 9), "{kind}");
         let report = Log::at(&folder.file("log.jsonl")).report();
         // Other tests have findings on ::1 as well.
         let mut findings = report.at(address);
-        findings.retain(|finding| (20_000..20_050).contains(&finding.number("port")));
-        assert_eq!(findings.len(), 50, "{report}");
+        findings.retain(|finding| (20_000..20_000 + RACERS / 10).contains(&finding.number("port")));
+        assert_eq!(findings.len() as u64, RACERS / 10, "{report}");
         for finding in findings {
             assert_eq!((finding.kind(), finding.number("count")), ("denied", 9));
             assert_eq!(finding.holders().len(), 1);
@@ -86,8 +90,9 @@ fn of_many_that_race_for_a_port_one_wins() {
     }
     // The same where nothing is enforced, beside one that is.
     let (_job, address) = (Job::start(&[]), loopback().to_string());
-    let outcome = Run::new(&racers).args(["500", "50", &address, "20000"]).outcome().expect(0);
-    assert!(outcome.stdout.starts_with("won 500 lost 0\n"), "{outcome}");
+    let (all, each) = (RACERS.to_string(), (RACERS / 10).to_string());
+    let outcome = Run::new(&racers).args([&all, &each, &address, "20000"]).outcome().expect(0);
+    assert!(outcome.stdout.starts_with(&format!("won {RACERS} lost 0\n")), "{outcome}");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use scenarios::wait::SLOWNESS;
 use scenarios::{Actor, Log, Recording, Run, loopback};
 
-const PROCESSES: u64 = 2_500;
+const PROCESSES: u64 = if SLOWNESS == 1 { 2_500 } else { 100 };
 const BINDS: u64 = 100;
 
 /// The `bind` records that the log says were lost.

@@ -28,7 +28,7 @@ usage: cargo xtask VERB
                          whose programs are large to install
   vm [KERNEL…] [--all]   the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json unless
                          told which; --quick: the most telling scenarios, --backend B, --scenario S, --update: newer
-                         packages, --append WORDS: for the kernel, --run LINE: shell instead of scenarios,
+                         packages, --append WORDS: for the kernel, --run LINE: of shell before scenarios,
                          --write: the table of docs/kernels.md
   dist                   what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)

@@ -21,6 +21,7 @@ mod picture;
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use scenarios::wait::SLOWNESS;
 use scenarios::{Actor, Recording};
 
 use history::{Chance, World};
@@ -29,7 +30,7 @@ use picture::{Kernel, Picture};
 /// Calls of one history.
 const CALLS: u64 = 10_000;
 /// Histories of one run.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = if SLOWNESS == 1 { 20 } else { 1 };
 /// Steps between two looks.
 const STEPS: u64 = 400;
 /// Sockets whose holders are asked for at one look. Some are not looked up: bindwatch looks at 200 ports a second.

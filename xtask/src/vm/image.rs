@@ -15,7 +15,7 @@ use crate::shell;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs of the machine that tests start, with the libraries they need. The rest is busybox's.
-const TOOLS: [&str; 7] = ["bpftool", "dash", "ip", "nsenter", "setpriv", "unshare", "zstd"];
+const TOOLS: [&str; 9] = ["bpftool", "dash", "env", "ip", "nsenter", "setpriv", "sleep", "unshare", "zstd"];
 
 /// Actors, beside the test programs.
 const ACTORS: [&str; 6] = ["actor", "denier", "oldkernel", "panics", "racers", "storm"];

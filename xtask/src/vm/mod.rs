@@ -41,7 +41,7 @@ pub(crate) struct Options<'a> {
     /// The scenarios of `quick` alone.
     quick: bool,
     update: bool,
-    /// A line of shell to run instead of scenarios; what it prints is shown.
+    /// A line of shell to run before the scenarios that are named, or instead of any; what it prints is shown.
     run: Option<&'a str>,
     /// Goes onto the kernel's command line.
     append: Vec<&'a str>,
@@ -179,8 +179,8 @@ fn run(
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
     let (began, day) = (Instant::now(), kept::day()?);
     let mut kept = Kept::read(kernel, fetched);
-    // With another command line it is not the kernel that users have.
-    let stock = options.append.is_empty();
+    // With another command line, or after something was done to it, it is not the kernel that users have.
+    let stock = options.append.is_empty() && options.run.is_none();
     let boot =
         Boot { image: &packages::image(kernel), files: &files, append: &options.append, folder: &folder };
     let outcome = boot.run(&kernel.known, |line, so_far| {
@@ -254,6 +254,9 @@ fn plan(
     kernel: &Kernel,
 ) -> String {
     let mut plan = format!("PATIENCE={PATIENCE}\n");
+    if let Some(line) = options.run {
+        plan += &format!("{line}\n");
+    }
     // What is only tried by hand needs no trial of what there is.
     for feature in list.features.iter().filter(|_| options.run.is_none()) {
         if let Some(probe) = &feature.probe {
@@ -270,8 +273,7 @@ fn plan(
             }
         }
     }
-    plan += options.run.unwrap_or_default();
-    plan + "\necho '@@ finished'\n"
+    plan + "echo '@@ finished'\n"
 }
 
 impl Verdict {
