@@ -354,7 +354,7 @@ impl Ledger {
     }
 
     /// A new socket, or one at a new place.
-    fn enter(&mut self, mut socket: Socket, now: Moment) {
+    fn enter(&mut self, mut socket: Box<Socket>, now: Moment) {
         if socket.round == 0 {
             // What was bound since an inventory began is none of its business.
             socket.round = self.round.number;
@@ -364,8 +364,10 @@ impl Ledger {
         }
         let (port, place, cookie) = (socket.port, socket.place, socket.cookie);
         self.lingering.gone(cookie);
-        self.holdings.insert(socket);
-        self.review(port, place, Some(cookie), now);
+        let alone = self.holdings.insert(socket);
+        if !alone || !self.overlaps.is_empty() {
+            self.review(port, place, Some(cookie), now);
+        }
     }
 
     /// A socket leaves its place for good.
@@ -378,7 +380,7 @@ impl Ledger {
     }
 
     /// A socket is no longer at its place.
-    fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Socket> {
+    fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Box<Socket>> {
         let socket = self.holdings.remove(cookie)?;
         self.records.follow(&socket, &[], now);
         for id in &socket.findings {

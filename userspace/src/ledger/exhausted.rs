@@ -215,8 +215,10 @@ impl Ledger {
     /// their binds tell.
     fn users(&self, port: PortKey) -> Vec<Party> {
         let mut counts: BTreeMap<ProcessKey, usize> = BTreeMap::new();
-        let all = || self.holdings.between(PortKey { port: 0, ..port }, PortKey { port: u16::MAX, ..port });
-        for holder in all().flat_map(Socket::holders) {
+        let is_here = |socket: &&Socket| {
+            (socket.port.netns, socket.port.protocol) == (port.netns, port.protocol) && socket.port.port != 0
+        };
+        for holder in self.holdings.any_order().filter(is_here).flat_map(Socket::holders) {
             *counts.entry(*holder).or_default() += 1;
         }
         let mut most: Vec<(usize, ProcessKey)> =
@@ -230,11 +232,7 @@ impl Ledger {
                 .held_by(process)
                 .filter_map(|cookie: Cookie| self.holdings.get(cookie))
                 .collect();
-            sockets.retain(|socket| {
-                socket.port.netns == port.netns
-                    && socket.port.protocol == port.protocol
-                    && socket.port.port != 0
-            });
+            sockets.retain(is_here);
             sockets.sort_unstable_by_key(|socket| (socket.known, socket.cookie));
             sockets.truncate(super::party::STAKES_MAX);
             parties.extend(sockets.into_iter().map(|socket| Party::holding(&self.kin, process, socket)));

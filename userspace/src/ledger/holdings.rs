@@ -1,6 +1,6 @@
 //! Every live socket, indexed by endpoint and by holder.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map, hash_map};
+use std::collections::{BTreeSet, hash_map};
 use std::ops::{Bound, RangeBounds};
 
 use crate::event::{BootTime, Cookie, ProcessKey, Seq};
@@ -42,9 +42,10 @@ const LAST_PROCESS: Option<ProcessKey> = Some(ProcessKey { tgid: u32::MAX, start
 /// The live sockets.
 #[derive(Default)]
 pub(super) struct Holdings {
-    sockets: Table<Cookie, Socket>,
+    /// Each in a place of its own: most live for a moment, and are handed on rather than copied.
+    sockets: Table<Cookie, Box<Socket>>,
     /// Those whose port is known, by [`PortKey::packed`].
-    ports: BTreeMap<u64, Few<Slot>>,
+    ports: Table<u64, Few<Slot>>,
     held: Table<ProcessKey, Few<Cookie>>,
     /// Sockets that others have from their binder, which has let go of them.
     left: BTreeSet<(ProcessKey, Cookie)>,
@@ -56,21 +57,26 @@ impl Holdings {
     }
 
     pub(super) fn get(&self, cookie: Cookie) -> Option<&Socket> {
-        self.sockets.get(&cookie)
+        self.sockets.get(&cookie).map(AsRef::as_ref)
     }
 
     /// For changes that touch neither endpoint nor holders.
     pub(super) fn get_mut(&mut self, cookie: Cookie) -> Option<&mut Socket> {
-        self.sockets.get_mut(&cookie)
+        self.sockets.get_mut(&cookie).map(AsMut::as_mut)
     }
 
-    pub(super) fn insert(&mut self, socket: Socket) {
+    /// Takes a socket in. True when no other is on its port.
+    pub(super) fn insert(&mut self, socket: Box<Socket>) -> bool {
+        let mut alone = true;
         if socket.port.port != 0 {
             let slot = Slot::of(&socket);
-            self.ports
-                .entry(socket.port.packed())
-                .and_modify(|slots| slots.insert(slot))
-                .or_insert(Few::One(slot));
+            match self.ports.entry(socket.port.packed()) {
+                hash_map::Entry::Occupied(mut slots) => {
+                    slots.get_mut().insert(slot);
+                    alone = slots.get().len() == 1;
+                }
+                hash_map::Entry::Vacant(none) => drop(none.insert(Few::One(slot))),
+            }
         }
         let cookie = socket.cookie;
         for holder in socket.holders() {
@@ -78,12 +84,13 @@ impl Holdings {
         }
         self.left.extend(socket.left_by().map(|binder| (binder, cookie)));
         self.sockets.insert(cookie, socket);
+        alone
     }
 
-    pub(super) fn remove(&mut self, cookie: Cookie) -> Option<Socket> {
+    pub(super) fn remove(&mut self, cookie: Cookie) -> Option<Box<Socket>> {
         let socket = self.sockets.remove(&cookie)?;
         if socket.port.port != 0
-            && let btree_map::Entry::Occupied(mut slots) = self.ports.entry(socket.port.packed())
+            && let hash_map::Entry::Occupied(mut slots) = self.ports.entry(socket.port.packed())
             && slots.get_mut().remove(&Slot::of(&socket))
         {
             slots.remove();
@@ -118,12 +125,14 @@ impl Holdings {
 
     /// Every socket, in no particular order.
     pub(super) fn any_order(&self) -> impl Iterator<Item = &Socket> {
-        self.sockets.values()
+        self.sockets.values().map(AsRef::as_ref)
     }
 
     /// Sockets with a known port, by namespace, protocol, port, place.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &Socket> {
-        self.ports.values().flat_map(Few::iter).filter_map(|slot| self.sockets.get(&slot.cookie))
+        let mut ports: Vec<(&u64, &Few<Slot>)> = self.ports.iter().collect();
+        ports.sort_unstable_by_key(|(port, _)| **port);
+        ports.into_iter().flat_map(|(_, slots)| slots.iter()).filter_map(|slot| self.get(slot.cookie))
     }
 
     /// Who holds which socket, in the order of processes, and of each of cookies.
@@ -145,19 +154,13 @@ impl Holdings {
 
     /// Sockets of a port, place by place.
     pub(super) fn on_port(&self, port: PortKey) -> impl Iterator<Item = &Socket> {
-        self.slots(port, ..).filter_map(|slot| self.sockets.get(&slot.cookie))
-    }
-
-    /// Sockets on the ports from the first to the last.
-    pub(super) fn between(&self, first: PortKey, last: PortKey) -> impl Iterator<Item = &Socket> {
-        let ports = self.ports.range(first.packed()..=last.packed());
-        ports.flat_map(|(_, slots)| slots.iter()).filter_map(|slot| self.sockets.get(&slot.cookie))
+        self.slots(port, ..).filter_map(|slot| self.get(slot.cookie))
     }
 
     /// Sockets at one place of a port.
     pub(super) fn at(&self, port: PortKey, place: Place) -> impl Iterator<Item = &Socket> {
         let slots = self.slots(port, Slot::first(place)..=Slot::last(place));
-        slots.filter_map(|slot| self.sockets.get(&slot.cookie))
+        slots.filter_map(|slot| self.get(slot.cookie))
     }
 
     /// The slots behind this one at the same place.

@@ -1,7 +1,7 @@
 //! What is over and still explains a failure: ports that were released a moment ago, and closed TCP sockets whose
 //! connections keep the port.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque, hash_map};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::event::{BootTime, Cookie, Family, Options, ProcessKey, Protocol, Seq, TcpState, Uid};
 
@@ -13,6 +13,8 @@ use super::socket::Socket;
 pub(super) const RELEASE_NS: u64 = 60_000_000_000;
 /// Ports whose release is remembered, each once for each process, releases.
 pub(super) const RELEASES_MAX: usize = 65_536;
+/// Ports of which a release was remembered that are kept, forgotten ones included, ports: twice what the queue can have.
+const LATEST_MAX: usize = 4 * RELEASES_MAX;
 /// Closed sockets with connections remembered, sockets.
 pub(super) const LINGERING_MAX: usize = 16_384;
 
@@ -37,17 +39,27 @@ struct Queued {
     repeated: bool,
 }
 
+/// The latest release of a port: its number, and who released it, so that the queue is not looked into.
+#[derive(Clone, Copy, Debug)]
+struct Latest {
+    number: u64,
+    process: ProcessKey,
+}
+
 /// The latest release of each port by each process, while it is recent.
 ///
-/// Nearly all of them are never asked for: they are queued as they come, each port's linked from the latest back.
+/// Nearly all of them are never asked for: they are queued as they come, and when somebody asks, or there are many, each
+/// port's are linked from the latest back.
 #[derive(Default)]
 pub(super) struct Releases {
     queue: VecDeque<Queued>,
     /// Number of the queue's first release; the first ever has 1.
     first: u64,
+    /// Number of the first release that is not linked yet.
+    unlinked: u64,
     repeated: usize,
-    /// Number of each port's latest release, by [`PortKey::packed`].
-    latest: Table<u64, u64>,
+    /// Each port's latest release, by [`PortKey::packed`]; with a number before `first` it is forgotten.
+    latest: Table<u64, Latest>,
 }
 
 impl Releases {
@@ -57,15 +69,10 @@ impl Releases {
         let port = socket.port.packed();
         let release = Release { process, cookie: socket.cookie, bound: socket.known, released: seq, at };
         self.first = self.first.max(1);
-        let number = self.first + self.queue.len() as u64;
-        let before = self.latest.insert(port, number).unwrap_or(0);
-        if let Some(known) = self.queued(before)
-            && known.release.process == process
-        {
-            known.repeated = true;
-            self.repeated += 1;
+        self.queue.push_back(Queued { port, release, before: 0, repeated: false });
+        if self.queue.len() > RELEASES_MAX {
+            self.link();
         }
-        self.queue.push_back(Queued { port, release, before, repeated: false });
         let mut forgot = false;
         while let Some(oldest) = self.queue.front() {
             let aged = at.since(oldest.release.at) > RELEASE_NS;
@@ -75,32 +82,60 @@ impl Releases {
             }
             forgot |= !aged && !oldest.repeated;
             self.repeated -= usize::from(oldest.repeated);
-            if let hash_map::Entry::Occupied(latest) = self.latest.entry(oldest.port)
-                && *latest.get() == self.first
-            {
-                latest.remove();
-            }
             self.queue.pop_front();
             self.first += 1;
         }
         forgot
     }
 
-    /// The release of this number, when it is in the queue still.
-    fn queued(&mut self, number: u64) -> Option<&mut Queued> {
-        let at = number.checked_sub(self.first)?;
-        self.queue.get_mut(usize::try_from(at).ok()?)
+    /// Links what came since this was called last: to be called before [`Releases::of`], which has to look through it
+    /// otherwise.
+    pub(super) fn link(&mut self) {
+        let end = self.first + self.queue.len() as u64;
+        for number in self.unlinked.max(self.first)..end {
+            let Some(at) = self.place(number) else { continue };
+            let Some((port, process)) =
+                self.queue.get(at).map(|queued| (queued.port, queued.release.process))
+            else {
+                continue;
+            };
+            let Some(before) = self.latest.insert(port, Latest { number, process }) else { continue };
+            if before.process == process
+                && let Some(known) = self.place(before.number).and_then(|at| self.queue.get_mut(at))
+            {
+                known.repeated = true;
+                self.repeated += 1;
+            }
+            if let Some(queued) = self.queue.get_mut(at) {
+                queued.before = before.number;
+            }
+        }
+        self.unlinked = end;
+        if self.latest.len() > LATEST_MAX {
+            // At most half of them are in the queue, so this is rare.
+            self.latest.retain(|_, latest| latest.number >= self.first);
+        }
+    }
+
+    /// Where in the queue the release of this number is, when it is not forgotten.
+    fn place(&self, number: u64) -> Option<usize> {
+        usize::try_from(number.checked_sub(self.first)?).ok()
+    }
+
+    /// How many of the queue's releases are linked, from the first.
+    fn linked(&self) -> usize {
+        self.place(self.unlinked).unwrap_or(0).min(self.queue.len())
     }
 
     /// The latest release of a port by each process in the last minute, by process.
     pub(super) fn of(&self, port: PortKey, now: BootTime) -> Vec<Release> {
         let mut found: BTreeMap<ProcessKey, Release> = BTreeMap::new();
-        let mut next = self.latest.get(&port.packed()).copied().unwrap_or(0);
-        while let Some(queued) = next
-            .checked_sub(self.first)
-            .and_then(|at| usize::try_from(at).ok())
-            .and_then(|at| self.queue.get(at))
-        {
+        let recent = self.queue.range(self.linked()..).rev();
+        for queued in recent.filter(|queued| queued.port == port.packed()) {
+            found.entry(queued.release.process).or_insert(queued.release);
+        }
+        let mut next = self.latest.get(&port.packed()).map_or(0, |latest| latest.number);
+        while let Some(queued) = self.place(next).and_then(|at| self.queue.get(at)) {
             next = queued.before;
             let release = queued.release;
             found.entry(release.process).or_insert(release);
@@ -120,9 +155,12 @@ impl Releases {
 
     pub(super) fn check(&self) -> Result<(), String> {
         let repeated = self.queue.iter().filter(|queued| queued.repeated).count();
-        let ports: BTreeSet<u64> = self.queue.iter().map(|queued| queued.port).collect();
-        let (length, known) = (self.queue.len(), self.latest.len());
-        if repeated != self.repeated || ports.len() != known || length > 2 * RELEASES_MAX {
+        let linked = self.queue.range(..self.linked());
+        let ports: BTreeSet<u64> = linked.map(|queued| queued.port).collect();
+        let known = self.latest.values().filter(|latest| latest.number >= self.first).count();
+        let length = self.queue.len();
+        let too_many = length > 2 * RELEASES_MAX || self.latest.len() > LATEST_MAX;
+        if repeated != self.repeated || ports.len() != known || too_many {
             return Err(format!(
                 "{length} releases of {} ports, {known} known, {repeated} repeated",
                 ports.len()
@@ -221,5 +259,66 @@ impl Linger {
             return Ok(());
         }
         Err(format!("{} lingering sockets, {} indexed", self.sockets.len(), self.by_port.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{Ifindex, Inum, NetnsCookie, SocketFacts};
+    use crate::ledger::socket::State;
+
+    fn socket(cookie: u64, port: u16, tgid: u32) -> Box<Socket> {
+        let facts = SocketFacts {
+            cookie: Cookie(cookie),
+            netns: Inum(1),
+            netns_cookie: NetnsCookie(1),
+            family: Family::Inet,
+            protocol: Protocol::Tcp,
+            address: std::net::IpAddr::from([127, 0, 0, 1]),
+            port,
+            options: Options { device: Ifindex(0), ..Options::default() },
+            uid: Uid(0),
+        };
+        let binder = ProcessKey { tgid, start: 1 };
+        Socket::new(&facts, State::Bound, Some(binder), Some(BootTime(1)), Seq(cookie))
+    }
+
+    proptest! {
+        /// Whenever they are linked, they are the same.
+        #[test]
+        fn releases_are_found_linked_or_not(
+            steps in proptest::collection::vec((1..5_u16, 1..4_u32, 0..30_u64, any::<bool>()), 1..60),
+        ) {
+            let (mut never, mut always, mut some) =
+                (Releases::default(), Releases::default(), Releases::default());
+            let mut now = BootTime(0);
+            for (number, (port, tgid, seconds, links)) in steps.into_iter().enumerate() {
+                now = BootTime(now.0 + seconds * 1_000_000_000);
+                let socket = socket(number as u64 + 1, port, tgid);
+                for releases in [&mut never, &mut always, &mut some] {
+                    prop_assert!(!releases.add(&socket, Seq(number as u64 + 100), now));
+                }
+                always.link();
+                if links {
+                    some.link();
+                }
+                for port in 1..5 {
+                    let port = PortKey { netns: Inum(1), protocol: Protocol::Tcp, port };
+                    let found = |releases: &Releases| -> Vec<_> {
+                        let found = releases.of(port, now).into_iter();
+                        found.map(|one| (one.process, one.cookie, one.released)).collect()
+                    };
+                    let linked = found(&always);
+                    prop_assert_eq!(&found(&never), &linked);
+                    prop_assert_eq!(&found(&some), &linked);
+                }
+                for releases in [&never, &always, &some] {
+                    prop_assert_eq!(releases.check(), Ok(()));
+                }
+            }
+        }
     }
 }

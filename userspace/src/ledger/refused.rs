@@ -97,6 +97,7 @@ impl Ledger {
 
     /// A call cannot have its endpoint, and what is in its way says why.
     pub(super) fn blame(&mut self, call: Call<'_>, kind: Kind, now: Moment) -> Option<FindingId> {
+        self.releases.link();
         let (waited, wait) = self.failed_after_wait(call.facts.cookie, kind);
         let port = PortKey::of(call.facts);
         let blockers = self.blockers(call.facts);
@@ -233,6 +234,7 @@ impl Ledger {
 
     /// A row of the kernel's tables that was looked up for a failed call.
     pub(super) fn table_row(&mut self, row: &TableRow, now: Moment) {
+        self.releases.link();
         let Some(pending) = self.refusals.pending.get(&row.asked_by) else { return };
         let (wanted, socket) = (&pending.facts, &row.socket);
         let newcomer = (wanted.options, wanted.uid);

@@ -100,8 +100,8 @@ impl Socket {
         binder: Option<ProcessKey>,
         since: Option<BootTime>,
         known: Seq,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             cookie: facts.cookie,
             port: PortKey::of(facts),
             place: Place::of(facts),
@@ -125,7 +125,7 @@ impl Socket {
             known,
             listened: if matches!(state, State::Listen) { known } else { Seq(0) },
             findings: Vec::new(),
-        }
+        })
     }
 
     /// The local address as the socket has it: v4-mapped on an IPv6 socket.

@@ -7,6 +7,7 @@
 mod file;
 mod line;
 mod reader;
+mod recent;
 #[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]

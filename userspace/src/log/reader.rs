@@ -350,14 +350,12 @@ impl Reader {
     /// The next line's event, when the line is of a common kind and as it was written: in place.
     fn common(&mut self) -> Option<Which> {
         // An error comes again, and is told, where the line is read the usual way.
-        let ahead = self.ahead.get(self.rest.clone())?;
-        let end = memchr::memchr(b'\n', ahead)?;
-        let which = self.room.read(ahead.get(..end)?)?;
+        let (which, length) = self.room.read(self.ahead.get(self.rest.clone())?)?;
         let seq = self.room.event(which).seq;
         if seq <= self.last {
             return None;
         }
-        self.rest.start += end + 1;
+        self.rest.start += length;
         self.ending.lines += 1;
         self.last = seq;
         Some(which)

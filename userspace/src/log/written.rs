@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::line::hook_named;
+use super::recent::Recent;
 use crate::event::{
     Accepted, Bind, Body, BootTime, Changed, Close, Cookie, Door, Event, Exit, Family, Gone, Hook, Ifindex,
     Inum, Listen, NetnsCookie, OptionSet, Options, ProcessKey, Protocol, Seq, Setting, SocketFacts, TcpState,
@@ -57,6 +58,25 @@ pub(super) struct Room {
     unlisten: Event,
     /// What is not read here is kept here all the same.
     pub(super) other: Event,
+    recent: Parts,
+}
+
+/// Parts of lines that mostly are as they were.
+struct Parts {
+    /// By kind.
+    hooks: [Recent<Hook>; KINDS],
+    spaces: Recent<Space>,
+    options: Recent<(Options, Uid)>,
+    closes: Recent<(TcpState, u32)>,
+}
+
+/// What comes before a socket's address.
+#[derive(Clone, Copy)]
+struct Space {
+    netns: Inum,
+    netns_cookie: NetnsCookie,
+    family: Family,
+    protocol: Protocol,
 }
 
 /// Which of them.
@@ -74,16 +94,25 @@ pub(super) enum Which {
     Other,
 }
 
+/// Common kinds.
+const KINDS: usize = Which::Other as usize;
+
 impl Room {
     pub(super) fn new() -> Self {
         let event = |body| Event { seq: Seq(0), at: BootTime(0), hook: Hook::Bindwatch, body };
         let (cookie, process) = (Cookie(0), ProcessKey { tgid: 0, start: 0 });
-        let socket = SocketFacts {
-            cookie,
+        let space = Space {
             netns: Inum(0),
             netns_cookie: NetnsCookie(0),
             family: Family::Inet,
             protocol: Protocol::Tcp,
+        };
+        let socket = SocketFacts {
+            cookie,
+            netns: space.netns,
+            netns_cookie: space.netns_cookie,
+            family: space.family,
+            protocol: space.protocol,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 0,
             options: Options::default(),
@@ -108,38 +137,40 @@ impl Room {
             option: event(Body::Option(OptionSet { cookie, setting: Setting::Multicast })),
             unlisten: event(Body::Unlisten(Unlisten { cookie, backlog: 0 })),
             other: event(Body::Gone(Gone { cookie })),
+            recent: Parts {
+                hooks: std::array::from_fn(|_| Recent::new(Hook::Bindwatch)),
+                spaces: Recent::new(space),
+                options: Recent::new((Options::default(), Uid(0))),
+                closes: Recent::new((TcpState::Close, 0)),
+            },
         }
     }
 
-    /// Reads a line that is exactly as it would be written and of a common kind.
-    pub(super) fn read(&mut self, line: &[u8]) -> Option<Which> {
-        let head = head(line)?;
-        let which = match head.kind {
-            b"bind" => Which::Bind,
-            b"close" => Which::Close,
-            b"listen" => Which::Listen,
-            b"accepted" => Which::Accepted,
-            b"changed" => Which::Changed,
-            b"exit" => Which::Exit,
-            b"gone" => Which::Gone,
-            b"option" => Which::Option,
-            b"unlisten" => Which::Unlisten,
-            _ => return None,
-        };
-        let event = self.event_mut(which);
-        (event.seq, event.at, event.hook) = (head.seq, head.at, head.hook);
-        let mut scanner = Scanner(head.fields);
+    /// Reads the line that `text` begins with, when it is whole, exactly as it would be written, and of a common kind;
+    /// also how long it is, its line feed included.
+    pub(super) fn read(&mut self, text: &[u8]) -> Option<(Which, usize)> {
+        let mut scanner = Scanner(text);
+        scanner.skip(b"{\"type\":\"")?;
+        let which = scanner.kind()?;
+        let seq = Seq(scanner.number()?);
+        let at = BootTime(scanner.number_after(b",\"at\":")?);
+        let hook = scanner.recent(self.recent.hooks.get_mut(which as usize)?, Scanner::hook)?;
+        let (event, parts) = self.event_mut(which);
+        (event.seq, event.at, event.hook) = (seq, at, hook);
         match &mut event.body {
-            Body::Bind(bind) => scanner.bind(bind)?,
-            Body::Close(close) => *close = scanner.close()?,
+            Body::Bind(bind) => scanner.bind(bind, parts)?,
+            Body::Close(close) => {
+                close.cookie = scanner.cookie()?;
+                (close.state, close.backlog) = scanner.recent(&mut parts.closes, Scanner::close)?;
+            }
             Body::Listen(listen) => {
-                *listen = Listen { process: scanner.process()?, socket: scanner.socket()? };
+                *listen = Listen { process: scanner.process()?, socket: scanner.socket(parts)? };
             }
             Body::Accepted(accepted) => {
                 let cookie = scanner.cookie()?;
                 *accepted = Accepted { cookie, connections: scanner.number_after(b",\"connections\":")? };
             }
-            Body::Changed(changed) => *changed = scanner.changed()?,
+            Body::Changed(changed) => *changed = scanner.changed(parts)?,
             Body::Exit(exit) => exit.process = scanner.process()?,
             Body::Gone(gone) => gone.cookie = scanner.cookie()?,
             Body::Option(option) => {
@@ -151,7 +182,11 @@ impl Room {
             }
             _ => return None,
         }
-        (scanner.0 == b"}").then_some(which)
+        if which != Which::Close {
+            scanner.skip(b"}")?;
+        }
+        scanner.skip(b"\n")?;
+        Some((which, text.len() - scanner.0.len()))
     }
 
     pub(super) const fn event(&self, which: Which) -> &Event {
@@ -169,8 +204,8 @@ impl Room {
         }
     }
 
-    const fn event_mut(&mut self, which: Which) -> &mut Event {
-        match which {
+    const fn event_mut(&mut self, which: Which) -> (&mut Event, &mut Parts) {
+        let event = match which {
             Which::Bind => &mut self.bind,
             Which::Close => &mut self.close,
             Which::Listen => &mut self.listen,
@@ -181,7 +216,8 @@ impl Room {
             Which::Option => &mut self.option,
             Which::Unlisten => &mut self.unlisten,
             Which::Other => &mut self.other,
-        }
+        };
+        (event, &mut self.recent)
     }
 }
 
@@ -189,6 +225,43 @@ impl Room {
 struct Scanner<'a>(&'a [u8]);
 
 impl<'a> Scanner<'a> {
+    /// The same as `read`, unless it was read a moment ago.
+    #[inline]
+    fn recent<T: Copy>(
+        &mut self,
+        recent: &mut Recent<T>,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        let (found, rest) = recent.read(self.0, |text| {
+            let mut scanner = Scanner(text);
+            Some((read(&mut scanner)?, scanner.0))
+        })?;
+        self.0 = rest;
+        Some(found)
+    }
+
+    /// The kind of a common line, up to its number.
+    #[inline]
+    fn kind(&mut self) -> Option<Which> {
+        Some(match self.0.first()? {
+            b'b' => self.skip(b"bind\",\"seq\":").map(|()| Which::Bind)?,
+            b'c' if self.has(b"close\",\"seq\":") => Which::Close,
+            b'c' => self.skip(b"changed\",\"seq\":").map(|()| Which::Changed)?,
+            b'l' => self.skip(b"listen\",\"seq\":").map(|()| Which::Listen)?,
+            b'a' => self.skip(b"accepted\",\"seq\":").map(|()| Which::Accepted)?,
+            b'e' => self.skip(b"exit\",\"seq\":").map(|()| Which::Exit)?,
+            b'g' => self.skip(b"gone\",\"seq\":").map(|()| Which::Gone)?,
+            b'o' => self.skip(b"option\",\"seq\":").map(|()| Which::Option)?,
+            b'u' => self.skip(b"unlisten\",\"seq\":").map(|()| Which::Unlisten)?,
+            _ => return None,
+        })
+    }
+
+    fn hook(&mut self) -> Option<Hook> {
+        let name = self.text_after(b",\"hook\":\"")?;
+        Some(hook_named(std::str::from_utf8(name).ok()?))
+    }
+
     /// The length is known to the compiler, which compares a few words then.
     fn skip<const N: usize>(&mut self, expected: &[u8; N]) -> Option<()> {
         let (start, rest) = self.0.split_first_chunk::<N>()?;
@@ -297,6 +370,9 @@ impl<'a> Scanner<'a> {
 
     fn address(&mut self) -> Option<IpAddr> {
         self.skip(b",\"address\":\"")?;
+        if self.has(b"127.0.0.1\"") {
+            return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
         let start = self.0;
         let mut octet = |end| {
             let octet = u8::try_from(self.number()?).ok()?;
@@ -315,8 +391,7 @@ impl<'a> Scanner<'a> {
         std::str::from_utf8(self.text_after(b"")?).ok()?.parse().ok()
     }
 
-    fn socket(&mut self) -> Option<SocketFacts> {
-        let cookie = self.number_after(b",\"socket\":{\"cookie\":").map(Cookie)?;
+    fn space(&mut self) -> Option<Space> {
         let netns = Inum(self.number_after(b",\"netns\":")?);
         let netns_cookie = NetnsCookie(self.number_after(b",\"netns_cookie\":")?);
         let family = match self.text_after(b",\"family\":\"")? {
@@ -330,26 +405,43 @@ impl<'a> Scanner<'a> {
             b"udplite" => Protocol::Udplite,
             _ => return None,
         };
+        Some(Space { netns, netns_cookie, family, protocol })
+    }
+
+    fn socket(&mut self, parts: &mut Parts) -> Option<SocketFacts> {
+        let cookie = self.number_after(b",\"socket\":{\"cookie\":").map(Cookie)?;
+        let Space { netns, netns_cookie, family, protocol } = self.recent(&mut parts.spaces, Self::space)?;
         let address = self.address()?;
         let port = self.number_after(b",\"port\":")?;
-        let options = self.options()?;
-        let uid = Uid(self.number_after(b",\"uid\":")?);
-        self.skip(b"}")?;
+        let (options, uid) = self.recent(&mut parts.options, |scanner| {
+            let options = scanner.options()?;
+            let uid = Uid(scanner.number_after(b",\"uid\":")?);
+            scanner.skip(b"}").map(|()| (options, uid))
+        })?;
         Some(SocketFacts { cookie, netns, netns_cookie, family, protocol, address, port, options, uid })
     }
 
-    fn bind(&mut self, bind: &mut Bind) -> Option<()> {
+    fn bind(&mut self, bind: &mut Bind, parts: &mut Parts) -> Option<()> {
         bind.process = self.process()?;
         bind.tid = Tid(self.number_after(b",\"tid\":")?);
-        let comm = self.text_after(b",\"comm\":\"")?;
-        if bind.comm.as_bytes() != comm {
-            bind.comm.clear();
-            bind.comm.push_str(std::str::from_utf8(comm).ok()?);
+        // The same name as the last is not looked at again.
+        let key = b",\"comm\":\"";
+        let after = self.0.strip_prefix(key).and_then(|text| text.strip_prefix(bind.comm.as_bytes()));
+        match after.and_then(|text| text.strip_prefix(b"\"")) {
+            Some(rest) => self.0 = rest,
+            None => {
+                let comm = std::str::from_utf8(self.text_after(key)?).ok()?;
+                bind.comm.clear();
+                bind.comm.push_str(comm);
+            }
         }
-        bind.socket = self.socket()?;
+        bind.socket = self.socket(parts)?;
         bind.requested_port = self.number_after(b",\"requested_port\":")?;
+        if self.has(b",\"door\":\"syscall\"") {
+            bind.door = Door::Syscall;
+            return Some(());
+        }
         bind.door = match self.text_after(b",\"door\":\"")? {
-            b"syscall" => Door::Syscall,
             b"io-uring" => Door::IoUring,
             b"compat" => Door::Compat,
             _ => return None,
@@ -372,14 +464,15 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    fn close(&mut self) -> Option<Close> {
-        let (cookie, state) = (self.cookie()?, self.state()?);
-        Some(Close { cookie, state, backlog: self.number_after(b",\"backlog\":")? })
+    /// How a socket was closed, with the brace behind it, which ends the number.
+    fn close(&mut self) -> Option<(TcpState, u32)> {
+        let (state, backlog) = (self.state()?, self.number_after(b",\"backlog\":")?);
+        self.skip(b"}").map(|()| (state, backlog))
     }
 
-    fn changed(&mut self) -> Option<Changed> {
+    fn changed(&mut self, parts: &mut Parts) -> Option<Changed> {
         let process = if self.0.starts_with(b",\"process\":") { Some(self.process()?) } else { None };
-        Some(Changed { process, socket: self.socket()?, state: self.state()? })
+        Some(Changed { process, socket: self.socket(parts)?, state: self.state()? })
     }
 
     fn setting(&mut self) -> Option<Setting> {
@@ -426,92 +519,4 @@ fn digits(bytes: [u8; 8]) -> (usize, u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::log::samples::events;
-    use crate::log::{Line, decode, encode};
-
-    fn written(event: &Event) -> Vec<u8> {
-        let mut line = Vec::new();
-        encode(event, &mut line).unwrap();
-        assert_eq!(line.pop(), Some(b'\n'));
-        line
-    }
-
-    /// What is read here.
-    fn by_hand(line: &[u8]) -> Option<Event> {
-        let mut room = Room::new();
-        let which = room.read(line)?;
-        Some(room.event(which).clone())
-    }
-
-    /// What serde makes of the same line: a space makes sure that it is asked.
-    fn by_serde(line: &[u8]) -> Option<Event> {
-        let mut line = [b"{ ", &line[1..]].concat();
-        match decode(&mut line) {
-            Ok(Line::Event(event)) => Some(event),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_here_and_not_left_to_serde() {
-        let common = ["bind", "close", "listen", "accepted", "changed", "exit", "gone", "option", "unlisten"];
-        let all = events("node");
-        for event in all.iter().filter(|event| common.contains(&event.body.type_name())) {
-            assert_eq!(by_hand(&written(event)).as_ref(), Some(event));
-        }
-    }
-
-    #[test]
-    fn digits_stop_where_they_stop() {
-        for (text, count, value) in
-            [("12345678", 8, 12_345_678), ("0000000x", 7, 0), ("7,\"at\":1", 1, 7), ("/0000000", 0, 0)]
-        {
-            assert_eq!(digits(text.as_bytes()[..8].try_into().unwrap()), (count, value), "{text}");
-        }
-        for byte in 0..=255 {
-            let expected = if byte == b'9' { (8, 99_999_999) } else { (3, 999) };
-            let found = digits([b'9', b'9', b'9', byte, b'9', b'9', b'9', b'9']);
-            assert!(found == expected || (byte.is_ascii_digit() && found.0 == 8), "{byte}: {found:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn numbers_are_those_of_serde(number in any::<u64>(), shift in 0..64_u32, rest in "[0-9,.}e]{0,9}") {
-            let text = format!("{}{rest}", number >> shift);
-            let mut scanner = Scanner(text.as_bytes());
-            let found = scanner.number();
-            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-            prop_assert_eq!(found, serde_json::from_str::<u64>(&text[..digits]).ok());
-            prop_assert!(found.is_none() || scanner.0 == &text.as_bytes()[digits..]);
-        }
-
-        #[test]
-        fn what_is_read_here_serde_reads_alike(
-            text in any::<String>(),
-            at in any::<prop::sample::Index>(),
-            byte in prop_oneof![any::<u8>(), Just(b'0'), Just(b'"'), Just(b'}'), Just(b','), Just(b' ')],
-            change in 0..4_u8,
-        ) {
-            for event in events(&text) {
-                let mut line = written(&event);
-                prop_assert!(by_hand(&line).is_none_or(|found| found == event));
-                let at = at.index(line.len() - 1) + 1;
-                match change {
-                    0 => drop(line.remove(at)),
-                    1 => line.insert(at, byte),
-                    2 => line.truncate(at),
-                    _ => line[at] = byte,
-                }
-                if let Some(found) = by_hand(&line) {
-                    prop_assert_eq!(Some(found), by_serde(&line));
-                }
-            }
-        }
-    }
-}
+mod tests;
