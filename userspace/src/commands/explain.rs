@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use super::progress::Progress;
 use super::text_or_json;
 use crate::cli::{ExplainArgs, Globals};
 use crate::config::Config;
@@ -11,7 +12,6 @@ use crate::event::BootTime;
 use crate::judge::Rules;
 use crate::sink::history::{History, endpoint_of};
 use crate::sink::{Window, notices, report_of, text};
-use crate::source;
 
 /// Events that are handed on at once.
 const BATCH: usize = 512;
@@ -20,7 +20,8 @@ const BATCH: usize = 512;
 pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     let format = text_or_json(globals)?;
     let config = Config::load(globals.config.as_deref())?;
-    let mut reader = source::log::open(&args.log)?;
+    let mut progress = Progress::of(std::slice::from_ref(&args.log), globals);
+    let mut reader = progress.open(&args.log)?;
     let header = reader.header().clone();
     let clock = header.clock;
     let start = BootTime(clock.boot_ns);
@@ -31,6 +32,7 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
     let mut more = true;
     while more {
         more = reader.fill(&mut batch, BATCH)?;
+        progress.events(batch.len());
         // The state at an instant is that behind the last event before it.
         while !batch.is_empty() {
             let before = history.before(&batch);
@@ -43,6 +45,7 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
             }
         }
     }
+    drop(progress);
     history.reach(&recorder.ledger().view());
     let ending = reader.ending();
     let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);

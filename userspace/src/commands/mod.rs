@@ -12,6 +12,7 @@ mod launch;
 mod list;
 mod man;
 mod mark;
+mod progress;
 mod record;
 mod report;
 mod run;

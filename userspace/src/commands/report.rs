@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::EXIT_FOUND;
+use super::progress::Progress;
 use crate::cli::{Format, Globals, ReportArgs};
 use crate::clock::Anchors;
 use crate::config::Config;
@@ -14,10 +15,9 @@ use crate::ledger::finding::{Finding, Holder};
 use crate::log::Reader;
 use crate::sink::notices;
 use crate::sink::{Report, Window, merged, report_of, text, write_all};
-use crate::source;
 
 /// Events between two looks at what they led to.
-const BATCH: u32 = 512;
+const BATCH: usize = 512;
 
 /// Runs the verb.
 pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
@@ -26,10 +26,13 @@ pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCo
     let fail_on = args.judge.fail_on.clone().or_else(|| config.fail_on.clone()).unwrap_or_default();
     let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
     let mut reports = Vec::with_capacity(args.logs.len());
+    let mut progress = Progress::of(&args.logs, globals);
     for path in &args.logs {
         let name = path.to_string_lossy().into_owned();
-        reports.push(judged(source::log::open(path)?, args, &config)?.of_log(name));
+        let reader = progress.open(path)?;
+        reports.push(judged(reader, args, &config, &mut progress)?.of_log(name));
     }
+    drop(progress);
     let reports = merged(reports);
     write_all(&reports, format, style, &mut io::stdout().lock())?;
     let mut findings = reports.iter().flat_map(Report::findings);
@@ -38,7 +41,12 @@ pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCo
 }
 
 /// Judges a log's events anew, in one pass: what is kept grows with what is held, not with the log.
-fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Result<Report> {
+fn judged(
+    mut reader: Reader,
+    args: &ReportArgs,
+    config: &Config,
+    progress: &mut Progress,
+) -> anyhow::Result<Report> {
     let header = reader.header().clone();
     let clock = header.clock;
     let start = BootTime(clock.boot_ns);
@@ -50,6 +58,7 @@ fn judged(mut reader: Reader, args: &ReportArgs, config: &Config) -> anyhow::Res
         since += 1;
         if since == BATCH {
             recorder.settle();
+            progress.events(since);
             since = 0;
         }
     }
