@@ -41,6 +41,24 @@ pub fn python(program: &str) -> PathBuf {
     installed("BINDWATCH_TEST_PYTHON", "tests-python", &format!("bin/{program}"), "setup")
 }
 
+/// The Node.js that `cargo xtask setup` installs: one with `reusePort`, which Debian's may not have.
+///
+/// # Panics
+/// When it was not installed.
+#[must_use]
+pub fn node() -> PathBuf {
+    installed("BINDWATCH_TEST_PYTHON", "tests-python", "node", "setup")
+}
+
+/// The folder of the schemas that reports are held to.
+///
+/// # Panics
+/// When it was not installed.
+#[must_use]
+pub fn schemas() -> PathBuf {
+    installed("BINDWATCH_TEST_PYTHON", "tests-python", "schemas", "setup")
+}
+
 /// A program that `cargo xtask test --real` installs, by its path in that folder.
 ///
 /// # Panics

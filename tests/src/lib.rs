@@ -26,7 +26,7 @@ pub mod wait;
 
 pub use actor::{Actor, Answer, Socket};
 pub use address::{loopback, loopbacks};
-pub use command::{Outcome, Run, bindwatch, python, real};
+pub use command::{Outcome, Run, bindwatch, node, python, real, schemas};
 pub use log::Log;
 pub use place::{Cgroup, Folder, cgroup_of, cgroup2};
 pub use recording::{Finished, Recording, Server};

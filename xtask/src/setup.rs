@@ -126,7 +126,6 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     }
     if parts.contains(&Part::Real) {
         installed |= folders::install_real()?;
-        installed |= folders::install_schemas()?;
     }
     if parts.contains(&Part::Toolchain) {
         installed |= toolchain()?;

@@ -50,7 +50,7 @@ pub(crate) fn test(filter: Option<&str>, real: bool) -> anyhow::Result<()> {
     let status = child.wait().context("cargo did not end")?;
 
     if !real {
-        println!("not selected: tests/tests/real.rs, with Node.js 22 and Go (cargo xtask test --real)");
+        println!("not selected: tests/tests/real.rs, with Go (cargo xtask test --real)");
     }
     let left = Traces::left(&before)?;
     for trace in &left {
