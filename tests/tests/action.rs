@@ -1,6 +1,6 @@
 //! The GitHub action, in an environment such as the runner makes: files for state and summary, and a service for artifacts.
 
-#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -164,6 +164,67 @@ fn a_cancelled_job_keeps_what_there_is() {
     // Cancelled before anything was started: nothing to do.
     let runner = Runner::new(&[]);
     assert_eq!(runner.half("stop.js").expect(0).stdout, "");
+}
+
+/// The runner calls the second half whatever became of the job, and of the first.
+#[test]
+fn what_the_action_says_of_itself_is_so() {
+    let action = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.github/actions/bindwatch");
+    let said = std::fs::read_to_string(action.join("action.yml")).expect("the action");
+    let value = |key: &str| {
+        let line = said.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+        line.expect(key).to_owned()
+    };
+    assert_eq!((value("post-if"), value("using")), ("always()".to_owned(), "node20".to_owned()));
+    for half in ["main", "post"] {
+        assert!(action.join(value(half)).is_file(), "{half}");
+    }
+}
+
+#[test]
+fn a_job_that_fails_is_told_all_the_same() {
+    let runner = Runner::new(&[]);
+    drop(runner.half("start.js").expect(0));
+    let address = loopback();
+    let mut first = Actor::new();
+    first.bind(&format!("tcp {address}:8000 listen"));
+    // The step that fails, and with it the job: its server does not get its port.
+    let step = format!("import socket; socket.socket().bind(('{address}', 8000))");
+    drop(Run::new("python3").args(["-c", &step]).outcome().expect(1));
+    let ended = runner.half("stop.js").expect(0);
+    // At most ten are told, and others are refused something as well.
+    assert!(ended.stdout.lines().any(|line| line.starts_with("::warning title=bindwatch")), "{ended}");
+    assert!(runner.read("summary").contains(&format!("warning refused: tcp {address}:8000")));
+    assert!(runner.artifact().exists());
+    let report = scenarios::Log::at(Path::new(&runner.saved("log"))).report();
+    assert_eq!(report.0["window"]["complete"], true, "in order");
+}
+
+#[test]
+fn a_log_that_is_none_is_a_warning() {
+    let (empty, broken) = (Runner::new(&[]), Runner::new(&[("INPUT_REQUIRED", "true")]));
+    for (runner, text, code) in [(&empty, "", 0), (&broken, "{\"type\":\"header\",\n", 1)] {
+        drop(runner.half("start.js").expect(0));
+        let pid: u32 = runner.saved("pid").parse().expect("a PID");
+        let process = Process::of(pid);
+        process.signal(scenarios::wait::Signal::KILL);
+        assert!(process.ended(scenarios::wait::Deadline::patient()));
+        std::fs::write(runner.saved("log"), text).expect("the log");
+        let ended = runner.half("stop.js").expect(code);
+        assert!(ended.stdout.starts_with("::warning title=bindwatch::"), "{ended}");
+        assert_eq!(runner.read("summary"), "");
+    }
+    assert!(!empty.artifact().exists(), "nothing to keep");
+    assert!(broken.artifact().exists(), "whoever looks into it");
+}
+
+#[test]
+fn a_verdict_that_cannot_be_had_fails_the_job_and_says_why() {
+    let runner = Runner::new(&[("INPUT_FAIL-ON", "collision")]);
+    drop(runner.half("start.js").expect(0));
+    let ended = runner.half("stop.js").expect(1);
+    let last = ended.stdout.lines().last().expect("a line");
+    assert!(last.starts_with("::error title=bindwatch::") && last.contains("collision"), "{ended}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ const { spawn } = require("node:child_process");
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
-const { asRoot, input, pause, save, warn } = require("./common.js");
+const { asRoot, escaped, input, pause, save, warn } = require("./common.js");
 
 const PATIENCE_MS = 60000;
 
@@ -36,7 +36,7 @@ async function start() {
   }
   const why = "nothing is recorded: " + (ended === null ? "it does not get ready" : ended);
   if (input("required") === "true") {
-    process.stdout.write("::error title=bindwatch::" + why.replace(/%/g, "%25").replace(/\r?\n/g, "%0A") + "\n");
+    process.stdout.write("::error title=bindwatch::" + escaped(why) + "\n");
     return 1;
   }
   warn(why);

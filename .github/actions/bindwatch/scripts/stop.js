@@ -3,7 +3,7 @@
 
 const fs = require("node:fs");
 const path = require("node:path");
-const { asRoot, input, pause, run, saved, warn } = require("./common.js");
+const { asRoot, escaped, input, pause, run, saved, warn } = require("./common.js");
 const { upload } = require("./artifact.js");
 
 /** Time for the last line; GitHub gives a cancelled job five minutes in all. */
@@ -36,27 +36,37 @@ async function stop() {
   }
   const annotations = run([program, "report", "--format", "github", log]);
   process.stdout.write(annotations.stdout);
-  if (annotations.status !== 0) {
+  const readable = annotations.status === 0;
+  if (!readable) {
     warn(annotations.failure);
-    return input("required") === "true" ? 1 : 0;
   }
   const summary = process.env.GITHUB_STEP_SUMMARY;
-  if (summary) {
+  if (readable && summary) {
     const page = run([program, "report", "--format", "markdown", log]).stdout;
     const before = fs.existsSync(summary) ? fs.statSync(summary).size : 0;
     const fits = before + Buffer.byteLength(page) <= SUMMARY_MAX;
     fs.appendFileSync(summary, fits ? page : "bindwatch: the report is too long for this summary; see the log\n");
   }
+  // A log that cannot be reported on may still tell somebody something.
   const name = input("name");
-  if (name) {
+  if (name && fs.statSync(log).size > 0) {
     try {
       await upload(name, path.basename(log), fs.readFileSync(log));
     } catch (error) {
       warn("the log was not uploaded: " + error.message);
     }
   }
+  if (!readable) {
+    return input("required") === "true" ? 1 : 0;
+  }
   const failOn = input("fail-on");
-  const verdict = failOn && failOn !== "none" ? run([program, "report", "--fail-on", failOn, log]) : { status: 0 };
+  if (!failOn || failOn === "none") {
+    return 0;
+  }
+  const verdict = run([program, "report", "--fail-on", failOn, log]);
+  if (verdict.status > 1) {
+    process.stdout.write("::error title=bindwatch::" + escaped(verdict.failure) + "\n");
+  }
   return verdict.status === 0 ? 0 : 1;
 }
 
