@@ -92,6 +92,31 @@ fn a_page_is_clicked_through() {
     assert!(requests.iter().all(|url| url.ends_with("/report.html")), "{requests:?}");
 }
 
+/// However long a name is, the picture shows its beginning, and the whole of it when the row is asked.
+#[test]
+fn names_fit_into_the_picture() {
+    let folder = Folder::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/co-bind.jsonl");
+    let name = "a-server-whose-name-is-long.js";
+    let log = std::fs::read_to_string(golden).expect("a stored log").replace("server.js", name);
+    let log = folder.write("long.jsonl", log);
+    let said = Run::bindwatch(["report", "--format", "html"]).args([log]).outcome().expect(0).stdout;
+    let page = folder.write("report.html", said);
+    let mut browser = Browser::start(1000, 800);
+    browser.opens(&page);
+    let names = browser.evaluates(
+        "[...document.querySelectorAll('svg g[role=img] text[text-anchor=end]')]\
+         .map(t => [t.getBBox().x, t.textContent, t.parentNode.ariaLabel])",
+    );
+    let names = names.as_array().expect("names");
+    assert!(!names.is_empty());
+    for row in names {
+        let (label, whole) = (row[1].as_str().expect("a label"), row[2].as_str().expect("a sentence"));
+        assert!(row[0].as_f64() >= Some(0.0), "{label} begins at {}", row[0]);
+        assert!(label.starts_with("node a-server") && whole.contains(name), "{label}: {whole}");
+    }
+}
+
 #[test]
 fn a_page_is_light_dark_and_on_paper() {
     let folder = Folder::new();

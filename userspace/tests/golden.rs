@@ -106,6 +106,12 @@ fn the_exit_code_says_what_was_found() {
     assert_eq!(code(&["--fail-on", "error", "--process", "nginx"], "co-bind.jsonl"), Some(0));
     assert_eq!(code(&["--fail-on", "error", "--until", "5s"], "co-bind.jsonl"), Some(0));
     assert_eq!(code(&["--fail-on", "error", "--since", "15s"], "co-bind.jsonl"), Some(1));
+    assert_eq!(code(&["--fail-on", "error", "--since", "50s"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error", "--kind", "refused,shadow"], "co-bind.jsonl"), Some(0));
+    assert_eq!(code(&["--fail-on", "error", "--kind", "refused,co-bind"], "co-bind.jsonl"), Some(1));
+    assert_eq!(code(&["--kind", "collision"], "co-bind.jsonl"), Some(2));
+    assert_eq!(code(&["--port", "90-80"], "co-bind.jsonl"), Some(2));
+    assert_eq!(code(&["--since", "yesterday"], "co-bind.jsonl"), Some(2));
     assert_eq!(code(&["--fail-on", "error", "--allow", "program=node,port=9926"], "co-bind.jsonl"), Some(0));
     assert_eq!(code(&["--fail-on", "error"], "refused.jsonl"), Some(0));
     assert_eq!(code(&["--fail-on", "warning"], "refused.jsonl"), Some(1));
@@ -113,6 +119,29 @@ fn the_exit_code_says_what_was_found() {
     assert_eq!(code(&["--format", "pdf"], "co-bind.jsonl"), Some(2));
     assert_eq!(code(&[], "no-such.jsonl"), Some(125));
     assert_eq!(code(&[], "co-bind.txt"), Some(125));
+}
+
+#[test]
+fn findings_are_chosen_by_their_kind() {
+    let kinds = |arguments: &[&str]| -> Vec<String> {
+        let arguments = [&["--format", "json"], arguments].concat();
+        let log = folder().join("refused.jsonl");
+        let logs =
+            report(&[&arguments[..], &[folder().join("co-bind.jsonl").to_str().unwrap()]].concat(), &log);
+        let text = String::from_utf8(logs.stdout).unwrap();
+        let documents = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+        let findings =
+            documents.flat_map(|document| document.unwrap()["findings"].as_array().unwrap().clone());
+        findings.map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = kinds(&[]);
+    for kind in ["refused", "co-bind"] {
+        let of_kind: Vec<&String> = all.iter().filter(|one| *one == kind).collect();
+        assert!(!of_kind.is_empty() && of_kind.len() < all.len(), "{kind} of {all:?}");
+        assert_eq!(kinds(&["--kind", kind]).iter().collect::<Vec<_>>(), of_kind);
+    }
+    assert_eq!(kinds(&["--kind", "refused,co-bind"]), all);
+    assert_eq!(kinds(&["--kind", "orphan"]), Vec::<String>::new());
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub fn sentence(finding: &Finding, anchors: Anchors) -> Option<String> {
     let mut holders: Vec<&Holder> = finding.holders.iter().collect();
     holders.sort_by_key(|holder| (holder.bound_at, holder.process));
     let times = span(finding);
-    let names = names(&holders, finding.victim.as_ref());
+    let victim = finding.victim.as_ref().map(|victim| &victim.holder);
+    let names = names(&holders.iter().copied().chain(victim).collect::<Vec<_>>());
     let told = if holders.len() == TOLD_MAX + 1 { holders.len() } else { TOLD_MAX };
     let mut parts = Vec::new();
     for (at, (holder, name)) in holders.iter().zip(&names).take(told).enumerate() {
@@ -51,16 +52,16 @@ pub fn sentence(finding: &Finding, anchors: Anchors) -> Option<String> {
     Some(text)
 }
 
-/// What to call them: by their jobs where those tell them apart, else by their programs.
-fn names(holders: &[&Holder], victim: Option<&Victim>) -> Vec<String> {
-    let all: Vec<&Holder> = holders.iter().copied().chain(victim.map(|victim| &victim.holder)).collect();
+/// What to call them: by their jobs where those tell them apart, else by their programs. One may be there twice.
+pub(super) fn names(all: &[&Holder]) -> Vec<String> {
     let jobs: Option<Vec<String>> = all.iter().map(|holder| words::job(holder)).collect();
+    let processes: BTreeSet<_> = all.iter().map(|holder| holder.process).collect();
     match jobs {
-        Some(jobs) if jobs.iter().collect::<BTreeSet<_>>().len() == jobs.len() => {
+        Some(jobs) if jobs.iter().collect::<BTreeSet<_>>().len() == processes.len() => {
             let named = all.iter().zip(jobs);
             named.map(|(holder, job)| format!("{job} (PID {})", holder.process.tgid)).collect()
         }
-        _ => all.into_iter().map(words::process).collect(),
+        _ => all.iter().map(|holder| words::process(holder)).collect(),
     }
 }
 

@@ -189,6 +189,14 @@ fn advice(text: &str) -> String {
     match place.and_then(|(at, option)| escaped.split_at_checked(at).zip(Some(option))) {
         Some(((before, rest), option)) => {
             let rest = rest.strip_prefix(option).unwrap_or(rest);
+            // A rule that follows may be broken over two lines: it can be long.
+            let rule = rest.strip_prefix(' ').and_then(|rest| rest.split(' ').next());
+            let rest = match rule.filter(|rule| rule.contains('=')) {
+                Some(rule) => {
+                    format!(" <code>{rule}</code>{}", rest.get(1 + rule.len()..).unwrap_or_default())
+                }
+                None => rest.to_owned(),
+            };
             format!("{before}<code class=\"option\">{option}</code>{rest}")
         }
         None => escaped,

@@ -7,7 +7,7 @@ use crate::cli::duration_text;
 use crate::clock::Anchors;
 use crate::sink::Remark;
 use crate::sink::timeline::{Bar, Mark, Timeline};
-use crate::sink::{escape, words};
+use crate::sink::{escape, story, words};
 
 /// Size of the drawing, user units.
 const WIDTH: u64 = 1000;
@@ -21,8 +21,8 @@ const ROW: u64 = 28;
 const TOP: u64 = 26;
 /// The narrowest bar that can be seen.
 const NARROWEST: u64 = 3;
-/// Longest name, characters.
-const LABEL_CHARS: usize = 38;
+/// Longest name, characters: what fits to the left of [`LEFT`].
+const LABEL_CHARS: usize = 36;
 /// Times on the axis.
 const TICKS: u64 = 4;
 /// Notes drawn.
@@ -68,11 +68,15 @@ pub(super) fn write(
             height - 22,
         )?;
     }
-    for (at, bar) in timeline.bars.iter().enumerate() {
-        held(timeline, bar, TOP + at as u64 * ROW, clock, out)?;
+    // The names that the story has.
+    let failed_calls = timeline.marks.iter().map(|mark| &mark.victim.holder);
+    let all: Vec<_> = timeline.bars.iter().map(|bar| bar.holder).chain(failed_calls).collect();
+    let mut rows = (0..).map(|row: u64| TOP + row * ROW).zip(story::names(&all));
+    for (bar, (y, name)) in timeline.bars.iter().zip(&mut rows) {
+        held(timeline, bar, (y, &name), clock, out)?;
     }
-    for (at, mark) in timeline.marks.iter().enumerate() {
-        failed(timeline, mark, TOP + (timeline.bars.len() + at) as u64 * ROW, clock, out)?;
+    for (mark, (y, name)) in timeline.marks.iter().zip(&mut rows) {
+        failed(timeline, mark, (y, &name), clock, out)?;
     }
     writeln!(out, "</svg>")?;
     legend(timeline, out)?;
@@ -107,7 +111,7 @@ fn times(bar: &Bar<'_>, timeline: &Timeline<'_>, clock: Anchors) -> String {
 fn held(
     timeline: &Timeline<'_>,
     bar: &Bar<'_>,
-    y: u64,
+    (y, name): (u64, &str),
     clock: Anchors,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -117,7 +121,7 @@ fn held(
         words::endpoint(bar.holder.address, bar.holder.port),
         times(bar, timeline, clock)
     );
-    row(&who, &what, y, out)?;
+    row(name, &what, y, out)?;
     let rect = |span: crate::sink::timeline::Span| {
         let x = timeline.column(span.from, RIGHT - LEFT);
         let width = timeline.column(span.to, RIGHT - LEFT).saturating_sub(x).max(NARROWEST);
@@ -152,12 +156,11 @@ fn held(
 fn failed(
     timeline: &Timeline<'_>,
     mark: &Mark<'_>,
-    y: u64,
+    (y, name): (u64, &str),
     clock: Anchors,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let who = words::process(&mark.victim.holder);
-    row(&who, &sentence(mark, timeline, clock), y, out)?;
+    row(name, &sentence(mark, timeline, clock), y, out)?;
     let place = |at| LEFT + timeline.column(at, RIGHT - LEFT);
     let (first, last, middle) = (place(mark.span.from), place(mark.span.to), y + ROW / 2);
     if last > first {
@@ -197,13 +200,19 @@ fn sentence(mark: &Mark<'_>, timeline: &Timeline<'_>, clock: Anchors) -> String 
 
 /// Begins a row: what is told of it, and its name. To be ended with `</g>`.
 fn row(who: &str, what: &str, y: u64, out: &mut impl Write) -> io::Result<()> {
+    let mut label: String = who.chars().take(LABEL_CHARS).collect();
+    if label.len() < who.len() {
+        label.pop();
+        // The whole of it is what the row tells when it is asked.
+        label.push('…');
+    }
     write!(
         out,
         "<g tabindex=\"0\" role=\"img\" aria-label=\"{0}\"><title>{0}</title><rect class=\"row\" x=\"0\" y=\"{y}\" width=\"{WIDTH}\" height=\"{ROW}\"/><text x=\"{1}\" y=\"{2}\" text-anchor=\"end\">{3}</text>",
         escaped(what),
         LEFT - 16,
         y + ROW / 2 + 5,
-        escaped(&escape::cut(who, LABEL_CHARS)),
+        escaped(&escape::line(&label)),
     )
 }
 
