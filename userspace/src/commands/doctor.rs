@@ -200,9 +200,8 @@ fn surroundings() -> Check {
 /// Kernel lockdown (kernel_lockdown(7)), where it can be seen: `none [integrity] confidentiality`.
 fn lockdown() -> Check {
     let name = "lockdown";
-    let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    let mode = modes.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']'));
-    match mode {
+    let mode = surroundings::lockdown();
+    match mode.as_deref() {
         Some("confidentiality") => Check {
             state: State::Missing,
             fix: Some("boot with lockdown=integrity, or without".to_owned()),

@@ -166,6 +166,10 @@ impl Probe {
         if !nix::unistd::geteuid().is_root() && !missing_capabilities().is_empty() {
             return Err(ProbeError::NotPermitted);
         }
+        // Said before the kernel says it in its own way: that it does not know a function.
+        if surroundings::lockdown().as_deref() == Some("confidentiality") {
+            return Err(ProbeError::LockedDown);
+        }
         let Resolved { mut offsets, task_file, inside, binds_by_uring } = offsets::resolve()?;
         let needed: &[u32] = match options.related_by {
             _ if options.guard == Guarding::Off => &[],

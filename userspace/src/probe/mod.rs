@@ -46,6 +46,12 @@ pub enum ProbeError {
          it, as the machine's root; `list`, `check` and `report` work here"
     )]
     UserNamespace,
+    /// Kernel lockdown at its strictest.
+    #[error(
+        "the kernel is locked down (confidentiality): no program may read its memory, so nothing can be recorded; boot with \
+         lockdown=integrity, or without. `list`, `check` and `report` work"
+    )]
+    LockedDown,
     /// A PID namespace.
     #[error(
         "this is a PID namespace of its own, in which processes have other numbers than the kernel tells: start the \

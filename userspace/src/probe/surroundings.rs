@@ -30,6 +30,17 @@ pub fn check() -> Result<(), ProbeError> {
     Ok(())
 }
 
+/// The mode of kernel lockdown (kernel_lockdown(7)), where it can be seen: `none`, `integrity` or `confidentiality`.
+#[must_use]
+pub fn lockdown() -> Option<String> {
+    lockdown_of(&std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?)
+}
+
+/// The mode in brackets of `none [integrity] confidentiality`.
+fn lockdown_of(modes: &str) -> Option<String> {
+    modes.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']')).map(str::to_owned)
+}
+
 /// Whether the users of this process are others than the machine's: `root` has no power over the kernel there.
 #[must_use]
 pub fn in_user_namespace() -> bool {
@@ -49,6 +60,12 @@ fn is_first_pid_namespace(link: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mode_of_lockdown_is_that_in_brackets() {
+        assert_eq!(lockdown_of("none integrity [confidentiality]\n").as_deref(), Some("confidentiality"));
+        assert_eq!(lockdown_of("none integrity\n"), None);
+    }
 
     #[test]
     fn the_first_user_namespace_has_every_user_as_itself() {
