@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use bindwatch_probe::abi::record::Task;
 use bindwatch_probe::abi::{
-    ATTEMPTS_MAX, CONNECT_OWNERS_MAX, LISTENERS_MAX, RING_BYTES, URING_CALLS_MAX, counter,
+    ATTEMPTS_MAX, CONNECT_OWNERS_MAX, LISTENERS_MAX, RING_BYTES, URING_CALLS_MAX, WATCHED_MAX, counter,
 };
 
 /// Allocate entries when they are made: most threads never bind.
@@ -96,6 +96,14 @@ impl ListenerOf {
     }
 }
 
+/// The sockets that are told about when only conflicts are, by cookie. User space adds those that it finds beside others.
+#[map]
+pub static WATCHED: HashMap<u64, u32> = HashMap::with_max_entries(WATCHED_MAX, BPF_F_NO_PREALLOC);
+
+/// One slot: not 0 once there has been any.
+#[map]
+pub static WATCHING: Array<u32> = Array::with_max_entries(1, 0);
+
 /// What a thread is in: the values of [`Attempt::call`].
 pub mod call {
     /// Nothing.
@@ -112,6 +120,8 @@ pub mod call {
     pub const DISCONNECT: u32 = 5;
     /// bind(2) that the guard refused: it has told so.
     pub const DENIED: u32 = 6;
+    /// bind(2) of which only what is asked for was remembered; the rest is read from its socket when it is told.
+    pub const LIGHT: u32 = 7;
 }
 
 /// An io_uring request to bind or listen.

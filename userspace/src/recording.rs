@@ -7,8 +7,11 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 
 use crate::cgroup2::Directory;
-use crate::cli::{Cmdline, ErrnoSource, FailOn, Globals, OnConflict, RecordingArgs, ReportTarget, WatchArgs};
+use crate::cli::{
+    Cmdline, ErrnoSource, Events, FailOn, Globals, OnConflict, RecordingArgs, ReportTarget, WatchArgs,
+};
 use crate::clock::{self, Anchors};
+use crate::commands::UsageError;
 use crate::config::Config;
 use crate::drive::Recorder;
 use crate::enrich::Processes;
@@ -73,7 +76,11 @@ impl Recording {
         };
         let settings = Settings::from(rules.clone());
         let related_by = settings.related_by;
-        let options = Options { related_by, ..probe_options(&args.watch, guard, globals) };
+        let only_conflicts = args.events == Events::Conflicts;
+        if only_conflicts && matches!(args.on_conflict, OnConflict::Wait(_)) {
+            return Err(UsageError(NO_WAITING.to_owned()).into());
+        }
+        let options = Options { related_by, only_conflicts, ..probe_options(&args.watch, guard, globals) };
         let processes = processes(&args.watch);
         let mut events = Vec::new();
         let mut live = Live::start(&options, processes, &settings.allow, &mut events)?;
@@ -368,6 +375,7 @@ pub fn probe_options(watch: &WatchArgs, guard: Guarding, globals: &Globals) -> O
         diagnostics: globals.verbose >= 2,
         guard,
         related_by: RelatedBy::Lineage,
+        only_conflicts: false,
         only: None,
     }
 }
@@ -378,6 +386,9 @@ pub fn processes(watch: &WatchArgs) -> Processes {
     let mask = if watch.show_secrets { keep } else { crate::secrets::mask_arguments };
     Processes::new(watch.cmdline, mask)
 }
+
+/// Why not both.
+const NO_WAITING: &str = "--on-conflict wait needs to know of every socket: --events all";
 
 /// What is said where denying is not exact.
 const EARLY: &str = "this kernel cannot deny a bind that has its port: binds are denied before that, with EPERM, and of two \

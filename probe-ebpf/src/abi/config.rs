@@ -145,6 +145,23 @@ pub struct Offsets {
     pub regs_result: u32,
     /// its first argument
     pub regs_argument: u32,
+    /// `inet_connection_sock.icsk_bind_hash`: the port that a TCP socket has, as an `inet_bind_bucket`
+    pub icsk_bind_hash: u32,
+    /// `inet_bind_bucket.bhash2`: its addresses (6.8)
+    pub tb_bhash2: u32,
+    /// `inet_bind_bucket.owners`: its sockets (before 6.8)
+    pub tb_owners: u32,
+    /// `inet_bind2_bucket.bhash_node`: one of its addresses (6.8)
+    pub tb2_node: u32,
+    /// `inet_bind2_bucket.owners`: the sockets of that (6.8)
+    pub tb2_owners: u32,
+    /// `sock_common.skc_node`: the next of the UDP sockets with the same hash of ports
+    pub skc_node: u32,
+    /// Whether programs can ask where a task keeps the registers of its system call (`bpf_task_pt_regs`, 5.15), and those still
+    /// hold its arguments when it ends (x86): absent where not
+    pub task_pt_regs: u32,
+    /// The register that holds a function's second argument on its entry
+    pub regs_second: u32,
     /// `sock_common.skc_reuse`
     pub skc_reuse: BitField,
     /// `sock_common.skc_reuseport`
@@ -217,6 +234,14 @@ impl Offsets {
         listen_result: ABSENT,
         regs_result: ABSENT,
         regs_argument: ABSENT,
+        icsk_bind_hash: ABSENT,
+        tb_bhash2: ABSENT,
+        tb_owners: ABSENT,
+        tb2_node: ABSENT,
+        tb2_owners: ABSENT,
+        skc_node: ABSENT,
+        task_pt_regs: ABSENT,
+        regs_second: ABSENT,
         skc_reuse: BitField::NONE,
         skc_reuseport: BitField::NONE,
         skc_ipv6only: BitField::NONE,
@@ -224,4 +249,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 59 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 67 * 4 + 4 * 12);

@@ -10,10 +10,10 @@ pub mod policy;
 pub mod record;
 
 /// Raised by every change of a layout or of a meaning in this module. The loader refuses an object with another number.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// A global of the object that is named after [`ABI_VERSION`].
-pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_3";
+pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_4";
 
 /// Default size of the event ring, bytes. A power of two and a multiple of the page size (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BYTES: u32 = 16 << 20;
@@ -37,6 +37,20 @@ pub const URING_CALLS_MAX: u32 = 4096;
 
 /// Listeners whose connections are counted. Of more it is not known how many they got.
 pub const LISTENERS_MAX: u32 = 65_536;
+
+/// Sockets that are told about when only conflicts are: those on a port that several have. Of more the end is not told,
+/// which [`counter::CLOSE`] counts.
+pub const WATCHED_MAX: u32 = 65_536;
+
+/// What is told: the values of the global `ONLY_CONFLICTS`.
+pub mod only_conflicts {
+    /// Every bind.
+    pub const NO: u32 = 0;
+    /// Binds on ports that another socket has as well, and those that fail.
+    pub const YES: u32 = 1;
+    /// The same; but what is attempted is remembered whole from its beginning, as the guard needs it.
+    pub const WHOLE_ATTEMPTS: u32 = 2;
+}
 
 /// Outgoing connections whose opener is remembered (least recently used go first); see `CONNECT_OWNERS`.
 pub const CONNECT_OWNERS_MAX: u32 = 65_536;

@@ -5,10 +5,12 @@
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Sock, Task};
 
+use crate::crowd;
 use crate::emit::{Urgency, count, emit, head};
 use crate::kernel::Addr;
 use crate::maps::{ATTEMPTS, Attempt, call};
 use crate::sock::Sk;
+use crate::task;
 
 const EMPTY: Attempt = Attempt {
     task: Task::NONE,
@@ -59,10 +61,27 @@ pub fn socket(attempt: &Attempt) -> Option<Sk> {
     (attempt.sk != 0 && sk.raw_cookie() == attempt.cookie).then_some(sk)
 }
 
+/// What was not remembered when a bind began ([`call::LIGHT`]), from its thread and its socket.
+#[inline(always)]
+pub fn complete(attempt: &mut Attempt, sk: Sk) {
+    attempt.call = call::BIND;
+    attempt.task = task::facts();
+    attempt.netns_cookie = sk.netns_cookie();
+    attempt.netns = sk.netns();
+    attempt.uid = sk.uid();
+    attempt.device = sk.device();
+    attempt.options = sk.options(attempt.family);
+    attempt.protocol = sk.protocol();
+    attempt.state = sk.state();
+}
+
 /// Emits what the socket of an attempt is now.
 #[inline(always)]
 pub fn report_now(attempt: &Attempt, sk: Sk, task: Task, kind: u32, hook: u32) {
     let family = attempt.family;
+    if !crowd::is_told(sk, attempt.cookie, attempt.protocol) {
+        return;
+    }
     emit::<Sock>(counter::BIND, Urgency::Routine, |record| {
         let port = sk.port();
         let sock = Sock {

@@ -12,6 +12,7 @@ use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{SetOption, Small, Sock, Task, door, hook, kind};
 
 use super::{attempt, ends, uring};
+use crate::crowd;
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::{Addr, offset};
 use crate::maps::{Attempt, call};
@@ -86,6 +87,14 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     }
     let sk = Sk(sk);
     entry.sk = sk.0.0;
+    if crowd::attempts_are_light() && !uring::is_carrying_out(tid) && !task::is_compat() {
+        entry.call = call::LIGHT;
+        entry.door = door::SYSCALL;
+        entry.family = family;
+        // SAFETY: ctx is the program's context.
+        entry.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        return Some(pointer);
+    }
     (entry.door, entry.task) = caller(tid);
     entry.call = call::BIND;
     // SAFETY: ctx is the program's context; both helpers exist for this program type on every kernel from 5.8.
@@ -127,6 +136,7 @@ fn begun(entry: &Attempt, hook: u32) {
     if entry.door == door::IO_URING {
         uring::begun(entry, hook);
     } else if entry.door == door::COMPAT && !ends::are_told_inside() {
+        // Which is told whatever it is, so that it is not taken for refused.
         // Nothing will tell how it ends; user space waits for the port it gets, or does not get.
         attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }
@@ -158,15 +168,43 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         return;
     }
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    let entry = match attempt::of(task::tid()) {
+    let told = !crowd::only_conflicts() || {
+        // SAFETY: ctx is the program's context, and the field one that a post_bind program may read.
+        let (cookie, protocol) =
+            unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), (*ctx.sock).protocol as u16) };
+        crowd::is_told(sk, cookie, protocol)
+    };
+    if !told && crowd::attempts_are_light() && !uring::is_in_use() && !task::is_compat() {
+        return;
+    }
+    let mut entry = match attempt::of(task::tid()) {
         // SAFETY: the entry is this thread's own. The guard was here first, refused it and told so.
         Some(entry) if unsafe { (*entry).call } == call::DENIED => return,
+        // SAFETY: the entry is this thread's own.
+        Some(entry) if crowd::attempts_are_light() && unsafe { (*entry).call } == call::LIGHT => {
+            // SAFETY: as above.
+            let entry = unsafe { &mut *entry };
+            attempt::complete(entry, sk);
+            Some(entry)
+        }
         // SAFETY: the entry is this thread's own.
         Some(entry) if unsafe { (*entry).call } == call::BIND => Some(unsafe { &mut *entry }),
         // A program of another tool binds while it handles a connect (bpf_bind): nothing was attempted.
         _ => None,
     };
-    emit::<Sock>(counter::BIND, Urgency::Routine, |record| {
+    if !told {
+        let Some(entry) = entry.as_deref_mut() else { return };
+        if entry.door != door::COMPAT {
+            entry.call = call::BOUND;
+            if entry.door == door::IO_URING {
+                uring::bound(entry.cookie);
+            }
+            return;
+        }
+    }
+    // They are few, and whoever is beside this one is looked up.
+    let urgency = if crowd::only_conflicts() { Urgency::Now } else { Urgency::Routine };
+    emit::<Sock>(counter::BIND, urgency, |record| {
         let port = sk.port();
         let mut sock = Sock {
             head: head(kind::BIND, hook),
@@ -236,11 +274,21 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 /// it: those are left out. Floor: 5.9, and with it the probe's. Kernel: `inet_release`, before `sk_prot->close`.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
+    if crowd::only_conflicts() && !crowd::watches_any() {
+        return ALLOW;
+    }
     let sk = Sk(Addr::of_pointer(ctx.sock));
     let cookie = sk.raw_cookie();
     let port = sk.port();
     if cookie == 0 || port == 0 {
         return ALLOW;
+    }
+    if crowd::only_conflicts() {
+        // A connection may linger: its destruction is told too.
+        let is_over = if sk.remote_port() == 0 { crowd::unwatch(cookie) } else { crowd::watches(cookie) };
+        if !is_over {
+            return ALLOW;
+        }
     }
     emit::<Small>(counter::CLOSE, Urgency::Routine, |record| {
         let small = Small {

@@ -6,6 +6,7 @@ use bindwatch_probe::abi::record::{Small, Sock, Task, kind, option};
 
 use super::attempt;
 use super::cgroup::caller;
+use crate::crowd;
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::bytes_16;
 use crate::maps::{Attempt, ENDS_INSIDE, call};
@@ -44,10 +45,25 @@ fn errno(result: i32) -> u32 {
 #[inline(always)]
 pub fn of_bind(result: i32, hook: u32) {
     let Some(entry) = own() else { return };
+    bind_returned(entry, errno(result), hook);
+}
+
+/// A bind of this thread returned.
+#[inline(always)]
+pub fn bind_returned(entry: &mut Attempt, errno: u32, hook: u32) {
     let got_its_port = entry.call == call::BOUND;
-    if got_its_port || entry.call == call::BIND {
+    if crowd::attempts_are_light() && entry.call == call::LIGHT {
         entry.call = call::NONE;
-        bind_ended(entry, got_its_port, errno(result), hook);
+        if errno != 0
+            && let Some(sk) = attempt::socket(entry)
+        {
+            attempt::complete(entry, sk);
+            entry.call = call::NONE;
+            bind_ended(entry, false, errno, hook);
+        }
+    } else if got_its_port || entry.call == call::BIND {
+        entry.call = call::NONE;
+        bind_ended(entry, got_its_port, errno, hook);
     }
 }
 
@@ -116,6 +132,9 @@ fn is_datagram(sk: Sk, family: u16) -> bool {
 /// Emits a socket that no attempt is known of.
 #[inline(always)]
 fn report(sk: Sk, family: u16, kind: u32, hook: u32, errno: u32) {
+    if errno == 0 && !crowd::is_told(sk, sk.raw_cookie(), sk.protocol()) {
+        return;
+    }
     let urgency = if errno == 0 { Urgency::Routine } else { Urgency::Now };
     emit::<Sock>(counter::BIND, urgency, |record| {
         let (door, task): (u8, Task) = caller(task::tid());
@@ -153,7 +172,7 @@ pub fn bind_ended(entry: &Attempt, got_its_port: bool, errno: u32, hook: u32) {
         // Without an error and without a port: IP_BIND_ADDRESS_NO_PORT. Nothing is held yet.
         return;
     }
-    if got_its_port {
+    if got_its_port && (!crowd::only_conflicts() || crowd::unwatch(entry.cookie)) {
         // A program of another tool then denied it: the kernel took the port back.
         emit::<Small>(counter::CLOSE, Urgency::Routine, |record| {
             let small = Small {

@@ -4,14 +4,15 @@
 //! call event slows every system call of the machine by some nanoseconds; `--errno off` does without.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::{bpf_probe_read_user, generated};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
+use bindwatch_probe::abi::config::ABSENT;
 use bindwatch_probe::abi::record::{door, hook, kind};
 
 use super::{attempt, ends, uring};
-use crate::kernel::offset;
+use crate::kernel::{Addr, offset};
 use crate::maps::{Attempt, call};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 use crate::task;
@@ -64,13 +65,13 @@ pub fn sys_exit_bind(ctx: TracePointContext) -> u32 {
 /// The end of this thread's bind(2).
 #[inline(always)]
 fn end_of_bind(errno: u32, hook: u32) {
-    if let Some(entry) = ending(call::BIND) {
-        entry.call = call::NONE;
-        ends::bind_ended(entry, false, errno, hook);
-    } else if let Some(entry) = ending(call::BOUND) {
-        entry.call = call::NONE;
-        ends::bind_ended(entry, true, errno, hook);
+    let Some(pointer) = attempt::of(task::tid()) else { return };
+    // SAFETY: the entry is this thread's own and lives as long as the thread.
+    let entry = unsafe { &mut *pointer };
+    if matches!(entry.call, call::BIND | call::BOUND) && entry.door == door::IO_URING {
+        uring::was_a_syscall(entry);
     }
+    ends::bind_returned(entry, errno, hook);
 }
 
 /// listen(2) ended. Only failures after the socket had begun to listen are told: EADDRINUSE is one of those.
@@ -89,6 +90,7 @@ pub fn sys_exit_listen(ctx: TracePointContext) -> u32 {
 
 /// connect(2) to no address begins: it ends the connection of a UDP socket, and lets go of a port that was not asked for.
 ///
+/// Attached only where the end of the call does not know its arguments any more ([`sys_exit_connect`]).
 /// Misses: io_uring and 32-bit system calls. Kernel: `__sys_connect`, net/socket.c.
 #[tracepoint(category = "syscalls", name = "sys_enter_connect")]
 pub fn sys_enter_connect(ctx: TracePointContext) -> u32 {
@@ -97,36 +99,49 @@ pub fn sys_enter_connect(ctx: TracePointContext) -> u32 {
         let words = ctx.as_ptr().cast::<u64>();
         (*words.add(ARGS_WORD), *words.add(ARGS_WORD + 1))
     };
+    let Some(sk) = disconnecting(fd, address) else { return 0 };
+    if sk.port() == 0 {
+        return 0;
+    }
+    let Some(entry) = disconnect(sk) else { return 0 };
+    entry.call = call::DISCONNECT;
+    0
+}
+
+/// The UDP socket whose connection is ended by a connect(2) with these arguments.
+#[inline(always)]
+fn disconnecting(fd: u64, address: u64) -> Option<Sk> {
     // SAFETY: the helper checks the address.
     let family = unsafe { bpf_probe_read_user(address as *const u16) };
     if family != Ok(AF_UNSPEC) {
-        return 0;
+        return None;
     }
     let file = task::file(fd as u32);
     let inode = file.follow(offset!(file_inode));
     if file.0 == 0 || inode.read::<u16>(offset!(inode_mode)) & S_IFMT != S_IFSOCK {
-        return 0;
+        return None;
     }
     let sk = Sk(file.follow(offset!(file_private_data)).follow(offset!(socket_sk)));
-    let family = sk.family();
-    let protocol = sk.protocol();
+    let (family, protocol) = (sk.family(), sk.protocol());
     let is_udp = protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE;
-    if !is_udp || (family != AF_INET && family != AF_INET6) || sk.port() == 0 {
-        return 0;
-    }
-    let Some(pointer) = attempt::entry(task::tid()) else { return 0 };
+    (is_udp && (family == AF_INET || family == AF_INET6)).then_some(sk)
+}
+
+/// Remembers the socket of a disconnect.
+#[inline(always)]
+fn disconnect(sk: Sk) -> Option<&'static mut Attempt> {
+    let pointer = attempt::entry(task::tid())?;
     // SAFETY: the entry is this thread's own.
     let entry = unsafe { &mut *pointer };
-    entry.call = call::DISCONNECT;
     entry.cookie = sk.raw_cookie();
     entry.sk = sk.0.0;
     entry.netns_cookie = sk.netns_cookie();
     entry.netns = sk.netns();
     entry.uid = sk.uid();
-    entry.family = family;
-    entry.protocol = protocol;
+    entry.family = sk.family();
+    entry.protocol = sk.protocol();
     entry.door = door::SYSCALL;
-    0
+    Some(entry)
 }
 
 /// connect(2) ended. Told are the want of a local port, and what it made of the socket's own address.
@@ -138,6 +153,19 @@ pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
     } else if let Some(entry) = ending(call::DISCONNECT) {
         entry.call = call::NONE;
         if let Some(sk) = attempt::socket(entry) {
+            attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
+        }
+    } else if offset!(task_pt_regs) != ABSENT && errno(&ctx) == 0 {
+        // Nothing saw it begin: it is no connect to an address. `sys_enter_connect` is not attached then, which would
+        // slow every system call of the machine once more.
+        // SAFETY: the task is the running one. Not reached, and not verified, where the kernel has no such helpers.
+        let registers =
+            Addr(unsafe { generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) } as u64);
+        let (fd, address) = (registers.read(offset!(regs_argument)), registers.read(offset!(regs_second)));
+        if let Some(sk) = disconnecting(fd, address)
+            && let Some(entry) = disconnect(sk)
+        {
+            entry.call = call::NONE;
             attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
         }
     }

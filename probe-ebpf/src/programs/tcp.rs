@@ -9,6 +9,7 @@ use bindwatch_probe::abi::record::{Small, Sock, door, hook, kind};
 
 use super::cgroup::caller;
 use super::{attempt, uring};
+use crate::crowd;
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::Addr;
 use crate::maps::call;
@@ -64,6 +65,9 @@ fn listening(sk: Sk) {
     if entry.door == door::IO_URING {
         uring::begun(entry, hook::INET_SOCK_SET_STATE);
     }
+    if crowd::only_conflicts() && !crowd::watches(entry.cookie) {
+        return;
+    }
     emit::<Sock>(counter::CLOSE, Urgency::Routine, |record| {
         let sock = Sock {
             head: head(kind::LISTEN, hook::INET_SOCK_SET_STATE),
@@ -91,7 +95,7 @@ fn listening(sk: Sk) {
 
 #[inline(always)]
 fn stopped(sk: Sk) {
-    if sk.shutdown() == SHUTDOWN_MASK {
+    if sk.shutdown() == SHUTDOWN_MASK || crowd::only_conflicts() && !crowd::watches(sk.raw_cookie()) {
         return;
     }
     small(sk, kind::UNLISTEN, hook::INET_SOCK_SET_STATE);
@@ -105,7 +109,10 @@ fn stopped(sk: Sk) {
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
     let sk = Sk(Addr(ctx.arg(0)));
-    if sk.raw_cookie() == 0 {
+    if crowd::only_conflicts() && !crowd::watches_any() || sk.raw_cookie() == 0 {
+        return 0;
+    }
+    if crowd::only_conflicts() && !crowd::unwatch(sk.raw_cookie()) {
         return 0;
     }
     if sk.is_mptcp_subflow() {

@@ -37,7 +37,7 @@ pub fn is_carrying_out(tid: u32) -> bool {
 }
 
 #[inline(always)]
-fn is_in_use() -> bool {
+pub fn is_in_use() -> bool {
     URING_IN_USE.get(0).is_some_and(|used| *used != 0)
 }
 

@@ -70,6 +70,8 @@ pub enum Events {
     /// Every event.
     #[default]
     All,
+    /// Binds on ports that another socket has as well, and calls that fail.
+    Conflicts,
 }
 
 impl FromStr for Events {
@@ -78,8 +80,8 @@ impl FromStr for Events {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "all" => Ok(Self::All),
-            "conflicts" => Err("conflicts is not available in this version; use all".to_owned()),
-            _ => Err("expected all".to_owned()),
+            "conflicts" => Ok(Self::Conflicts),
+            _ => Err("expected all or conflicts".to_owned()),
         }
     }
 }
@@ -96,6 +98,7 @@ impl Events {
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
+            Self::Conflicts => "conflicts",
         }
     }
 }

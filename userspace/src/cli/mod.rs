@@ -180,8 +180,9 @@ pub struct RecordingArgs {
     /// race can both pass
     #[arg(long)]
     pub strict: bool,
-    /// What to log: all
-    #[arg(long, default_value_t, value_name = "all")]
+    /// What to log: all, or only binds on ports that another socket has as well and calls that fail. Costs less, and finds
+    /// the same but for causes that lie in the past
+    #[arg(long, default_value_t, value_name = "all|conflicts")]
     pub events: Events,
     /// Stop logging events when the log has this size (16M, 1G); findings go on
     #[arg(long, value_name = "SIZE", value_parser = size)]

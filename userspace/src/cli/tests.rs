@@ -195,7 +195,7 @@ fn wrong_lines_are_refused_and_say_why() {
     let cases = [
         ("run", "required"),
         ("run --reprot x -- y", "unexpected argument '--reprot'"),
-        ("record --events conflicts", "conflicts is not available in this version; use all"),
+        ("record --events some", "expected all or conflicts"),
         ("run --on-conflict wait -- x", "how long? wait=10s"),
         ("record --ring-size 5M", "not a power of two"),
         ("record --duration 5", "has no unit"),

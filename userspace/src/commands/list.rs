@@ -135,7 +135,8 @@ fn find_holders(inventory: &mut Inventory) -> Result<Option<String>, TablesError
     if inventory.sockets.is_empty() {
         return Ok(None);
     }
-    let options = Options { ring_bytes: RING_BYTES, errno: false, ..Options::default() };
+    // No program of these is attached: maps that only they use are made small.
+    let options = Options { ring_bytes: RING_BYTES, errno: false, only: Some(&[]), ..Options::default() };
     let descriptors = Probe::load(&options).and_then(|mut probe| probe.task_files());
     inventory.find_holders(descriptors.as_deref().ok())?;
     Ok(descriptors.err().map(|why| format!("SO_REUSEADDR and SO_REUSEPORT are not known: {why}")))

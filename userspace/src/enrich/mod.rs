@@ -3,6 +3,8 @@
 //! Everything the ledger will ever know goes through here and comes out as an event, so that a replay needs neither
 //! `/proc` nor the kernel. Look-ups are made through [`Lookups`]; tests give their own.
 
+mod budget;
+mod crowd;
 mod guard;
 mod held;
 mod later;
@@ -17,6 +19,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use crowd::{CROWDS_PER_SECOND, Neighbour};
 pub use held::{BESIDE_MAX, LISTINGS_PER_SECOND, Open};
 pub use later::ACCEPTED_TOLD_MAX;
 pub use names::Names;
@@ -31,6 +34,7 @@ use crate::event::{
 };
 use crate::ledger::conflict;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
+use budget::Budget;
 use later::{Begun, Later};
 use listeners::Listeners;
 use ports::{Ports, Want};
@@ -73,6 +77,10 @@ pub trait Lookups {
     fn accepted(&mut self, listener: Cookie, closed: bool) -> Option<u64>;
     /// Every open socket with who has it, and when that was; None when it cannot be had.
     fn open_sockets(&mut self) -> Option<(BootTime, Open)>;
+    /// Every socket at rest on a port, of which the probe tells from now on; None when they cannot be had.
+    fn crowd(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Option<Vec<Neighbour>>;
+    /// Nothing more needs to be told of a socket, unless it meets another.
+    fn ignore(&mut self, cookie: Cookie);
     /// Who opened the connection that had this cookie.
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
     /// Every row of the kernel's tables of a protocol in a network namespace; None when it cannot be had.
@@ -105,6 +113,8 @@ pub struct Enricher<L> {
     later: Later,
     stopping: Stopping,
     listing: held::Listing,
+    /// Where only conflicts are told.
+    crowd: Option<crowd::Crowd>,
     cgroups: cgroup2::Paths,
     listeners: Listeners,
     ports: Ports,
@@ -112,14 +122,6 @@ pub struct Enricher<L> {
     seen_over: BTreeMap<(Cookie, Seq), TableRow>,
     lookups: L,
     budget: Budget,
-}
-
-/// How often the tables were asked.
-#[derive(Default)]
-struct Budget {
-    second: u64,
-    spent: u32,
-    told: bool,
 }
 
 impl<L: Lookups> Enricher<L> {
@@ -131,6 +133,7 @@ impl<L: Lookups> Enricher<L> {
             sockets: Sockets::default(),
             stopping: Stopping::default(),
             listing: held::Listing::default(),
+            crowd: None,
             later: Later::default(),
             cgroups,
             listeners: Listeners::default(),
@@ -148,8 +151,11 @@ impl<L: Lookups> Enricher<L> {
 
     /// Takes a record and appends what it means. `next` is the number that the first appended fact will get.
     pub fn record(&mut self, stamped: Stamped, next: Seq, facts: &mut Vec<Fact>) {
-        let Stamped { at, hook, record } = stamped;
         let begin = facts.len();
+        if !self.is_of_interest(&stamped, facts) {
+            return;
+        }
+        let Stamped { at, hook, record } = stamped;
         self.stopping.next(&record, at, facts);
         let mut push = |body| facts.push(Fact { at, hook, body });
         match record {
@@ -318,7 +324,9 @@ impl<L: Lookups> Enricher<L> {
     /// When something is due that no record will bring: the earliest instant at which [`Enricher::due`] has work.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        [self.sockets.next_due(), self.later.next_due(), self.stopping.next_due()].into_iter().flatten().min()
+        let crowd = self.crowd.as_ref().and_then(crowd::Crowd::next_due);
+        let own = [self.sockets.next_due(), self.later.next_due(), self.stopping.next_due(), crowd];
+        own.into_iter().flatten().min()
     }
 
     /// Tells what was held back, and looks up what no record tells: who holds the sockets whose known holders have ended, and long enough ago, and what
@@ -329,6 +337,7 @@ impl<L: Lookups> Enricher<L> {
             self.unresolved(begun, facts);
         }
         let mut wanted = self.later.take_look(now);
+        self.crowds_due(&wanted, now, facts);
         wanted.retain(|cookie| self.sockets.knows(*cookie));
         if !wanted.is_empty() {
             self.look(&wanted, now, facts);
@@ -459,6 +468,7 @@ impl<L: Lookups> Enricher<L> {
             };
             for process in row.holders.iter().chain(&last_owner) {
                 self.processes.publish(*process, None, &mut self.cgroups, at, facts);
+                self.tell_signals(*process, facts);
             }
             let body = TableRow {
                 asked_by,
@@ -537,26 +547,6 @@ fn silence(row: &PortRow) -> (u8, bool) {
 fn limit(bound: &str, value: u64, unit: &str, at: BootTime) -> Fact {
     let body = Limit { bound: bound.to_owned(), value, unit: unit.to_owned() };
     Fact { at, hook: Hook::Bindwatch, body: Body::Limit(body) }
-}
-
-impl Budget {
-    /// Whether one more look-up is allowed now.
-    fn allows(&mut self, at: BootTime, facts: &mut Vec<Fact>) -> bool {
-        let second = at.0 / SECOND_NS;
-        // Records of different CPUs come a little out of order: a second does not begin again.
-        if second > self.second {
-            (self.second, self.spent, self.told) = (second, 0, false);
-        }
-        if self.spent >= LOOKUPS_PER_SECOND {
-            if !self.told {
-                self.told = true;
-                facts.push(limit("table-lookups", LOOKUPS_PER_SECOND.into(), "look-ups a second", at));
-            }
-            return false;
-        }
-        self.spent += 1;
-        true
-    }
 }
 
 /// The number of the next fact, when the first one after `begin` gets `next`.

@@ -36,6 +36,9 @@ struct Fake {
     asked_holders: Vec<BTreeSet<Cookie>>,
     asked_tables: Vec<(Inum, Protocol)>,
     range: Option<(u16, u16)>,
+    crowd: Option<Vec<Neighbour>>,
+    asked_crowds: u32,
+    ignored: Vec<Cookie>,
     /// When it is said to have looked at every descriptor, and how often it did.
     listed_at: u64,
     listings: u32,
@@ -67,6 +70,15 @@ impl Lookups for Fake {
     fn open_sockets(&mut self) -> Option<(BootTime, Open)> {
         self.listings += 1;
         Some((BootTime(self.listed_at), self.holders.clone()))
+    }
+
+    fn crowd(&mut self, _netns: Inum, _protocol: Protocol, _port: u16) -> Option<Vec<Neighbour>> {
+        self.asked_crowds += 1;
+        self.crowd.clone()
+    }
+
+    fn ignore(&mut self, cookie: Cookie) {
+        self.ignored.push(cookie);
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {

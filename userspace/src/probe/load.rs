@@ -8,7 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use bindwatch_probe::abi::config::{ABSENT, Offsets};
 use bindwatch_probe::abi::policy::related_by;
-use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES};
+use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, only_conflicts};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
@@ -25,6 +25,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../probe/bindwatch.bpf.o"
 
 /// The trace events of system calls: what [`Backend::Tracepoint`] is made of.
 const SYSCALLS: &str = "syscalls";
+
+/// Of no use where the end of the call tells as much: any beginning that is watched slows every system call.
+const SYS_ENTER_CONNECT: &str = "sys_enter_connect";
 
 /// Those of io_uring.
 const IO_URING: &str = "io_uring";
@@ -53,6 +56,8 @@ pub struct Options {
     pub guard: Guarding,
     /// By which rule it decides who is related.
     pub related_by: RelatedBy,
+    /// Tell only binds on ports that another socket has as well, and calls that fail.
+    pub only_conflicts: bool,
     /// Attach these programs of [`HOOKS`] and no others, each of which is needed then. None attaches all.
     pub only: Option<&'static [&'static str]>,
 }
@@ -95,6 +100,7 @@ impl Default for Options {
             diagnostics: false,
             guard: Guarding::Off,
             related_by: RelatedBy::Lineage,
+            only_conflicts: false,
             only: None,
         }
     }
@@ -147,6 +153,8 @@ pub struct Probe {
     pub(super) inside: backend::Found,
     /// io_uring of this kernel can bind (6.11).
     pub(super) binds_by_uring: bool,
+    /// The end of a system call still knows its arguments: nothing needs to be attached to its beginning.
+    pub(super) ends_know_arguments: bool,
     pub(super) attached: Attached,
     pub(super) guarding: Guarding,
     /// The kernel's iterators take no lock.
@@ -197,6 +205,7 @@ impl Probe {
             task_file,
             inside,
             binds_by_uring,
+            ends_know_arguments: offsets.task_pt_regs != ABSENT,
             attached: Attached::default(),
             guarding: options.guard,
             plain_census: false,
@@ -237,7 +246,9 @@ impl Probe {
         probe.attached.backend = probe.attached.backend.or(Some(Backend::Tracepoint));
         tracefs::with(|visible| {
             let no_tracefs = visible.err();
-            for hook in &HOOKS {
+            let needless = |hook: &Hook| probe.ends_know_arguments && hook.name == SYS_ENTER_CONNECT;
+            let tried: Vec<&Hook> = HOOKS.iter().filter(|hook| !needless(hook)).collect();
+            for hook in tried {
                 let outcome = probe.attach_one(hook, &cgroup, no_tracefs.as_deref());
                 probe.note(hook, outcome);
             }
@@ -270,13 +281,15 @@ impl Probe {
         let here = |hook: &Hook| {
             (options.errno || !matches!(hook.need, Need::Errno(_)))
                 && !(is_inside && hook.attach == Attach::Tracepoint(SYSCALLS))
+                && !(self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT)
                 && (no_tracefs.is_none() || !matches!(hook.attach, Attach::Tracepoint(_)))
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
         load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
-            if is_inside && hook.attach == Attach::Tracepoint(SYSCALLS) {
+            let is_needless = self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT;
+            if is_needless || is_inside && hook.attach == Attach::Tracepoint(SYSCALLS) {
                 continue;
             }
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
@@ -369,6 +382,11 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         RelatedBy::User => related_by::USER,
     };
     let dry_run = u32::from(options.guard == Guarding::DryRun);
+    let conflicts = match (options.only_conflicts, options.guard) {
+        (false, _) => only_conflicts::NO,
+        (true, Guarding::Off) => only_conflicts::YES,
+        (true, _) => only_conflicts::WHOLE_ATTEMPTS,
+    };
     let mut loader = loader();
     loader
         // The object has no relocations against the kernel's types.
@@ -377,6 +395,7 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         .override_global("OFFSETS", words.as_slice(), true)
         .override_global("DRY_RUN", &dry_run, true)
         .override_global("RELATED_BY", &related_by, true)
+        .override_global("ONLY_CONFLICTS", &conflicts, true)
         .override_global(LOG_LEVEL_SYMBOL, &level, false)
         .map_max_entries("RING", options.ring_bytes);
     if options.guard == Guarding::Off {
@@ -384,6 +403,9 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         for map in ["KIN", "CLAIMED", "CLAIMS"] {
             loader.map_max_entries(map, 1);
         }
+    }
+    if !options.only_conflicts {
+        loader.map_max_entries("WATCHED", 1);
     }
     if options.only.is_some() {
         // Made with the object, whether or not a program uses them. A listen() makes an attempt of its thread, which

@@ -83,6 +83,35 @@ impl Accepted {
     }
 }
 
+/// The sockets whose end is told where only conflicts are.
+pub struct Watched {
+    cookies: HashMap<MapData, u64, u32>,
+    any: Array<MapData, u32>,
+}
+
+impl Watched {
+    /// Whether this socket is one of them.
+    #[must_use]
+    pub fn has(&self, cookie: Cookie) -> bool {
+        self.cookies.get(&cookie.0, 0).is_ok()
+    }
+
+    /// From now on it is.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn add(&mut self, cookie: Cookie) -> Result<(), aya::maps::MapError> {
+        self.cookies.insert(cookie.0, 0, 0)?;
+        self.any.set(0, 1, 0)
+    }
+
+    /// It no longer is.
+    pub fn remove(&mut self, cookie: Cookie) {
+        // That it is not there is what is wanted.
+        let _ = self.cookies.remove(&cookie.0);
+    }
+}
+
 fn missing(name: &str) -> ProbeError {
     ProbeError::Object { reason: format!("the object has no map {name}") }
 }
@@ -127,6 +156,17 @@ impl Probe {
     pub fn accepted(&mut self) -> Result<Accepted, ProbeError> {
         let map = self.ebpf.take_map("ACCEPTED").ok_or_else(|| missing("ACCEPTED"))?;
         PerCpuHashMap::try_from(map).map(Accepted).map_err(|error| refused(&error))
+    }
+
+    /// The sockets whose end is told. Once.
+    ///
+    /// # Errors
+    /// The second time.
+    pub fn watched(&mut self) -> Result<Watched, ProbeError> {
+        let cookies = self.ebpf.take_map("WATCHED").ok_or_else(|| missing("WATCHED"))?;
+        let any = self.ebpf.take_map("WATCHING").ok_or_else(|| missing("WATCHING"))?;
+        let cookies = HashMap::try_from(cookies).map_err(|error| refused(&error))?;
+        Ok(Watched { cookies, any: Array::try_from(any).map_err(|error| refused(&error))? })
     }
 
     /// The openers of connections. Once.

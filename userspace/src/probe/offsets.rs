@@ -14,7 +14,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 26] = [
+const STRUCTS: [&str; 29] = [
     "cred",
     "css_set",
     "task_struct",
@@ -41,6 +41,9 @@ const STRUCTS: [&str; 26] = [
     "files_struct",
     "fdtable",
     "pt_regs",
+    "inet_connection_sock",
+    "inet_bind_bucket",
+    "inet_bind2_bucket",
 ];
 
 /// What io_uring binds with, where it can (6.11: io_uring/net.c).
@@ -54,8 +57,19 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
     let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
     let mut offsets = from_btf(&btf);
-    let [task_file, get_retval, io_bind] = btf.functions([TASK_FILE, "bpf_get_retval", IO_BIND]);
+    let [task_file, get_retval, io_bind, task, registers] = btf.functions([
+        TASK_FILE,
+        "bpf_get_retval",
+        IO_BIND,
+        "bpf_get_current_task_btf",
+        "bpf_task_pt_regs",
+    ]);
     let inside = btf.functions(FUNCTIONS);
+    // Elsewhere the register of the first argument becomes that of the result.
+    let arguments_stay = btf.offset("pt_regs", "di") != ABSENT && offsets.regs_second != ABSENT;
+    if task.is_some() && registers.is_some() && arguments_stay {
+        offsets.task_pt_regs = 0;
+    }
     offsets.get_retval = if get_retval.is_some() { 0 } else { ABSENT };
     // A program's context at a function's exit is its arguments and its result, a word each.
     let listen_start = FUNCTIONS.iter().zip(inside).find(|(name, _)| **name == LISTEN_START);
@@ -160,6 +174,13 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         uring_file: btf.offset("io_kiocb", "file"),
         regs_result: register(btf, "ax"),
         regs_argument: register(btf, "di"),
+        regs_second: btf.offset("pt_regs", "si"),
+        icsk_bind_hash: btf.offset("inet_connection_sock", "icsk_bind_hash"),
+        tb_bhash2: btf.offset("inet_bind_bucket", "bhash2"),
+        tb_owners: btf.offset("inet_bind_bucket", "owners"),
+        tb2_node: btf.offset("inet_bind2_bucket", "bhash_node"),
+        tb2_owners: btf.offset("inet_bind2_bucket", "owners"),
+        skc_node: skc("skc_node"),
         skc_reuse: btf.bit_field("sock_common", "skc_reuse"),
         skc_reuseport: btf.bit_field("sock_common", "skc_reuseport"),
         skc_ipv6only: btf.bit_field("sock_common", "skc_ipv6only"),

@@ -19,8 +19,8 @@ use crate::cgroup2;
 use crate::clock;
 use crate::enrich::{Enricher, Fact, Processes};
 use crate::event::{
-    Body, BootTime, Cookie, Event, Hook, Inum, Inventory, InventoryPhase, JobPhase, Limit, Lost, OptionSet,
-    PortUse, ProcessKey, Protocol, Seq, Setting,
+    Body, BootTime, Cookie, Event, Found, Hook, Inum, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost,
+    OptionSet, PortUse, ProcessKey, Protocol, Seq, Setting,
 };
 use crate::ledger::{AllowRule, Settings, Standing};
 use crate::probe::{
@@ -73,6 +73,7 @@ pub struct Live {
     counters: Counters,
     enricher: Enricher<System>,
     attached: Attached,
+    only_conflicts: bool,
     facts: Vec<Fact>,
     seq: Seq,
     lost: [u64; counter::SLOTS as usize],
@@ -116,24 +117,28 @@ impl Live {
         let mut probe = Probe::attach(options)?;
         let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;
         let (idle, counters, owners) = (probe.idle()?, probe.counters()?, probe.owners()?);
-        let accepted = probe.accepted()?;
+        let (accepted, watched) = (probe.accepted()?, probe.watched()?);
         let attached = probe.attached().clone();
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         processes.scan();
         if options.guard != Guarding::Off {
             probe.guard(allow, || processes.kinships())?;
         }
-        let enricher = Enricher::new(
+        let mut enricher = Enricher::new(
             processes,
             cgroup2::Paths::new(&root),
-            System::new(probe, owners, accepted, tables),
+            System::new(probe, owners, accepted, watched, tables),
         );
+        if options.only_conflicts {
+            enricher.expect_conflicts_only();
+        }
         let mut live = Self {
             ring,
             idle,
             counters,
             enricher,
             attached,
+            only_conflicts: options.only_conflicts,
             facts: Vec::new(),
             seq: Seq(1),
             lost: [0; counter::SLOTS as usize],
@@ -290,8 +295,13 @@ impl Live {
     /// Appends a fact of bindwatch's own. The processes that it names are made known first.
     pub fn insert(&mut self, body: Body, names: &[ProcessKey], events: &mut Vec<Event>) {
         let at = clock::boot_now();
-        if matches!(&body, Body::Job(job) if job.phase == JobPhase::End) {
+        if let Body::Job(job) = &body
+            && job.phase == JobPhase::End
+        {
             // What the job leaves behind is told by who holds it now.
+            if self.only_conflicts {
+                self.tell_left(job, at);
+            }
             self.enricher.settle(at, &mut self.facts);
         }
         for process in names {
@@ -401,6 +411,36 @@ impl Live {
         }
     }
 
+    /// Leaves those sockets that conflict with others or are known already, and watches those that share their port.
+    fn leave_conflicts(&mut self, sockets: &mut Vec<Found>) {
+        let cookies = self.enricher.leave_conflicts(sockets);
+        if cookies.is_empty() {
+            return;
+        }
+        let open = self.enricher.lookups().watch(&cookies);
+        sockets.retain(|found| open.contains(&found.socket.cookie));
+        cookies.difference(&open).for_each(|cookie| self.enricher.forget(*cookie));
+    }
+
+    /// A job ended, and only conflicts were told: tells the sockets that its processes have left.
+    fn tell_left(&mut self, job: &Job, at: BootTime) {
+        let Ok(Survey { mut sockets, .. }) = self.enricher.lookups().survey() else { return };
+        let mut is_left = |holder: &ProcessKey| {
+            job.left.contains(holder)
+                || self.enricher.described(*holder).is_some_and(|(_, above)| {
+                    above.iter().any(|ancestor| Some(ancestor.process) == job.process)
+                })
+        };
+        sockets.retain(|found| found.holders.iter().any(&mut is_left));
+        let cookies: BTreeSet<Cookie> = sockets.iter().map(|found| found.socket.cookie).collect();
+        let open = if cookies.is_empty() { cookies } else { self.enricher.lookups().watch(&cookies) };
+        for found in sockets {
+            if open.contains(&found.socket.cookie) && !self.enricher.knows(found.socket.cookie) {
+                self.enricher.found(found, at, Hook::TaskFile, &mut self.facts);
+            }
+        }
+    }
+
     /// Makes an event of what was lost since the last look.
     fn count_losses(&mut self, events: &mut Vec<Event>) {
         let now = self.counters.read();
@@ -430,7 +470,10 @@ impl Live {
     /// whose bind is among them is left to that record.
     fn take_inventory(&mut self, events: &mut Vec<Event>) -> Result<(), LiveError> {
         let begin = clock::boot_now();
-        let Survey { sockets, members, unseen, ports } = self.enricher.lookups().survey()?;
+        let Survey { mut sockets, members, unseen, ports } = self.enricher.lookups().survey()?;
+        if self.only_conflicts {
+            self.leave_conflicts(&mut sockets);
+        }
         let took = clock::boot_now().since(begin);
         let mut pending: Vec<Stamped> = Vec::new();
         while let Some(decoded) = self.ring.get_mut().next(wire::decode) {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::census::{self, Counted};
 use super::sockets::{Holdings, InventorySocket, Row, States, Tables, members};
 use crate::clock;
-use crate::enrich::{Lookups, Open, PortRow, USERS_MAX};
+use crate::enrich::{Lookups, Neighbour, Open, PortRow, USERS_MAX};
 use crate::event::{BootTime, Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
-use crate::probe::{Accepted, FileRow, Owners, Probe};
+use crate::probe::{Accepted, FileRow, Owners, Probe, Watched};
 use crate::wire;
 
 /// The running system.
@@ -15,6 +15,7 @@ pub(super) struct System {
     probe: Probe,
     owners: Owners,
     accepted: Accepted,
+    watched: Watched,
     tables: Tables,
 }
 
@@ -32,8 +33,14 @@ pub(super) struct Survey {
 
 impl System {
     /// With a probe that is attached.
-    pub(super) const fn new(probe: Probe, owners: Owners, accepted: Accepted, tables: Tables) -> Self {
-        Self { probe, owners, accepted, tables }
+    pub(super) const fn new(
+        probe: Probe,
+        owners: Owners,
+        accepted: Accepted,
+        watched: Watched,
+        tables: Tables,
+    ) -> Self {
+        Self { probe, owners, accepted, watched, tables }
     }
 
     /// The probe.
@@ -83,6 +90,54 @@ impl System {
 }
 
 impl System {
+    /// Lets the probe tell of these sockets, and gives those of them that are still open.
+    pub(super) fn watch(&mut self, cookies: &BTreeSet<Cookie>) -> BTreeSet<Cookie> {
+        for cookie in cookies {
+            // Whose end is not told is taken for open until the next inventory.
+            if let Err(error) = self.watched.add(*cookie) {
+                log::warn!("a socket's end will not be noticed: {error}");
+            }
+        }
+        // One that was closed before it was watched is not told of.
+        let open = self.open_sockets().map(|(_, open)| open).unwrap_or_default();
+        cookies.iter().filter(|cookie| open.contains_key(cookie)).copied().collect()
+    }
+
+    /// The sockets at rest on a port, with their options and holders, in the order of an inventory.
+    fn at_rest_on(&mut self, (netns, protocol, port): (Inum, Protocol, u16)) -> Option<Vec<InventorySocket>> {
+        let mut found: BTreeMap<Cookie, InventorySocket> = BTreeMap::new();
+        for row in self.probe.task_files().ok()? {
+            let here =
+                row.netns == netns && row.port == port && wire::protocol(row.protocol) == Some(protocol);
+            let (true, Some(cookie), Ok(state)) = (here, row.cookie, wire::tcp_state(row.state)) else {
+                continue;
+            };
+            if protocol == Protocol::Tcp && !matches!(state, TcpState::Listen | TcpState::Close) {
+                continue;
+            }
+            let FileRow { netns_cookie, family, address, options, uid, process, inode, .. } = row;
+            let socket =
+                SocketFacts { cookie, netns, netns_cookie, family, protocol, address, port, options, uid };
+            let entry = found.entry(cookie).or_insert_with(|| InventorySocket {
+                socket,
+                reuse_known: true,
+                state,
+                peer: None,
+                inode: u32::try_from(inode).unwrap_or(0),
+                mptcp: None,
+                queued: 0,
+                expires_ms: None,
+                holders: Vec::new(),
+            });
+            entry.holders.push(process);
+        }
+        for socket in found.values_mut() {
+            socket.holders.sort_unstable();
+            socket.holders.dedup();
+        }
+        Some(found.into_values().collect())
+    }
+
     /// What the kernel's tables have on a port, by itself.
     pub(super) fn rows(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<Row> {
         self.tables.on_port(netns, protocol, port).unwrap_or_default()
@@ -159,6 +214,37 @@ impl Lookups for System {
             processes.dedup();
         }
         Some((begin, open))
+    }
+
+    fn crowd(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Option<Vec<Neighbour>> {
+        let at = (netns, protocol, port);
+        // The kernel gives a cookie to every socket that it lists here.
+        drop(self.tables.on_port(netns, protocol, port));
+        let listed: BTreeSet<Cookie> =
+            self.at_rest_on(at)?.into_iter().map(|socket| socket.socket.cookie).collect();
+        let told: BTreeSet<Cookie> =
+            listed.iter().filter(|cookie| self.watched.has(**cookie)).copied().collect();
+        for cookie in &listed {
+            if let Err(error) = self.watched.add(*cookie) {
+                log::warn!("a socket's end will not be noticed: {error}");
+            }
+        }
+        // One that was closed before it was watched is not told of, and one that came meanwhile tells of itself.
+        let mut there = self.at_rest_on(at)?;
+        let open: BTreeSet<Cookie> = there.iter().map(|socket| socket.socket.cookie).collect();
+        listed.difference(&open).for_each(|cookie| self.watched.remove(*cookie));
+        there.retain(|socket| listed.contains(&socket.socket.cookie));
+        let members = members(&there);
+        let neighbour = |socket: &InventorySocket| Neighbour {
+            found: socket.found(),
+            is_told: told.contains(&socket.socket.cookie),
+            is_member: members.contains(&socket.socket.cookie),
+        };
+        Some(there.iter().map(neighbour).collect())
+    }
+
+    fn ignore(&mut self, cookie: Cookie) {
+        self.watched.remove(cookie);
     }
 
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey> {
