@@ -66,19 +66,21 @@ fn say(text: &str) -> anyhow::Result<()> {
     out.flush().map_err(Into::into)
 }
 
-/// Processor time of each of so many, ns.
+/// Processor time of each of so many, and the time that passed, ns.
 fn each(count: u32, mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<String> {
     let cpu = || -> anyhow::Result<i64> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
         let (user, system) = (usage.user_time(), usage.system_time());
         Ok((user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec())
     };
-    let before = cpu()?;
+    let (before, start) = (cpu()?, Instant::now());
     for _ in 0..count {
         one()?;
     }
     let spent = Duration::from_micros((cpu()? - before).unsigned_abs());
-    Ok((spent.as_secs_f64() * 1e9 / f64::from(count)).to_string())
+    let passed = start.elapsed();
+    let each = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(count);
+    Ok(format!("{} {}", each(spent), each(passed)))
 }
 
 /// One cycle of the goals: a TCP socket with SO_REUSEPORT is bound and closed.
@@ -149,12 +151,22 @@ impl Worker {
         writeln!(self.input.as_mut().context("its input")?, "go").map_err(Into::into)
     }
 
-    /// What it measured. Ends it.
-    pub(crate) fn result(mut self) -> anyhow::Result<f64> {
+    /// What it measured: processor time. Ends it.
+    pub(crate) fn result(self) -> anyhow::Result<f64> {
+        self.times().map(|(cpu, _)| cpu)
+    }
+
+    /// Processor time, and the time that passed. Ends it.
+    pub(crate) fn times(mut self) -> anyhow::Result<(f64, f64)> {
         drop(self.input.take());
         let said = self.hear()?;
         self.child.wait()?;
-        said.parse().with_context(|| format!("a worker said {said:?}"))
+        let mut words = said.split(' ').map(str::parse::<f64>);
+        match (words.next(), words.next()) {
+            (Some(Ok(cpu)), Some(Ok(passed))) => Ok((cpu, passed)),
+            (Some(Ok(only)), None) => Ok((only, only)),
+            _ => bail!("a worker said {said:?}"),
+        }
     }
 }
 
@@ -180,6 +192,18 @@ pub(crate) fn cycles(workers: usize, count: u32, mut prepare: impl FnMut(&Worker
     }
     let times = all.into_iter().map(Worker::result).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(times.iter().sum::<f64>() / workers as f64)
+}
+
+/// One worker's cycles: processor time and the time that passed for each, ns, and what the process `beside` used meanwhile.
+pub(crate) fn cycle_beside(
+    count: u32,
+    mut beside: impl FnMut() -> anyhow::Result<f64>,
+) -> anyhow::Result<(f64, f64, f64)> {
+    let mut worker = Worker::start(&["cycle", &count.to_string(), &scenarios::loopback().to_string()])?;
+    let before = beside()?;
+    worker.go()?;
+    let (cpu, passed) = worker.times()?;
+    Ok((cpu, passed, (beside()? - before) / f64::from(count)))
 }
 
 /// How long `until` takes to become true, looked at all the time.
