@@ -164,16 +164,17 @@ fn ordinary_binds_leave_no_line() {
 
 #[test]
 fn a_bind_that_meets_only_connections_leaves_no_line() {
+    // A port of this test alone, as above.
     let recording = start();
     let address = loopback();
     let (mut server, mut client) = (Actor::new(), Actor::new());
-    let id = server.bind(&format!("tcp {address}:8000 reuseaddr listen")).id;
-    client.ok(&format!("connect tcp {address}:8000"));
+    let id = server.bind(&format!("tcp {address}:21400 reuseaddr listen")).id;
+    client.ok(&format!("connect tcp {address}:21400"));
     server.ok(&format!("accept {id}"));
     server.ok(&format!("close {id}"));
     // The kernel has the connection in the port's list.
     let mut next = Actor::new();
-    next.bind(&format!("tcp {address}:8000 reuseaddr listen"));
+    next.bind(&format!("tcp {address}:21400 reuseaddr listen"));
     fence(&recording);
     let finished = recording.stop();
     assert_eq!(lines(&finished.log, address), [""; 0]);

@@ -246,8 +246,7 @@ impl Probe {
         probe.attached.backend = probe.attached.backend.or(Some(Backend::Tracepoint));
         tracefs::with(|visible| {
             let no_tracefs = visible.err();
-            let needless = |hook: &Hook| probe.ends_know_arguments && hook.name == SYS_ENTER_CONNECT;
-            let tried: Vec<&Hook> = HOOKS.iter().filter(|hook| !needless(hook)).collect();
+            let tried: Vec<&Hook> = HOOKS.iter().filter(|hook| !probe.is_needless(hook, false)).collect();
             for hook in tried {
                 let outcome = probe.attach_one(hook, &cgroup, no_tracefs.as_deref());
                 probe.note(hook, outcome);
@@ -280,16 +279,14 @@ impl Probe {
         let is_inside = backend.is_some_and(Backend::is_inside);
         let here = |hook: &Hook| {
             (options.errno || !matches!(hook.need, Need::Errno(_)))
-                && !(is_inside && hook.attach == Attach::Tracepoint(SYSCALLS))
-                && !(self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT)
+                && !self.is_needless(hook, is_inside)
                 && (no_tracefs.is_none() || !matches!(hook.attach, Attach::Tracepoint(_)))
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
         load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
-            let is_needless = self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT;
-            if is_needless || is_inside && hook.attach == Attach::Tracepoint(SYSCALLS) {
+            if self.is_needless(hook, is_inside) {
                 continue;
             }
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
@@ -308,6 +305,12 @@ impl Probe {
             self.note(hook, outcome);
         }
         Ok(())
+    }
+
+    /// Whether something else tells what a program would: functions of the kernel, or the end of the call.
+    fn is_needless(&self, hook: &Hook, is_inside: bool) -> bool {
+        let told_by_end = self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT;
+        told_by_end || is_inside && hook.attach == Attach::Tracepoint(SYSCALLS)
     }
 
     fn note(&mut self, hook: &Hook, outcome: Result<(), String>) {

@@ -57,13 +57,8 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
     let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
     let mut offsets = from_btf(&btf);
-    let [task_file, get_retval, io_bind, task, registers] = btf.functions([
-        TASK_FILE,
-        "bpf_get_retval",
-        IO_BIND,
-        "bpf_get_current_task_btf",
-        "bpf_task_pt_regs",
-    ]);
+    let [task_file, get_retval, io_bind, task, registers] =
+        btf.functions([TASK_FILE, "bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs"]);
     let inside = btf.functions(FUNCTIONS);
     // Elsewhere the register of the first argument becomes that of the result.
     let arguments_stay = btf.offset("pt_regs", "di") != ABSENT && offsets.regs_second != ABSENT;
