@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Found, Known};
+use crate::event::Found;
 
 /// Tells only of conflicts, where these sockets are on the port.
 fn bench(there: Vec<Neighbour>) -> Bench {
@@ -95,5 +95,5 @@ fn signals_to_who_turns_out_to_hold_a_port_are_told_then() {
     assert_eq!(bench.feed(signal), []);
     let bodies = bind(&mut bench, 3, 71, 1);
     assert_eq!(without_processes(&bodies), ["socket", "signal", "bind"]);
-    assert!(told(&bodies).iter().any(|process| process.known == Known::Fork));
+    assert!(told(&bodies).iter().any(|told| told.process == process(2)));
 }
