@@ -9,11 +9,11 @@ use aya_ebpf::maps::HashMap;
 use bindwatch_probe::abi::config::BitField;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::policy::{
-    ANCESTORS_MAX, BUCKETS, CLAIMED_MAX, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, gives, name, plane,
-    related_by as by,
+    ANCESTORS_MAX, BUCKETS, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, gives, name, plane, related_by as by,
 };
 use bindwatch_probe::abi::record::option;
 
+use crate::claimed::{self, claim_of, keep, keep_aside};
 use crate::emit::count;
 use crate::kernel::{Addr, offset};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
@@ -29,18 +29,23 @@ const NO_SLOT: u64 = SLOTS as u64;
 #[map]
 pub static KIN: HashMap<u32, Kin> = HashMap::with_max_entries(KIN_MAX, BPF_F_NO_PREALLOC);
 
-/// The claim a socket shares in, by its cookie: bucket and slot.
-#[map]
-static CLAIMED: HashMap<u64, u32> = HashMap::with_max_entries(CLAIMED_MAX, BPF_F_NO_PREALLOC);
-
 /// The allow rules, and how many there are.
 #[map]
 static RULES: aya_ebpf::maps::Array<Rule> = aya_ebpf::maps::Array::with_max_entries(RULES_MAX, 0);
 
+/// Slots are 288 bytes each; which of them to look at, and where the last one ends, is told by what lies beside the lock.
 #[repr(C)]
 pub struct Bucket {
     lock: bpf_spin_lock,
-    pad: u32,
+    /// Slots that are taken.
+    taken: u32,
+    /// Behind the last slot that is taken.
+    top: u64,
+    /// Always 0, which the verifier does not know. It would tell apart what the loop over the slots finds by the bits that
+    /// each number of a slot has, and follow every combination.
+    zero: u64,
+    /// Of each slot the hash of its network namespace, port and protocol; 0 is free.
+    tags: [u32; SLOTS],
     slots: [Slot; SLOTS],
 }
 
@@ -160,6 +165,8 @@ fn is_multicast(address: [u64; 2], planes: u64) -> u64 {
 pub mod how {
     /// Under the bucket's lock.
     pub const CLAIM: u8 = 0;
+    /// As `CLAIM`, of a socket that is known to have none ([`super::claimed_here`]).
+    pub const FIRST: u8 = 3;
     /// Claims nothing: only tells who has the endpoint.
     pub const LOOK: u8 = 1;
     /// Without the lock, for iterators of kernels that do not let them take it (before 6.1). A claim that is made at the
@@ -182,11 +189,8 @@ pub fn claim<const HOW: u8>(
     if port == 0 || cookie == 0 || shares == 0 {
         return Verdict::Nothing;
     }
-    if HOW == how::UNLOCKED {
-        // SAFETY: only whether there is one.
-        if unsafe { CLAIMED.get(cookie) }.is_some() {
-            return Verdict::Granted;
-        }
+    if HOW == how::UNLOCKED && claim_of(cookie) != claimed::NONE {
+        return Verdict::Granted;
     }
     // Of one bind both the program that denies and the census come here. That it was elsewhere means that another tool
     // denied a bind which was granted here, or that the socket gave its port up.
@@ -198,29 +202,41 @@ pub fn claim<const HOW: u8>(
     let broad = breadth(planes);
     let mixed = (netns ^ u64::from(port) << 16 ^ u64::from(protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let index = (mixed >> 40) as u32 & (BUCKETS - 1);
+    let tag = mixed as u32 | 1;
     let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return Verdict::Nothing };
-    let (mut enemy_cookie, mut enemy, mut unknown) = (opaque(0), opaque(0), opaque(0));
-    let (mut free, mut mine) = (opaque(NO_SLOT), opaque(NO_SLOT));
+    // SAFETY: of a value of an array map; nobody writes it.
+    let zero = unsafe { (&raw const (*bucket).zero).read_volatile() };
+    let (mut enemy_cookie, mut enemy, mut unknown) = (zero, zero, zero);
+    let mut mine = zero.wrapping_add(NO_SLOT);
     // SAFETY: the bucket is a value of an array map; its slots are read and written under its lock only.
     let at = unsafe {
         if HOW != how::UNLOCKED {
             generated::bpf_spin_lock(&raw mut (*bucket).lock);
         }
         let slots = (&raw mut (*bucket).slots).cast::<Slot>();
+        let tags = (&raw mut (*bucket).tags).cast::<u32>();
+        let top = (&raw const (*bucket).top).read_volatile();
+        let mut free = top;
+        let mut nth = zero;
         let mut i = 0;
         while i < SLOTS {
-            let slot = &*slots.add(i);
-            free = select(is_zero(u64::from(slot.count)), i as u64, free);
-            let elsewhere = slot.netns ^ netns | u64::from(slot.port ^ port);
-            let other_protocol = u64::from(u16::from(slot.protocol) ^ protocol);
-            if is_zero(elsewhere | other_protocol) & not(is_zero(u64::from(slot.count))) != 0 {
+            // Below zero at the end. As a comparison it would tell the verifier of `top`, and keep apart what is the same.
+            if opaque(top.wrapping_sub(i as u64 + 1)) >> 63 != 0 {
+                break;
+            }
+            let there = tags.add(i).read_volatile();
+            free = select(is_zero(u64::from(there)), nth, free);
+            if there == tag {
+                let slot = &*slots.add(i);
+                let elsewhere = slot.netns ^ netns | u64::from(slot.port ^ port);
+                let not_here = elsewhere | u64::from(u16::from(slot.protocol) ^ protocol);
                 let differs = slot.address[0] ^ address[0] | slot.address[1] ^ address[1];
                 let other_device = u64::from(slot.device ^ device);
                 let other_planes = (u64::from(slot.planes) ^ planes) & !u64::from(plane::MULTICAST);
                 let other_process = when(only_itself, slot.kin.name ^ owner.name);
                 let other_kin = slot.kin.lineage ^ owner.lineage | slot.group ^ group | other_process;
-                let same = is_zero(other_kin | differs | other_device | other_planes);
-                mine = select(same, i as u64, mine);
+                let same = is_zero(other_kin | differs | other_device | other_planes | not_here);
+                mine = select(same, nth, mine);
                 let theirs = u64::from(slot.planes);
                 let apart = is_zero(theirs & planes & u64::from(plane::V4 | plane::V6));
                 let specific = is_zero((theirs | planes) & u64::from(plane::WILDCARD));
@@ -236,18 +252,24 @@ pub fn claim<const HOW: u8>(
                 let one_group = is_zero(slot.group ^ group) & not(is_zero(group));
                 let kin = select(only_itself, 0, related(&slot.kin, owner) | one_group);
                 let kin = kin | is_zero(slot.kin.name ^ owner.name);
-                let hostile = not(apart | elsewhere | off_device | meant | kin);
+                let hostile = not(apart | elsewhere | off_device | meant | kin) & is_zero(not_here);
                 let known = is_zero(u64::from(slot.kin.cut | owner.cut)) | only_itself;
                 enemy = select(hostile & known, slot.kin.name, enemy);
                 enemy_cookie = select(hostile & known, slot.cookie, enemy_cookie);
                 unknown |= hostile & not(known);
             }
+            nth = opaque(nth.wrapping_add(1));
             i += 1;
         }
         let at = select(not(is_zero(mine ^ NO_SLOT)), mine, free);
         if HOW != how::LOOK && at < SLOTS as u64 && (!deny || enemy == 0) {
             let slot = &mut *slots.add(at as usize & (SLOTS - 1));
             if slot.count == 0 {
+                tags.add(at as usize & (SLOTS - 1)).write_volatile(tag);
+                (*bucket).taken += 1;
+                if at >= top {
+                    (*bucket).top = at + 1;
+                }
                 slot.cookie = cookie;
                 slot.netns = netns;
                 slot.address[0] = address[0];
@@ -286,7 +308,15 @@ pub fn claim<const HOW: u8>(
         count(counter::GUARD);
     }
     if at < SLOTS as u64 {
-        let _ = CLAIMED.insert(cookie, index * SLOTS as u32 + at as u32, 0);
+        let claim = u64::from(index) * SLOTS as u64 + at;
+        let kept = if HOW == how::UNLOCKED { keep_aside(cookie, claim) } else { keep(cookie, claim) };
+        if kept == 0 {
+            count(counter::GUARD);
+            if HOW != how::UNLOCKED {
+                // Nobody would give it up.
+                leave(claim);
+            }
+        }
     }
     if enemy != 0 { Verdict::Contested { cookie: enemy_cookie, holder: enemy } } else { Verdict::Granted }
 }
@@ -297,9 +327,11 @@ pub fn claim<const HOW: u8>(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claimed_here(cookie: u64, first: u64, second: u64, port: u64) -> u64 {
-    // SAFETY: copied out at once.
-    let Some(at) = (unsafe { CLAIMED.get(cookie) }).copied() else { return 0 };
-    let Some(bucket) = CLAIMS.get_ptr_mut(at / SLOTS as u32) else { return 0 };
+    let at = claim_of(cookie);
+    if at == claimed::NONE {
+        return 0;
+    }
+    let Some(bucket) = CLAIMS.get_ptr_mut(at as u32 / SLOTS as u32) else { return 0 };
     // SAFETY: as in `claim`. Read without the lock: the slot is this socket's as long as it is counted there, and
     // nobody writes these fields meanwhile.
     let here = unsafe {
@@ -441,19 +473,32 @@ fn when(condition: u64, value: u64) -> u64 {
 /// A socket is gone: so is its share in a claim.
 #[inline(always)]
 pub fn release(cookie: u64) {
-    // SAFETY: copied out at once.
-    let Some(at) = (unsafe { CLAIMED.get(cookie) }).copied() else { return };
-    if CLAIMED.remove(cookie).is_err() {
-        return;
+    let claim = claimed::forget(cookie);
+    if claim != claimed::NONE {
+        leave(claim);
     }
-    let Some(bucket) = CLAIMS.get_ptr_mut(at / SLOTS as u32) else { return };
+}
+
+/// One socket less has a share in a claim.
+#[inline(always)]
+fn leave(claim: u64) {
+    let Some(bucket) = CLAIMS.get_ptr_mut(claim as u32 / SLOTS as u32) else { return };
+    let at = claim as usize & (SLOTS - 1);
     // SAFETY: as in `claim`.
     unsafe {
         generated::bpf_spin_lock(&raw mut (*bucket).lock);
-        let slots = (&raw mut (*bucket).slots).cast::<Slot>();
-        let slot = &mut *slots.add(at as usize & (SLOTS - 1));
+        let slot = &mut *(&raw mut (*bucket).slots).cast::<Slot>().add(at);
         if slot.count > 0 {
             slot.count -= 1;
+            if slot.count == 0 {
+                (&raw mut (*bucket).tags).cast::<u32>().add(at).write_volatile(0);
+                (*bucket).taken -= 1;
+                if (*bucket).taken == 0 {
+                    (*bucket).top = 0;
+                } else if (*bucket).top == at as u64 + 1 {
+                    (*bucket).top = at as u64;
+                }
+            }
         }
         generated::bpf_spin_unlock(&raw mut (*bucket).lock);
     }
@@ -462,14 +507,16 @@ pub fn release(cookie: u64) {
 /// A socket joined a multicast group: whoever shares its port means it.
 #[inline(always)]
 pub fn joined(cookie: u64) {
-    // SAFETY: copied out at once.
-    let Some(at) = (unsafe { CLAIMED.get(cookie) }).copied() else { return };
-    let Some(bucket) = CLAIMS.get_ptr_mut(at / SLOTS as u32) else { return };
+    let claim = claim_of(cookie);
+    if claim == claimed::NONE {
+        return;
+    }
+    let Some(bucket) = CLAIMS.get_ptr_mut(claim as u32 / SLOTS as u32) else { return };
     // SAFETY: as in `claim`.
     unsafe {
         generated::bpf_spin_lock(&raw mut (*bucket).lock);
         let slots = (&raw mut (*bucket).slots).cast::<Slot>();
-        (*slots.add(at as usize & (SLOTS - 1))).planes |= plane::MULTICAST;
+        (*slots.add(claim as usize & (SLOTS - 1))).planes |= plane::MULTICAST;
         generated::bpf_spin_unlock(&raw mut (*bucket).lock);
     }
 }

@@ -4,6 +4,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod crowd;
+mod claimed;
 mod emit;
 mod guard;
 mod kernel;

@@ -118,3 +118,28 @@ fn only_what_may_be_enrolled_is() {
         assert!(outcome.stderr.contains(said), "{outcome}");
     }
 }
+
+#[test]
+fn a_wait_by_what_bindwatch_itself_is_compared_by_is_refused() {
+    for rule in ["session", "cgroup", "user"] {
+        let run = Run::bindwatch(["run", "--on-conflict", "wait=1s", "--related-by", rule, "--", "true"]);
+        let outcome = run.outcome();
+        outcome.expect_one_line(2);
+        assert!(outcome.stderr.contains("--on-conflict wait decides by lineage or process"), "{outcome}");
+    }
+}
+
+#[test]
+fn nothing_is_pinned_without_the_right_to() {
+    let cgroup = Cgroup::new();
+    let enforce = Run::bindwatch(["enforce", "--pin", "--cgroup"]).args([cgroup.path()]).as_nobody();
+    let outcome = enforce.outcome();
+    outcome.expect_one_line(125);
+    assert!(outcome.stderr.contains("bindwatch needs root to load its probe"), "{outcome}");
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    cgroup.enrol(one.pid());
+    cgroup.enrol(other.pid());
+    let address = loopback();
+    one.bind(&format!("tcp {address}:27113 reuseport listen"));
+    other.bind(&format!("tcp {address}:27113 reuseport listen"));
+}

@@ -52,7 +52,6 @@ fn whoever_is_related_by_the_rule_of_the_findings_is_so_to_the_kernel() {
         std::fs::create_dir(&below).expect("a cgroup below");
         let recording = dry_run(&cgroup, &["--related-by", rule]);
         let mut expected = Vec::new();
-        // Of their own each: the kernel keeps eight parties of a port apart, whatever their addresses.
         for ((situation, apart), port) in situations.into_iter().zip(26_101_u64..) {
             let address = loopback();
             let (mut boss, [_, second]) = family(&cgroup);

@@ -5,11 +5,16 @@
 pub const ANCESTORS_MAX: usize = 24;
 /// Live processes that are kept. Of the others no verdict can be had.
 pub const KIN_MAX: u32 = 65_536;
-/// Buckets that endpoints are spread over, a power of two.
-pub const BUCKETS: u32 = 4096;
-/// Claims in a bucket. One that does not fit is not known to the guard, which `counter::GUARD` counts.
-pub const SLOTS: usize = 8;
-/// Sockets that share in a claim at one instant, in all.
+/// Buckets that endpoints are spread over, by network namespace, port and protocol; a power of two.
+pub const BUCKETS: u32 = 512;
+/// Claims in a bucket, a power of two: so many parties on one port, whatever their addresses, since a wildcard meets all
+/// of them. One that does not fit is not known to the guard, which `counter::GUARD` counts.
+pub const SLOTS: usize = 64;
+/// Sets that the sockets with a share in a claim are spread over by their cookies, a power of two.
+pub const SETS: u32 = 16_384;
+/// Sockets in a set. Those that do not fit are kept where it takes longer.
+pub const WAYS: usize = 4;
+/// Sockets kept there at one instant, in all. One that does not fit is let through, and `counter::GUARD` counts it.
 pub const CLAIMED_MAX: u32 = 65_536;
 /// Bits of a thread group id in a process's name; the rest is its start in clock ticks.
 pub const TGID_BITS: u32 = 22;

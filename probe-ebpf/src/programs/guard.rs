@@ -64,7 +64,7 @@ pub fn census_bind6(ctx: SockContext) -> i32 {
 
 /// The socket of a post_bind program, as far as the context tells without asking.
 #[inline(always)]
-fn bound(ctx: &SockContext, sk: Sk, family: u16, options: u64) -> Bound {
+fn bound(ctx: &SockContext, family: u16, device: u32, options: u64) -> Bound {
     // SAFETY: fields of bpf_sock that a post_bind program of this family may read.
     let (address, port, protocol) = unsafe {
         let sock = ctx.sock;
@@ -76,7 +76,7 @@ fn bound(ctx: &SockContext, sk: Sk, family: u16, options: u64) -> Bound {
         };
         (address, (*sock).src_port as u16, (*sock).protocol as u16)
     };
-    Bound::new(family, address, port, protocol, sk.device(), options)
+    Bound::new(family, address, port, protocol, device, options)
 }
 
 #[inline(always)]
@@ -100,7 +100,7 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
     };
     let deny = denies();
     let contested = claim::<{ how::CLAIM }>(
-        &bound(ctx, sk, family, options),
+        &bound(ctx, family, sk.device(), options),
         cookie,
         netns,
         owner,
@@ -251,7 +251,7 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
         release(cookie);
         return ALLOW;
     }
-    let bound = bound(ctx, sk, family, options);
+    let bound = bound(ctx, family, 0, options);
     if claimed_here(cookie, bound.address[0], bound.address[1], u64::from(bound.port)) != 0 {
         // By the guard, a moment ago.
         return ALLOW;
@@ -263,7 +263,8 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
     };
     // SAFETY: ctx is the program's context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    claim::<{ how::CLAIM }>(&bound, cookie, netns, owner, group_of(task::current().0), false);
+    let bound = Bound { device: sk.device(), ..bound };
+    claim::<{ how::FIRST }>(&bound, cookie, netns, owner, group_of(task::current().0), false);
     ALLOW
 }
 

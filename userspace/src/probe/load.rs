@@ -403,7 +403,7 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         .map_max_entries("RING", options.ring_bytes);
     if options.guard == Guarding::Off {
         // Made with the object, whether or not the guard is attached.
-        for map in ["KIN", "CLAIMED", "CLAIMS"] {
+        for map in ["KIN", "CLAIMED", "CLAIMED_SETS", "CLAIMS"] {
             loader.map_max_entries(map, 1);
         }
     }
