@@ -220,7 +220,8 @@ fn killed_at_any_moment_it_leaves_nothing() {
         let log = folder.file(&format!("log-{nth}.jsonl"));
         if nth.is_multiple_of(2) {
             // A command that ends by itself, should it have been started.
-            let run = Run::bindwatch(["run", "--quiet", "--on-conflict", "deny", "--output"]).args([&log]);
+            let how = if nth.is_multiple_of(4) { "deny" } else { "wait=5s" };
+            let run = Run::bindwatch(["run", "--quiet", "--on-conflict", how, "--output"]).args([&log]);
             run.args(["--", "sleep", "0.05"]).start()
         } else {
             let run = Run::bindwatch(["enforce", "--quiet", "--output"]).args([&log]);

@@ -25,9 +25,10 @@ fn forty_parties_of_one_port_have_it_to_themselves() {
     let (mut all, mut intruder) = parties::<40>(&cgroup);
     let recording = Recording::enforcing::<&str>(&cgroup, []);
     for round in 0..2 {
-        for (party, address) in &mut all {
-            party.bind(&format!("tcp {address}:27111 reuseport listen"));
-        }
+        let bind = |party: &mut Actor, address: &Ipv4Addr| {
+            party.ok(&format!("bind tcp {address}:27111 reuseport listen")).number("id")
+        };
+        let first: Vec<u64> = all.iter_mut().map(|(party, address)| bind(party, address)).collect();
         for (_, address) in &all {
             let answer = intruder.tell(&format!("bind tcp {address}:27111 reuseport")).to_string();
             assert_eq!(answer, "err EADDRINUSE", "{address}, round {round}");
@@ -35,13 +36,13 @@ fn forty_parties_of_one_port_have_it_to_themselves() {
         // Who wants all of them meets each.
         assert_eq!(intruder.tell("bind tcp 0.0.0.0:27111 reuseport").to_string(), "err EADDRINUSE");
         // A party may go on where it is, and what it gives up is free.
-        for (party, address) in &mut all {
-            party.bind(&format!("tcp {address}:27111 reuseport listen"));
-            party.ok(&format!("close {}", 2 * round + 1));
-            party.ok(&format!("close {}", 2 * round + 2));
+        for ((party, address), first) in all.iter_mut().zip(first) {
+            let second = bind(party, address);
+            party.ok(&format!("close {first}"));
+            party.ok(&format!("close {second}"));
         }
-        let (_, first) = all.first().expect("forty");
-        let free = intruder.ok(&format!("bind tcp {first}:27111 reuseport")).number("id");
+        let (_, address) = all.first().expect("forty");
+        let free = intruder.ok(&format!("bind tcp {address}:27111 reuseport")).number("id");
         intruder.ok(&format!("close {free}"));
     }
     recording.fence();
