@@ -3,8 +3,8 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-mod crowd;
 mod claimed;
+mod crowd;
 mod emit;
 mod guard;
 mod kernel;

@@ -20,34 +20,40 @@ use crate::task;
 
 /// What a program at bind4 or bind6 that denies makes of it.
 const EPERM: u32 = 1;
+/// Who only looks claims for nobody, and needs no cookie.
+const LOOKS: u64 = 1;
 
 /// Attached to the enforced cgroups: refuses a bind that would share an endpoint.
 #[cgroup_sock_addr(bind4)]
 pub fn check_bind4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the fields of bpf_sock_addr that a bind4 program may read.
-    let (ip, port, sk) = unsafe {
-        let addr = &*ctx.sock_addr;
-        (addr.user_ip4, addr.user_port, addr.__bindgen_anon_1.sk)
-    };
-    check(&ctx, Sk(Addr::of_pointer(sk)), AF_INET, [u64::from(ip), 0], port, hook::CHECK_BIND4)
+    check(&ctx, AF_INET, hook::CHECK_BIND4)
 }
 
 /// As `check_bind4`.
 #[cgroup_sock_addr(bind6)]
 pub fn check_bind6(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the fields of bpf_sock_addr that a bind6 program may read; word by word, as the verifier wants it.
-    let (address, port, sk) = unsafe {
+    check(&ctx, AF_INET6, hook::CHECK_BIND6)
+}
+
+/// The address that is asked for.
+#[inline(always)]
+fn address_of(ctx: &SockAddrContext, family: u16) -> [u64; 2] {
+    // SAFETY: the fields of bpf_sock_addr that a program at bind of this family may read; word by word, as the verifier wants it.
+    unsafe {
         let addr = ctx.sock_addr;
+        if family == AF_INET {
+            return [u64::from(core::ptr::read_volatile(&raw const (*addr).user_ip4)), 0];
+        }
         let part = |nth: usize| u64::from(core::ptr::read_volatile(&raw const (*addr).user_ip6[nth]));
-        let address = [part(0) | part(1) << 32, part(2) | part(3) << 32];
-        (address, (*addr).user_port, (*addr).__bindgen_anon_1.sk)
-    };
-    check(&ctx, Sk(Addr::of_pointer(sk)), AF_INET6, address, port, hook::CHECK_BIND6)
+        [part(0) | part(1) << 32, part(2) | part(3) << 32]
+    }
 }
 
 #[inline(always)]
-fn check(ctx: &SockAddrContext, sk: Sk, family: u16, address: [u64; 2], port: u32, hook: u32) -> i32 {
-    let port = u16::from_be(port as u16);
+fn check(ctx: &SockAddrContext, family: u16, hook: u32) -> i32 {
+    // SAFETY: fields of bpf_sock_addr that a program at bind may read.
+    let (port, sk) = unsafe { ((*ctx.sock_addr).user_port, (*ctx.sock_addr).__bindgen_anon_1.sk) };
+    let (port, sk) = (u16::from_be(port as u16), Sk(Addr::of_pointer(sk)));
     let options = options_of(sk, family);
     if port == 0 || options & SHARING == 0 {
         return ALLOW;
@@ -58,17 +64,20 @@ fn check(ctx: &SockAddrContext, sk: Sk, family: u16, address: [u64; 2], port: u3
         return ALLOW;
     };
     // SAFETY: ctx is the program's context.
-    let (cookie, netns) =
-        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
-    let wanted = Bound::new(family, address, port, sk.protocol(), sk.device(), options);
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let wanted = Bound::new(family, address_of(ctx, family), port, sk.protocol(), sk.device(), options);
+    let group = group_of(task::current().0);
     let Verdict::Contested { cookie: holder_cookie, holder } =
-        claim::<{ how::LOOK }>(&wanted, cookie, netns, owner, group_of(task::current().0), true)
+        claim::<{ how::LOOK }>(&wanted, LOOKS, netns, owner, group, true)
     else {
         return ALLOW;
     };
+    // What the decision does not need is asked for after it: the stack has no room for both on 5.10.
+    let address = address_of(ctx, family);
     let denial = Denial {
         hook,
-        cookie,
+        // SAFETY: as above.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         netns,
         port,
         requested_port: port,
