@@ -14,7 +14,7 @@ use bindwatch_probe::abi::record::{door, hook};
 use super::guard::{ALLOW, DENY, Denial, SHARING, tell};
 use crate::emit::count;
 use crate::guard::{Bound, KIN, Verdict, claim, group_of, how, options_of};
-use crate::kernel::{Addr, bytes_16};
+use crate::kernel::Addr;
 use crate::sock::{AF_INET, AF_INET6, Sk};
 use crate::task;
 
@@ -87,6 +87,6 @@ fn check(ctx: &SockAddrContext, family: u16, hook: u32) -> i32 {
         holder_cookie,
         holder,
     };
-    tell(sk, &denial, bytes_16(address[0], address[1]));
+    tell(sk, &denial, address);
     DENY
 }

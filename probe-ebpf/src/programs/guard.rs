@@ -192,9 +192,9 @@ pub(super) struct Denial {
     pub(super) holder: u64,
 }
 
-/// Tells a refused bind.
+/// Tells a refused bind. `address` as a record has it, in two words.
 #[inline(always)]
-pub(super) fn tell(sk: Sk, denial: &Denial, address: [u8; 16]) {
+pub(super) fn tell(sk: Sk, denial: &Denial, address: [u64; 2]) {
     emit::<Denied>(counter::BIND, Urgency::Now, |record| {
         // Field by field: the whole would not fit on the stack beside what decided.
         // SAFETY: the pointer is to a reserved record of this size; every field is written.
@@ -204,7 +204,10 @@ pub(super) fn tell(sk: Sk, denial: &Denial, address: [u8; 16]) {
             (&raw mut (*to).task).write(task::facts());
             (*to).cookie = denial.cookie;
             (*to).netns_cookie = denial.netns;
-            (*to).address = address;
+            // As bytes it would be a call of memmove, for which the stack has no room.
+            let words = (&raw mut (*to).address).cast::<u64>();
+            words.write_unaligned(address[0]);
+            words.add(1).write_unaligned(address[1]);
             (*to).netns = sk.netns();
             (*to).uid = sk.uid();
             (*to).device = sk.device();

@@ -467,14 +467,15 @@ fn hooks(attached: Option<&Attached>) -> Vec<HookState> {
             let refused = attached
                 .and_then(|attached| attached.refused.iter().find(|refused| refused.hook == hook.name));
             let usable = attached.map(|attached| attached.hooks.contains(&hook.name));
-            let needless = attached.is_some_and(|attached| attached.needless.contains(&hook.name));
+            let needless = attached
+                .and_then(|attached| attached.needless.iter().find(|needless| needless.hook == hook.name));
             HookState {
                 hook: hook.name,
                 tells: hook.tells,
                 usable,
                 reason: refused
                     .map(|refused| refused.reason.clone())
-                    .or_else(|| needless.then(|| "this kernel cannot bind through io_uring".to_owned())),
+                    .or_else(|| needless.map(|needless| needless.reason.to_owned())),
                 costs: refused.map(|refused| refused.costs),
             }
         })

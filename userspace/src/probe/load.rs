@@ -117,6 +117,15 @@ pub struct Refused {
     pub costs: &'static str,
 }
 
+/// A program that is not attached, and is not missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needless {
+    /// Which.
+    pub hook: &'static str,
+    /// Why nothing is missed.
+    pub reason: &'static str,
+}
+
 /// What became of each program.
 #[derive(Clone, Debug, Default)]
 pub struct Attached {
@@ -124,8 +133,8 @@ pub struct Attached {
     pub hooks: Vec<&'static str>,
     /// The others.
     pub refused: Vec<Refused>,
-    /// Those that are not attached and miss nothing: they are for what this kernel cannot do.
-    pub needless: Vec<&'static str>,
+    /// Those that are not attached and miss nothing.
+    pub needless: Vec<Needless>,
     /// What tells how calls end; None with `--errno off`.
     pub backend: Option<Backend>,
     /// Better ones that this kernel does not take, and why.
@@ -287,6 +296,10 @@ impl Probe {
         load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if self.is_needless(hook, is_inside) {
+                if self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT {
+                    let reason = "on this kernel the end of the call tells it";
+                    self.attached.needless.push(Needless { hook: hook.name, reason });
+                }
                 continue;
             }
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
@@ -317,7 +330,9 @@ impl Probe {
         match outcome {
             Ok(()) => self.attached.hooks.push(hook.name),
             Err(_) if hook.attach == Attach::Tracepoint(IO_URING) && !self.binds_by_uring => {
-                self.attached.needless.push(hook.name);
+                self.attached
+                    .needless
+                    .push(Needless { hook: hook.name, reason: "this kernel cannot bind through io_uring" });
             }
             Err(reason) => {
                 let (Need::Extra(costs) | Need::Errno(costs)) = hook.need else {
