@@ -255,8 +255,11 @@ impl Probe {
         probe.attached.backend = probe.attached.backend.or(Some(Backend::Tracepoint));
         tracefs::with(|visible| {
             let no_tracefs = visible.err();
-            let tried: Vec<&Hook> = HOOKS.iter().filter(|hook| !probe.is_needless(hook, false)).collect();
-            for hook in tried {
+            for hook in &HOOKS {
+                if let Some(reason) = probe.needless(hook, false) {
+                    probe.attached.needless.push(Needless { hook: hook.name, reason });
+                    continue;
+                }
                 let outcome = probe.attach_one(hook, &cgroup, no_tracefs.as_deref());
                 probe.note(hook, outcome);
             }
@@ -288,18 +291,15 @@ impl Probe {
         let is_inside = backend.is_some_and(Backend::is_inside);
         let here = |hook: &Hook| {
             (options.errno || !matches!(hook.need, Need::Errno(_)))
-                && !self.is_needless(hook, is_inside)
+                && self.needless(hook, is_inside).is_none()
                 && (no_tracefs.is_none() || !matches!(hook.attach, Attach::Tracepoint(_)))
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
         load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
-            if self.is_needless(hook, is_inside) {
-                if self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT {
-                    let reason = "on this kernel the end of the call tells it";
-                    self.attached.needless.push(Needless { hook: hook.name, reason });
-                }
+            if let Some(reason) = self.needless(hook, is_inside) {
+                self.attached.needless.push(Needless { hook: hook.name, reason });
                 continue;
             }
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
@@ -320,10 +320,12 @@ impl Probe {
         Ok(())
     }
 
-    /// Whether something else tells what a program would: functions of the kernel, or the end of the call.
-    fn is_needless(&self, hook: &Hook, is_inside: bool) -> bool {
-        let told_by_end = self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT;
-        told_by_end || is_inside && hook.attach == Attach::Tracepoint(SYSCALLS)
+    /// What else tells what a program would, if anything does.
+    fn needless(&self, hook: &Hook, is_inside: bool) -> Option<&'static str> {
+        if self.ends_know_arguments && hook.name == SYS_ENTER_CONNECT {
+            return Some("the end of the call tells it on this kernel");
+        }
+        (is_inside && hook.attach == Attach::Tracepoint(SYSCALLS)).then_some("the backend tells it")
     }
 
     fn note(&mut self, hook: &Hook, outcome: Result<(), String>) {
