@@ -33,7 +33,7 @@ fn a_bind_through_io_uring_or_of_32_bits_is_denied() {
     }
     let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
     let mut places = Vec::new();
-    // Of their own each: the kernel keeps eight parties of a port apart, whatever their addresses.
+    // Of their own each: so many parties of one port are kept apart and no more, whatever their addresses.
     for (how, port) in hows.iter().zip((26_201_u64..).step_by(2)) {
         let (address, next) = (loopback(), port + 1);
         one.bind(&format!("tcp {address}:{port} reuseport listen"));
