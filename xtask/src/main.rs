@@ -24,12 +24,13 @@ usage: cargo xtask VERB
 
   setup [--quiet]        install what the other verbs need and is missing, nothing twice
   check                  format, tidy, clippy, dependencies, and the probe against its sources
-  test [--real] [FILTER] every test, the scenarios with real processes included; needs root. With --real also those
-                         whose programs are large to install
+  test [--real] [FILTER] every test, the scenarios with real processes included; needs root. Without FILTER also those of
+                         vm --quick, and with --real those whose programs are large to install
   vm [KERNEL…] [--all]   the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json unless
                          told which; --quick: the most telling scenarios, --backend B, --scenario S, --update: newer
                          packages, --append WORDS: for the kernel, --run LINE: of shell before scenarios,
-                         --write: the table of docs/kernels.md
+                         --broken: whether scenarios notice a backend that tells nothing, --guests N: at once,
+                         --continue: only what has not passed yet, --write: the table of docs/kernels.md
   dist                   what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
   bench [--quick] [--json FILE] [P1…]

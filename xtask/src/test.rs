@@ -8,12 +8,12 @@ use anyhow::{Context as _, bail};
 
 use crate::leftovers::Traces;
 use crate::setup::{self, Part};
-use crate::{folders, shell};
+use crate::{folders, shell, vm};
 
 /// Scenarios wait far more than they compute, so more of them run at once than there are cores.
 const THREADS: usize = 4;
 
-/// Runs the tests whose names contain `filter`, all without one; with `real` also those of `tests/real.rs`.
+/// Runs the tests whose names contain `filter`; all without one, the quick ones of guests too. With `real` also those of `tests/real.rs`.
 pub(crate) fn test(filter: Option<&str>, real: bool) -> anyhow::Result<()> {
     if !shell::is_root()? {
         bail!("the scenarios attach programs to the kernel and need root: run `sudo -E cargo xtask test`");
@@ -58,6 +58,15 @@ pub(crate) fn test(filter: Option<&str>, real: bool) -> anyhow::Result<()> {
     }
     if !left.is_empty() {
         counts.failed += 1;
+    }
+    if filter.is_none() {
+        match vm::quick() {
+            Ok((passed, failed)) => counts += Counts { passed, failed, skipped: 0 },
+            Err(error) => {
+                println!("guests: {error:#}");
+                counts.failed += 1;
+            }
+        }
     }
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     if counts.failed > 0 {

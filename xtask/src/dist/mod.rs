@@ -44,6 +44,8 @@ struct Dist {
     version: String,
     /// Time of the commit, seconds since 1970.
     epoch: String,
+    /// Who answers for the packages, as `Name <address>`: who made the commit.
+    maintainer: String,
 }
 
 /// Runs the verb.
@@ -58,7 +60,9 @@ pub(crate) fn dist() -> anyhow::Result<()> {
     let metadata = sbom::metadata(TARGET)?;
     let version = sbom::version(&metadata)?;
     let epoch = shell::output(shell::command("git").args(["log", "-1", "--format=%ct"]))?;
-    let dist = Dist { folder, binary, version, epoch };
+    let maintainer = shell::output(shell::command("git").args(["log", "-1", "--format=%an <%ae>"]))?;
+    let (epoch, maintainer) = (epoch.trim().to_owned(), maintainer.trim().to_owned());
+    let dist = Dist { folder, binary, version, epoch, maintainer };
     let name = format!("bindwatch-{}-x86_64-linux", dist.version);
 
     let tree = dist.folder.join(&name);
@@ -175,10 +179,9 @@ impl Dist {
         let kilobytes = shell::output(shell::command("du").args(["-sk", "--apparent-size"]).arg(root))?;
         let kilobytes = kilobytes.split_whitespace().next().unwrap_or("0");
         let control = format!(
-            "Package: bindwatch\nVersion: {}-1\nArchitecture: amd64\nMaintainer: The bindwatch developers \
-             <bindwatch@localhost>\nInstalled-Size: {kilobytes}\nSection: net\nPriority: optional\nDescription: {SUMMARY}\n \
+            "Package: bindwatch\nVersion: {}-1\nArchitecture: amd64\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: net\nPriority: optional\nDescription: {SUMMARY}\n \
              Watches every bind of a machine by eBPF, and explains each port that was shared\n by accident or refused.\n",
-            self.version
+            self.version, self.maintainer
         );
         std::fs::write(tree.join("DEBIAN/control"), control)?;
         let sums = "cd \"$1\" && find usr -type f | LC_ALL=C sort | xargs md5sum > DEBIAN/md5sums && chmod 644 DEBIAN/* \
@@ -199,12 +202,13 @@ impl Dist {
             SHELLS.iter().map(|(_, name, folder)| format!("/{}/{name}", rpm_folder(folder))).collect();
         let spec = format!(
             "Name: bindwatch\nVersion: {}\nRelease: 1\nSummary: {SUMMARY}\nLicense: (MIT OR Apache-2.0) AND GPL-2.0-only\n\
-             AutoReqProv: no\n%description\nWatches every bind of a machine by eBPF, and explains each port that was shared by \
+             Packager: {}\nAutoReqProv: no\n%description\nWatches every bind of a machine by eBPF, and explains each port that was shared by \
              accident or refused.\n%install\ncp --archive {root}/. %{{buildroot}}\n\
              if [ -d %{{buildroot}}/usr/share/zsh/vendor-completions ]; then \
              mv %{{buildroot}}/usr/share/zsh/vendor-completions %{{buildroot}}/usr/share/zsh/site-functions; fi\n\
              %files\n%attr(755,root,root) /usr/bin/bindwatch\n/usr/share/doc/bindwatch\n/usr/share/man/man1/*\n{}\n",
             self.version,
+            self.maintainer,
             completions.join("\n"),
             root = root.display(),
         );

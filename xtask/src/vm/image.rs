@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
@@ -16,6 +17,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs of the machine that tests start, with the libraries they need. The rest is busybox's.
 const TOOLS: [&str; 9] = ["bpftool", "dash", "env", "ip", "nsenter", "setpriv", "sleep", "unshare", "zstd"];
+
+/// The scenario of the static binary.
+const EMPTY_ROOT: &str = "empty_root";
 
 /// Actors, beside the test programs.
 const ACTORS: [&str; 6] = ["actor", "denier", "oldkernel", "panics", "racers", "storm"];
@@ -34,10 +38,12 @@ pub(crate) struct Programs {
     actors: PathBuf,
     /// Test programs, by the name that their scenarios go by.
     tests: Vec<(&'static str, PathBuf)>,
+    /// What they are linked with.
+    libraries: Vec<String>,
 }
 
 impl Programs {
-    /// Builds them.
+    /// Builds them as users get them: static.
     pub(crate) fn build() -> anyhow::Result<Self> {
         let target = shell::target_dir().join("static");
         let cargo = |verb: &[&str]| {
@@ -53,14 +59,59 @@ impl Programs {
         let mut actors = cargo(&["build", "--quiet", "--profile", "guest", "--bins"]);
         shell::run(actors.args(scenarios))?;
         let mut tests = cargo(&["test", "--no-run", "--profile", "guest", "--test", "guest"]);
-        tests.args(scenarios).arg("--message-format=json");
-        let messages = shell::output(tests.stderr(std::process::Stdio::inherit()))?;
-        let guest = executable(&messages, "guest").context("cargo names no test program guest")?;
+        let guest = test_program(tests.args(scenarios))?;
         Ok(Self {
             bindwatch: target.join(TARGET).join("release/bindwatch"),
             actors: target.join(TARGET).join("guest"),
-            tests: vec![("guest", guest), ("empty_root", shell::root().join("xtask/src/vm/empty_root.sh"))],
+            tests: vec![("guest", guest), (EMPTY_ROOT, shell::root().join("xtask/src/vm/empty_root.sh"))],
+            libraries: Vec::new(),
         })
+    }
+
+    /// Takes those that `cargo xtask test` has built, with their libraries: minutes less to compile. What is about being
+    /// static is not among their tests.
+    pub(crate) fn as_tested() -> anyhow::Result<Self> {
+        println!("vm: building the test program of guests");
+        let (release, debug) = (shell::target_dir().join("release"), shell::target_dir().join("debug"));
+        shell::run(shell::cargo().args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--package",
+            "bindwatch",
+        ]))?;
+        let mut tests = shell::cargo();
+        tests.args(["test", "--quiet", "--locked", "--workspace", "--no-run", "--test", "guest"]);
+        let tested = test_program(tests.args(["--features", "scenarios/guest"]))?;
+        let guest = shell::target_dir().join("vm/guest");
+        std::fs::create_dir_all(shell::target_dir().join("vm"))?;
+        shell::run(shell::command("strip").arg("-o").arg(&guest).arg(&tested))?;
+        let mut programs = Self {
+            bindwatch: release.join("bindwatch"),
+            actors: debug,
+            tests: vec![("guest", guest)],
+            libraries: Vec::new(),
+        };
+        for file in programs.files() {
+            programs.libraries.extend(needed(&file)?);
+        }
+        Ok(programs)
+    }
+
+    /// Every program.
+    fn files(&self) -> Vec<PathBuf> {
+        let actors = ACTORS.iter().map(|actor| self.actors.join(actor));
+        let tests = self.tests.iter().map(|(_, file)| file.clone());
+        std::iter::once(self.bindwatch.clone()).chain(actors).chain(tests).collect()
+    }
+
+    /// What tells this build from any other: a digest of every program.
+    pub(crate) fn digest(&self) -> anyhow::Result<String> {
+        let sums = "sha256sum -- \"$@\" | cut -d ' ' -f 1 | sha256sum";
+        let mut command = shell::command("sh");
+        let sum = shell::output(command.args(["-ec", sums, "sh"]).args(self.files()))?;
+        sum.split_whitespace().next().map(str::to_owned).context("sha256sum printed nothing")
     }
 
     /// Every test: its program, and its name there.
@@ -73,6 +124,12 @@ impl Programs {
         }
         Ok(all)
     }
+}
+
+/// Builds the test program of guests by this command of cargo's, and says where it is.
+fn test_program(cargo: &mut Command) -> anyhow::Result<PathBuf> {
+    let messages = shell::output(cargo.arg("--message-format=json").stderr(Stdio::inherit()))?;
+    executable(&messages, "guest").context("cargo names no test program guest")
 }
 
 /// What cargo calls the program of a test.
@@ -107,7 +164,7 @@ pub(crate) fn write(
         archive.copy(&format!("modules/{at:02}-{module}.ko"), &from)?;
     }
     archive.copy("bin/busybox", &tool("busybox")?)?;
-    let mut libraries = Vec::new();
+    let mut libraries = programs.libraries.clone();
     for name in TOOLS {
         let from = tool(name)?;
         libraries.extend(needed(&from)?);

@@ -16,6 +16,9 @@ use crate::shell;
 pub(crate) struct Kept {
     /// The package it was.
     pub(crate) version: String,
+    /// The digest of the programs: results of another build are not joined with these.
+    #[serde(default)]
+    pub(crate) build: String,
     /// What `uname -r` said.
     pub(crate) release: String,
     pub(crate) entries: Vec<Entry>,
@@ -35,12 +38,13 @@ fn file(kernel: &Kernel) -> PathBuf {
 }
 
 impl Kept {
-    /// What is kept of a kernel; nothing where it was another package.
-    pub(crate) fn read(kernel: &Kernel, fetched: &Fetched) -> Self {
+    /// What is kept of a kernel; nothing where it was another package, or another build.
+    pub(crate) fn read(kernel: &Kernel, fetched: &Fetched, build: &str) -> Self {
         let kept = std::fs::read(file(kernel)).ok();
         let kept: Option<Self> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        kept.filter(|kept| kept.version == fetched.version()).unwrap_or_else(|| Self {
+        kept.filter(|kept| kept.version == fetched.version() && kept.build == build).unwrap_or_else(|| Self {
             version: fetched.version().to_owned(),
+            build: build.to_owned(),
             release: fetched.release.clone(),
             entries: Vec::new(),
         })
@@ -64,6 +68,11 @@ impl Kept {
         }
         let text = serde_json::to_vec_pretty(self)?;
         std::fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))
+    }
+
+    /// Whether a scenario passed by a backend.
+    pub(crate) fn passed(&self, backend: &str, name: &str) -> bool {
+        self.of(backend).get(name).is_some_and(|entry| entry.scenario.status == Some(0))
     }
 
     /// By scenario, what a backend did.

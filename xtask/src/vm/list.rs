@@ -11,6 +11,8 @@ use crate::shell;
 #[derive(Debug, Deserialize)]
 pub(crate) struct List {
     pub(crate) kernels: Vec<Kernel>,
+    /// Kernels that are no part of the matrix: for `--run`, by name.
+    others: Vec<Kernel>,
     /// What not every kernel has.
     pub(crate) features: Vec<Feature>,
     /// Tests that need a feature of the kernel.
@@ -22,6 +24,16 @@ pub(crate) struct List {
     ends: Vec<String>,
     /// Scenarios that a change is held to every time.
     pub(crate) quick: Vec<String>,
+    /// Scenarios of which nothing depends on the kernel.
+    once: Once,
+}
+
+/// Scenarios that one kernel is enough for.
+#[derive(Debug, Deserialize)]
+struct Once {
+    kernel: String,
+    why: String,
+    scenarios: Vec<String>,
 }
 
 /// One kernel.
@@ -96,7 +108,7 @@ impl List {
         names
             .iter()
             .map(|name| {
-                let found = self.kernels.iter().find(|kernel| kernel.name == *name);
+                let found = self.kernels.iter().chain(&self.others).find(|kernel| kernel.name == *name);
                 let Some(found) = found else {
                     let known: Vec<&str> = self.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
                     bail!("no kernel {name} in tests/kernels.json, which has {}", known.join(", "));
@@ -125,6 +137,10 @@ impl List {
     pub(crate) fn skip(&self, test: &str, kernel: &Kernel, release: &str) -> Option<String> {
         if let Some(programs) = self.programs.iter().find(|programs| is_of(test, &programs.tests)) {
             return Some(programs.why.clone());
+        }
+        let once = &self.once;
+        if kernel.name != once.kernel && once.scenarios.iter().any(|scenario| is_of(test, scenario)) {
+            return Some(format!("{}: {} alone runs it", once.why, once.kernel));
         }
         let mut needs = self.needs.iter().filter(|need| is_of(test, &need.tests));
         needs.find_map(|need| self.lacks(&need.feature, kernel, release))
@@ -188,6 +204,10 @@ mod tests {
         assert_eq!(skip("doors_uring::a", newest, "6.11.0"), None);
         let udp_lite = "autobind::protocols_have_ports_of_their_own";
         assert_eq!(skip(udp_lite, newest, "7.2.13").as_deref(), Some("udp-lite went with 7.1"));
+        let once = "not about the kernel: debian-12 alone runs it";
+        assert_eq!(skip("replay::a", newest, "7.2.13").as_deref(), Some(once));
+        let one = list.choose(&["debian-12"], false).unwrap().remove(0);
+        assert_eq!(skip("replay::a", &one, "6.1.0"), None);
         assert!(list.choose(&["none"], false).is_err());
         assert_eq!(list.choose(&[], true).unwrap().len(), list.kernels.len());
     }

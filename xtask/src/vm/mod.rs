@@ -31,6 +31,13 @@ use crate::shell;
 /// machine may be busy: no verdict comes of time unless something hangs.
 const PATIENCE: u64 = 1800;
 
+/// A backend, the line of shell that breaks it behind bindwatch's back, and the scenarios that must notice.
+const BROKEN: (&str, &str, &[&str]) = (
+    "kprobe",
+    "mount -t debugfs debugfs /sys/kernel/debug; echo 0 > /sys/kernel/debug/kprobes/enabled",
+    &["autobind", "doors_compat"],
+);
+
 /// What to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options<'a> {
@@ -47,6 +54,12 @@ pub(crate) struct Options<'a> {
     append: Vec<&'a str>,
     /// Writes the table to docs/kernels.md.
     write: bool,
+    /// What has passed with the same programs on the same kernel is not run again.
+    resume: bool,
+    /// How many guests run at once; one for each processor unless told.
+    guests: Option<usize>,
+    /// The scenarios shall fail: see [`BROKEN`].
+    broken: bool,
 }
 
 impl<'a> Options<'a> {
@@ -61,6 +74,9 @@ impl<'a> Options<'a> {
                 "--quick" => options.quick = true,
                 "--update" => options.update = true,
                 "--write" => options.write = true,
+                "--continue" => options.resume = true,
+                "--guests" => options.guests = Some(value()?.parse().context("--guests needs a number")?),
+                "--broken" => options.broken = true,
                 "--backend" => options.backend = Some(value()?),
                 "--run" => options.run = Some(value()?),
                 "--append" => options.append.push(value()?),
@@ -68,6 +84,12 @@ impl<'a> Options<'a> {
                 option if option.starts_with('-') => bail!("no such option: {option}"),
                 kernel => options.kernels.push(kernel),
             }
+        }
+        if options.broken {
+            // Asked for are all kernels' backends that can be broken, and what ought to notice.
+            options.backend = Some(BROKEN.0);
+            options.run = Some(BROKEN.1);
+            options.scenarios = BROKEN.2.to_vec();
         }
         Ok(options)
     }
@@ -91,31 +113,7 @@ struct Verdict {
 
 /// Runs the verb.
 pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
-    setup::parts(&[Part::Guests])?;
-    let list = List::read()?;
-    let kernels = list.choose(&options.kernels, options.all)?;
-    let fetched: Vec<Fetched> =
-        kernels.iter().map(|kernel| packages::fetch(kernel, options.update)).collect::<Result<_, _>>()?;
-    let programs = Programs::build()?;
-    let tests = programs.list()?;
-
-    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    std::thread::scope(|scope| {
-        // A guest is emulated by one thread, whatever processors it has.
-        let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
-        for _ in 0..at_once {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((kernel, fetched)) = kernels.get(at).zip(fetched.get(at)) else { return };
-                    let verdict = run(&list, kernel, fetched, &programs, &tests, options);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, verdict);
-                }
-            });
-        }
-    });
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let verdicts: Vec<Verdict> = done.into_values().collect::<Result<_, _>>()?;
+    let verdicts = verdicts(options)?;
     let failed = verdicts.iter().filter(|verdict| !verdict.wrong.is_empty()).count();
     let columns: Vec<Column> = verdicts.into_iter().map(|verdict| verdict.column).collect();
     let table = table::markdown(&columns);
@@ -127,6 +125,45 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
         bail!("{failed} of {} kernels failed: see {}", columns.len(), results().display());
     }
     Ok(())
+}
+
+/// The quick scenarios on the oldest and the newest kernel, for `cargo xtask test`: how many tests passed, and how much is wrong.
+pub(crate) fn quick() -> anyhow::Result<(u32, u32)> {
+    let verdicts = verdicts(&Options { quick: true, ..Options::default() })?;
+    let ran = verdicts.iter().flat_map(|verdict| &verdict.outcome.scenarios);
+    let passed = ran.map(|scenario| scenario.passed.len()).sum::<usize>();
+    let wrong = verdicts.iter().map(|verdict| verdict.wrong.len()).sum::<usize>();
+    Ok((u32::try_from(passed)?, u32::try_from(wrong)?))
+}
+
+/// Boots every kernel that is asked for.
+fn verdicts(options: &Options<'_>) -> anyhow::Result<Vec<Verdict>> {
+    setup::parts(&[Part::Guests])?;
+    let list = List::read()?;
+    let kernels = list.choose(&options.kernels, options.all)?;
+    let fetched: Vec<Fetched> =
+        kernels.iter().map(|kernel| packages::fetch(kernel, options.update)).collect::<Result<_, _>>()?;
+    let programs = if options.quick { Programs::as_tested()? } else { Programs::build()? };
+    let (tests, build) = (programs.list()?, programs.digest()?);
+
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        // A guest is emulated by one thread, whatever processors it has.
+        let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        let at_once = options.guests.unwrap_or_else(processors).clamp(1, kernels.len().max(1));
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((kernel, fetched)) = kernels.get(at).zip(fetched.get(at)) else { return };
+                    let verdict = run(&list, kernel, fetched, &programs, &tests, &build, options);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, verdict);
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_values().collect()
 }
 
 /// The names of all kernels.
@@ -145,6 +182,7 @@ fn run(
     fetched: &Fetched,
     programs: &Programs,
     tests: &[(&'static str, String)],
+    build: &str,
     options: &Options<'_>,
 ) -> anyhow::Result<Verdict> {
     let folder = results().join(&kernel.name);
@@ -170,22 +208,31 @@ fn run(
         .iter()
         .filter(|backend| options.backend.is_none_or(|wanted| wanted == *backend))
         .collect();
-    if backends.is_empty() {
+    if backends.is_empty() && !scenarios.is_empty() {
         bail!("{} has the backends {}", kernel.name, kernel.backends.join(", "));
     }
-    let plan = plan(list, options, &scenarios, &backends, kernel);
+    let mut kept = Kept::read(kernel, fetched, build);
+    // What runs, in this order: a backend, and one of its scenarios.
+    let chosen: Vec<(&str, &str)> = backends
+        .iter()
+        .flat_map(|backend| scenarios.keys().map(move |name| (backend.as_str(), *name)))
+        .filter(|(backend, name)| wanted(list, options, name, backend, kernel))
+        .filter(|(backend, name)| !(options.resume && kept.passed(backend, name)))
+        .collect();
+    let plan = plan(list, options, &scenarios, &chosen);
     let files = folder.join("initramfs");
     image::write(&files, kernel, fetched, programs, &plan)?;
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
     let (began, day) = (Instant::now(), kept::day()?);
-    let mut kept = Kept::read(kernel, fetched);
-    // With another command line, or after something was done to it, it is not the kernel that users have.
-    let stock = options.append.is_empty() && options.run.is_none();
+    // With another command line, or after something was done to it, it is not the kernel that users have; and the programs of
+    // the quick ones are not those that users have.
+    let stock = options.append.is_empty() && options.run.is_none() && !options.quick;
     let boot =
         Boot { image: &packages::image(kernel), files: &files, append: &options.append, folder: &folder };
-    let outcome = boot.run(&kernel.known, |line, so_far| {
+    let outcome = boot.run(&kernel.known, |line, so_far, spent| {
         if let Some(said) = line.strip_prefix("@@ end ") {
-            println!("vm: {:>4} s  {:<13} {said}", began.elapsed().as_secs(), kernel.name);
+            let seconds = began.elapsed().as_secs();
+            println!("vm: {seconds:>4} s, {spent:>4} s of processor  {:<13} {said}", kernel.name);
             kept.renew(so_far, &day);
             if stock && let Err(error) = kept.write(kernel) {
                 println!("vm: {error:#}");
@@ -199,26 +246,28 @@ fn run(
     std::fs::remove_file(&files)?;
 
     let mut wrong = Vec::new();
-    for backend in &backends {
-        for (name, tests) in scenarios.iter().filter(|(name, _)| wanted(list, options, name, backend, kernel))
-        {
-            let expected = tests.iter().filter(|test| test.skipped.is_none()).count();
-            let found =
-                outcome.scenarios.iter().find(|found| found.backend == **backend && found.name == *name);
-            match found {
-                _ if expected == 0 => {}
-                None => wrong.push(format!("{name} by {backend}: did not run")),
-                Some(found) if found.status != Some(0) || found.passed.len() != expected => {
-                    let status =
-                        found.status.map_or("did not end".to_owned(), |status| format!("status {status}"));
-                    let passed = found.passed.len();
-                    let failed = found.failed.join(", ");
-                    wrong.push(format!(
-                        "{name} by {backend}: {passed} of {expected} passed, {status} {failed}"
-                    ));
+    for (backend, name) in &chosen {
+        let tests = scenarios.get(name).map_or(&[][..], Vec::as_slice);
+        let expected = tests.iter().filter(|test| test.skipped.is_none()).count();
+        let found = outcome.scenarios.iter().find(|found| found.backend == *backend && found.name == *name);
+        match found {
+            _ if expected == 0 => {}
+            None => wrong.push(format!("{name} by {backend}: did not run")),
+            Some(found) if options.broken => {
+                let (passed, failed) = (found.passed.len(), found.failed.len());
+                println!("vm: {name} by the broken {backend}: {passed} passed, {failed} failed");
+                if failed == 0 {
+                    wrong.push(format!("{name} does not notice that {backend} tells nothing"));
                 }
-                Some(_) => {}
             }
+            Some(found) if found.status != Some(0) || found.passed.len() != expected => {
+                let status =
+                    found.status.map_or("did not end".to_owned(), |status| format!("status {status}"));
+                let passed = found.passed.len();
+                let failed = found.failed.join(", ");
+                wrong.push(format!("{name} by {backend}: {passed} of {expected} passed, {status} {failed}"));
+            }
+            Some(_) => {}
         }
     }
     wrong.extend(outcome.trouble.iter().map(|line| format!("the kernel says: {line}")));
@@ -250,8 +299,7 @@ fn plan(
     list: &List,
     options: &Options<'_>,
     scenarios: &BTreeMap<&str, Vec<Test>>,
-    backends: &[&String],
-    kernel: &Kernel,
+    chosen: &[(&str, &str)],
 ) -> String {
     let mut plan = format!("PATIENCE={PATIENCE}\n");
     if let Some(line) = options.run {
@@ -263,14 +311,12 @@ fn plan(
             plan += &format!("feature {} \"$(cat <<'@@'\n{probe}\n@@\n)\"\n", feature.name);
         }
     }
-    for backend in backends {
-        for (name, tests) in scenarios.iter().filter(|(name, _)| wanted(list, options, name, backend, kernel))
-        {
-            let chosen: Vec<&Test> = tests.iter().filter(|test| test.skipped.is_none()).collect();
-            if let Some(first) = chosen.first() {
-                let names: Vec<&str> = chosen.iter().map(|test| test.name.as_str()).collect();
-                plan += &format!("scenario {backend} /t/deps/{} {name} {}\n", first.program, names.join(" "));
-            }
+    for (backend, name) in chosen {
+        let tests = scenarios.get(name).into_iter().flatten();
+        let tests: Vec<&Test> = tests.filter(|test| test.skipped.is_none()).collect();
+        if let Some(first) = tests.first() {
+            let names: Vec<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+            plan += &format!("scenario {backend} /t/deps/{} {name} {}\n", first.program, names.join(" "));
         }
     }
     plan + "echo '@@ finished'\n"

@@ -131,6 +131,9 @@ impl Apt {
             format!("Dir::Cache={folder}/cache"),
             format!("Dir::Etc::sourcelist={folder}/sources.list"),
             "Dir::Etc::sourceparts=-".to_owned(),
+            // A mirror that does not answer is asked again, and is then an error: what it had last time is not what is asked for.
+            "Acquire::Retries=3".to_owned(),
+            "APT::Update::Error-Mode=any".to_owned(),
             format!("APT::Architecture={}", kernel.architecture),
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
