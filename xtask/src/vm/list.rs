@@ -133,6 +133,11 @@ impl List {
         kernel.without.get(feature).map(|why| format!("{feature}: {why}"))
     }
 
+    /// Whether what becomes of a test depends on a feature.
+    pub(crate) fn asks_for(&self, test: &str, feature: &str) -> bool {
+        self.needs.iter().any(|need| need.feature == feature && is_of(test, &need.tests))
+    }
+
     /// Why a test cannot run on a kernel; None when it can.
     pub(crate) fn skip(&self, test: &str, kernel: &Kernel, release: &str) -> Option<String> {
         if let Some(programs) = self.programs.iter().find(|programs| is_of(test, &programs.tests)) {

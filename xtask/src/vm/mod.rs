@@ -305,8 +305,12 @@ fn plan(
     if let Some(line) = options.run {
         plan += &format!("{line}\n");
     }
-    // What is only tried by hand needs no trial of what there is.
-    for feature in list.features.iter().filter(|_| options.run.is_none()) {
+    // Tried is what the tests at hand depend on; what is only tried by hand needs no trial.
+    let asked = |feature: &str| {
+        let mut tests = scenarios.values().flatten();
+        tests.any(|test| list.asks_for(&test.name, feature))
+    };
+    for feature in list.features.iter().filter(|feature| options.run.is_none() && asked(&feature.name)) {
         if let Some(probe) = &feature.probe {
             plan += &format!("feature {} \"$(cat <<'@@'\n{probe}\n@@\n)\"\n", feature.name);
         }
