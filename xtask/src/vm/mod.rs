@@ -127,6 +127,9 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How much of what a guest wrote is shown when something is wrong in a quick run, lines.
+const SHOWN: usize = 80;
+
 /// The quick scenarios on the oldest and the newest kernel, for `cargo xtask test`: how many tests passed, and how much is wrong.
 pub(crate) fn quick() -> anyhow::Result<(u32, u32)> {
     let verdicts = verdicts(&Options { quick: true, ..Options::default() })?;
@@ -163,7 +166,24 @@ fn verdicts(options: &Options<'_>) -> anyhow::Result<Vec<Verdict>> {
         }
     });
     let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.into_values().collect()
+    let verdicts: Vec<Verdict> = done.into_values().collect::<Result<_, _>>()?;
+    if options.quick {
+        verdicts.iter().filter(|verdict| !verdict.wrong.is_empty()).for_each(show);
+    }
+    Ok(verdicts)
+}
+
+/// The end of what a guest wrote: where this runs in CI nobody can look into its files. Escaped, as it can be anything.
+fn show(verdict: &Verdict) {
+    let kernel = &verdict.column.kernel.name;
+    for name in ["results.log", "console.log"] {
+        println!("vm: the end of {name} of {kernel}:");
+        let text = std::fs::read(results().join(kernel).join(name)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(SHOWN);
+        lines.iter().skip(from).for_each(|line| println!("  {}", line.escape_debug()));
+    }
 }
 
 /// The names of all kernels.
