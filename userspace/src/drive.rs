@@ -40,6 +40,9 @@ pub struct Recorder {
 /// Notes of users that are kept for the reports; all of them are in the log.
 const NOTES_MAX: usize = 1000;
 
+/// Events that room is kept for between two batches, events. An inventory is one batch, and may be a hundred thousand.
+const BATCH_KEPT: usize = 16_384;
+
 impl Recorder {
     /// Into `writer`, or into nothing.
     #[must_use]
@@ -66,6 +69,7 @@ impl Recorder {
         for event in events.drain(..) {
             self.apply(&event);
         }
+        events.shrink_to(BATCH_KEPT);
         self.settle();
     }
 

@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, RelatedBy, Settings};
 use crate::log::{self, Enforces, Header, Host, RefusedHook, Writer};
 use crate::notes::{Arrived, NoteBox};
 use crate::probe::seccomp::Listener;
-use crate::probe::{Attached, Denial, Guarding, Options};
+use crate::probe::{Attached, Denial, Guarding, Options, release_memory};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
 use crate::wait::Outstanding;
@@ -93,6 +93,7 @@ impl Recording {
         let mut recorder = Recorder::new(Some(writer), rules.into(), clock);
         recorder.take(&mut events);
         recorder.flush();
+        release_memory();
         let diagnostics = if options.diagnostics { live.diagnostics() } else { None };
         let mut recording = Self {
             live,

@@ -16,7 +16,6 @@ type Port = (Inum, u16);
 /// A socket that listens, or did.
 #[derive(Clone, Copy)]
 struct Listener {
-    cookie: Cookie,
     address: IpAddr,
     /// The one process that had it, and how many children it had made by then; None when several had it.
     process: Option<(ProcessKey, u64)>,
@@ -25,7 +24,8 @@ struct Listener {
 /// Listening TCP sockets, and those that were a minute ago.
 #[derive(Default)]
 pub(super) struct Listeners {
-    ports: BTreeMap<Port, Vec<Listener>>,
+    /// By port, and there by cookie.
+    all: BTreeMap<(Port, Cookie), Listener>,
     open: HashMap<Cookie, Port>,
     closed: VecDeque<(BootTime, Cookie, Port)>,
 }
@@ -37,8 +37,8 @@ impl Listeners {
             return;
         }
         let port = (socket.netns, socket.port);
-        let listener = Listener { cookie: socket.cookie, address: socket.address.to_canonical(), process };
-        self.ports.entry(port).or_default().push(listener);
+        let listener = Listener { address: socket.address.to_canonical(), process };
+        self.all.insert((port, socket.cookie), listener);
         self.open.insert(socket.cookie, port);
     }
 
@@ -50,12 +50,7 @@ impl Listeners {
             && (self.closed.len() > CLOSED_MAX || at.since(closed) > REMEMBERED_NS)
         {
             self.closed.pop_front();
-            if let Some(listeners) = self.ports.get_mut(&port) {
-                listeners.retain(|listener| listener.cookie != cookie);
-                if listeners.is_empty() {
-                    self.ports.remove(&port);
-                }
-            }
+            self.all.remove(&(port, cookie));
         }
     }
 
@@ -67,9 +62,11 @@ impl Listeners {
         children: impl Fn(ProcessKey) -> Option<u64>,
     ) -> Option<ProcessKey> {
         let address = socket.address.to_canonical();
-        let listeners = self.ports.get(&(socket.netns, socket.port))?;
-        let mut here = listeners
-            .iter()
+        let port = (socket.netns, socket.port);
+        let mut here = self
+            .all
+            .range((port, Cookie(0))..=(port, Cookie(u64::MAX)))
+            .map(|(_, listener)| listener)
             .filter(|listener| listener.address.is_unspecified() || listener.address == address)
             .map(|listener| listener.process);
         let (process, made) = here.next()??;

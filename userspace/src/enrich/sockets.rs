@@ -1,10 +1,11 @@
 //! Which sockets are held, as far as records need it: to leave out those of no interest, and to notice a socket whose
 //! known holders are all gone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 
 use super::{UNHELD_MAX_NS, UNHELD_NS};
 use crate::event::{BootTime, Cookie, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::ledger::few::Few;
 
 type Port = (Inum, Protocol, u16);
 
@@ -25,7 +26,7 @@ pub(super) struct Sockets {
     on_port: BTreeSet<(Port, Cookie)>,
     /// Holder and socket, in both directions.
     held_by: BTreeSet<(ProcessKey, Cookie)>,
-    holders: BTreeMap<Cookie, BTreeSet<ProcessKey>>,
+    holders: HashMap<Cookie, Few<ProcessKey>>,
     /// Closed by their last holder, but still connected.
     lingering: BTreeSet<Cookie>,
     /// Those that began to listen during the recording.
@@ -68,12 +69,13 @@ impl Sockets {
 
     /// Who is known to hold a socket.
     pub(super) fn holders_of(&self, cookie: Cookie) -> impl Iterator<Item = ProcessKey> + use<'_> {
-        self.holders.get(&cookie).into_iter().flatten().copied()
+        self.holders.get(&cookie).into_iter().flat_map(Few::iter).copied()
     }
 
     fn holds(&mut self, cookie: Cookie, process: ProcessKey) {
         self.held_by.insert((process, cookie));
-        self.holders.entry(cookie).or_default().insert(process);
+        let holders = self.holders.entry(cookie);
+        holders.and_modify(|holders| holders.insert(process)).or_insert(Few::One(process));
         self.unheld.remove(&cookie);
     }
 
@@ -85,7 +87,7 @@ impl Sockets {
     /// The one process that has it, as far as is known.
     pub(super) fn sole_holder(&self, cookie: Cookie) -> Option<ProcessKey> {
         let holders = self.holders.get(&cookie).filter(|holders| holders.len() == 1)?;
-        holders.first().copied()
+        holders.iter().next().copied()
     }
 
     /// It began to listen.
@@ -131,10 +133,10 @@ impl Sockets {
         let held: Vec<Cookie> = self.held_by.range(first..=last).map(|(_, cookie)| *cookie).collect();
         for cookie in held {
             self.held_by.remove(&(process, cookie));
-            let Some(holders) = self.holders.get_mut(&cookie) else { continue };
-            holders.remove(&process);
-            if holders.is_empty() {
-                self.holders.remove(&cookie);
+            if let hash_map::Entry::Occupied(mut holders) = self.holders.entry(cookie)
+                && holders.get_mut().remove(&process)
+            {
+                holders.remove();
                 self.unheld.insert(cookie, Unheld { due: BootTime(at.0 + UNHELD_NS), waited: UNHELD_NS });
             }
         }
@@ -189,8 +191,8 @@ impl Sockets {
 
     fn let_go(&mut self, cookie: Cookie) {
         self.unheld.remove(&cookie);
-        for process in self.holders.remove(&cookie).unwrap_or_default() {
-            self.held_by.remove(&(process, cookie));
+        for process in self.holders.remove(&cookie).iter().flat_map(Few::iter) {
+            self.held_by.remove(&(*process, cookie));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sets that mostly have one member: the sockets on a port, the sockets of a process.
+//! Sets that mostly have one member: the sockets on a port, the sockets of a process, the holders of a socket.
 
 use std::collections::BTreeSet;
 use std::ops::RangeBounds;
@@ -6,13 +6,13 @@ use std::ops::RangeBounds;
 /// A set in order that is never empty. A second member makes it a tree, which it stays: what is shared once is shared
 /// again.
 #[derive(Clone, Debug)]
-pub(super) enum Few<T> {
+pub(crate) enum Few<T> {
     One(T),
     Many(BTreeSet<T>),
 }
 
 impl<T: Ord + Copy> Few<T> {
-    pub(super) fn insert(&mut self, item: T) {
+    pub(crate) fn insert(&mut self, item: T) {
         match self {
             Self::One(one) if *one == item => {}
             Self::One(one) => *self = Self::Many(BTreeSet::from([*one, item])),
@@ -23,7 +23,7 @@ impl<T: Ord + Copy> Few<T> {
     }
 
     /// Takes `item` out; true when nothing would be left.
-    pub(super) fn remove(&mut self, item: &T) -> bool {
+    pub(crate) fn remove(&mut self, item: &T) -> bool {
         match self {
             Self::One(one) => one == item,
             Self::Many(many) => {
@@ -33,18 +33,18 @@ impl<T: Ord + Copy> Few<T> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(_) => 1,
             Self::Many(many) => many.len(),
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.range(..)
     }
 
-    pub(super) fn range(&self, range: impl RangeBounds<T>) -> impl Iterator<Item = &T> {
+    pub(crate) fn range(&self, range: impl RangeBounds<T>) -> impl Iterator<Item = &T> {
         let (one, many) = match self {
             Self::One(one) => (range.contains(one).then_some(one), None),
             Self::Many(many) => (None, Some(many.range(range))),
@@ -52,7 +52,7 @@ impl<T: Ord + Copy> Few<T> {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
-    pub(super) fn contains(&self, item: &T) -> bool {
+    pub(crate) fn contains(&self, item: &T) -> bool {
         match self {
             Self::One(one) => one == item,
             Self::Many(many) => many.contains(item),

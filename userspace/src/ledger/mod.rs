@@ -11,7 +11,7 @@ mod changes;
 mod denied;
 mod evidence;
 mod exhausted;
-mod few;
+pub(crate) mod few;
 pub mod finding;
 mod holdings;
 mod invariants;

@@ -518,6 +518,21 @@ fn io_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
+/// Large blocks become mappings of their own, which go back to the kernel when they are freed, whichever thread had them.
+/// glibc would raise that bound with the first of them (the kernel's types), and keep the next in the arena of a thread,
+/// which [`release_memory`] does not reach (mallopt(3), `M_MMAP_THRESHOLD`).
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+pub fn map_large_blocks() {
+    /// Bytes.
+    #[cfg(target_env = "gnu")]
+    const LARGE: nix::libc::c_int = 1 << 20;
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) sets a number of the allocator, under its lock; blocks that exist stay as they are.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
+
 /// Gives memory back that loading needed: the kernel's types are read as one large block, and what is freed would
 /// otherwise stay with the process for good.
 #[expect(unsafe_code, reason = "there is no safe wrapper")]

@@ -23,7 +23,10 @@ mod trial;
 
 pub use backend::Backend;
 pub use guard::{Enforced, Kinship, Standings, enforced, process_of};
-pub use load::{Attached, Guarding, Needless, Options, Probe, Refused, missing_capabilities, release_memory};
+pub use load::{
+    Attached, Guarding, Needless, Options, Probe, Refused, map_large_blocks, missing_capabilities,
+    release_memory,
+};
 pub use maps::{Accepted, Counters, Idle, Owners, Watched};
 pub use membership::{Group, is_member};
 pub use offsets::VMLINUX;

@@ -24,8 +24,8 @@ use crate::event::{
 };
 use crate::ledger::{AllowRule, Settings, Standing};
 use crate::probe::{
-    Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, release_memory,
-    surroundings,
+    Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, map_large_blocks,
+    release_memory, surroundings,
 };
 use crate::wait::{Carrier, Tried, Waits};
 use crate::wire::{self, Record, Stamped};
@@ -113,6 +113,7 @@ impl Live {
         events: &mut Vec<Event>,
     ) -> Result<Self, LiveError> {
         surroundings::check()?;
+        map_large_blocks();
         let tables = Tables::open()?;
         let mut probe = Probe::attach(options)?;
         let ring = probe.ring()?.watched().map_err(LiveError::Ring)?;
@@ -500,6 +501,7 @@ impl Live {
         for found in sockets {
             if self.enricher.knows(found.socket.cookie) || !in_records.contains(&found.socket.cookie) {
                 self.enricher.found(found, begin, Hook::SockDiag, &mut self.facts);
+                self.stamp(events);
             }
         }
         for cookie in members.into_iter().filter(|cookie| self.enricher.knows(*cookie)) {
