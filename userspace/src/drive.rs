@@ -93,7 +93,19 @@ impl Recorder {
         self.ledger.apply(event, &mut self.changed);
         self.stale.extend(&self.changed);
         self.dirty = true;
+        if self.writer.as_ref().is_some_and(Writer::is_long) {
+            self.shorten();
+        }
         &self.changed
+    }
+
+    /// Begins to make the log shorter: what the findings cite stays in it.
+    fn shorten(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        let cited = self.ledger.findings().flat_map(|finding| finding.evidence).collect();
+        if let Err(error) = writer.shorten(cited) {
+            self.failure.get_or_insert(error);
+        }
     }
 
     /// Whether a finding is not told yet, because it may turn out to be meant.
@@ -113,6 +125,11 @@ impl Recorder {
                 }
                 None => ready.push(id),
             }
+        }
+        if self.writer.as_mut().is_some_and(Writer::take_shorter) {
+            // Their lines went with the older part.
+            ready.extend(self.written.difference(&self.stale).copied());
+            ready.extend(self.written.intersection(&self.stale).copied());
         }
         // A new finding is readable at once; its later changes can wait for the end.
         self.tell(&ready);

@@ -23,7 +23,7 @@ const STANDING_COOKIE: u64 = 100;
 const SERVERS_EACH: u32 = 8;
 
 /// Who and what is there when the recording begins.
-pub(super) fn machine(out: &mut Out, standing: u32) -> anyhow::Result<()> {
+pub(super) fn machine(out: &mut Out<'_>, standing: u32) -> anyhow::Result<()> {
     process(
         out,
         Process { known: Known::Scan, ..new(INIT, None, "systemd", &["/sbin/init"], "/init.scope") },
@@ -99,7 +99,7 @@ pub(super) fn new(
     }
 }
 
-pub(super) fn process(out: &mut Out, process: Process) -> anyhow::Result<()> {
+pub(super) fn process(out: &mut Out<'_>, process: Process) -> anyhow::Result<()> {
     out.event(Hook::Bindwatch, Body::Process(process)).map(drop)
 }
 

@@ -15,8 +15,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use bindwatch::clock::Anchors;
+use bindwatch::drive::Recorder;
 use bindwatch::event::{Body, BootTime, Event, Hook, Inventory, InventoryPhase, Note, Seq};
 use bindwatch::judge::Rules;
+use bindwatch::ledger::{Ledger, Settings};
 use bindwatch::log::{End, Header, Host, Writer, create};
 
 use chance::Chance;
@@ -67,8 +69,54 @@ pub struct Truth {
 /// # Errors
 /// When it cannot be written.
 pub fn write(plan: Plan, path: &Path) -> anyhow::Result<Truth> {
-    let writer = Writer::new(create(path)?, &header(), None)?;
-    let mut out = Out { writer, truth: Truth::default(), at: BOOT_NS };
+    let mut writer = Writer::new(create(path)?, &header(), None)?;
+    let (truth, at) = events(plan, &mut |event| Ok(writer.event(&event).map(drop)?))?;
+    // What a report finds is its own affair, and what this log is made for.
+    writer.end(&End {
+        at,
+        reason: "the command ended".to_owned(),
+        events: truth.events,
+        ..End::default()
+    })?;
+    Ok(truth)
+}
+
+/// The same as a recording would: judged as it comes, in a log of at most `limit` bytes. `each` is called for every event,
+/// before it is taken.
+///
+/// # Errors
+/// When the log cannot be written.
+pub fn record(
+    plan: Plan,
+    path: &Path,
+    limit: u64,
+    mut each: impl FnMut(&Event),
+) -> anyhow::Result<(Truth, Ledger)> {
+    /// As many as come in at once.
+    const BATCH: usize = 4096;
+    let header = header();
+    let writer = Writer::new(create(path)?, &header, Some(limit))?;
+    let mut recorder = Recorder::new(Some(writer), Settings::default(), header.clock);
+    let mut batch = Vec::new();
+    let (truth, at) = events(plan, &mut |event| {
+        each(&event);
+        batch.push(event);
+        if batch.len() == BATCH {
+            recorder.take(&mut batch);
+        }
+        recorder.take_failure().map_or(Ok(()), |failure| Err(failure.into()))
+    })?;
+    recorder.take(&mut batch);
+    let (ledger, failure) = recorder.end("the command ended", at);
+    failure.map_or(Ok((truth, ledger)), |failure| Err(failure.into()))
+}
+
+/// Gives the events of a plan to `take`; what is in them, and the time of the last.
+fn events(
+    plan: Plan,
+    take: &mut dyn FnMut(Event) -> anyhow::Result<()>,
+) -> anyhow::Result<(Truth, BootTime)> {
+    let mut out = Out { take, truth: Truth::default(), at: BOOT_NS };
     let mut chance = Chance::new(plan.seed);
     facts::machine(&mut out, plan.standing)?;
 
@@ -98,17 +146,17 @@ pub fn write(plan: Plan, path: &Path) -> anyhow::Result<Truth> {
             free.push(lane);
         }
     }
-    out.finish()
+    Ok((out.truth, BootTime(out.at)))
 }
 
 /// A log being made.
-struct Out {
-    writer: Writer,
+struct Out<'a> {
+    take: &'a mut dyn FnMut(Event) -> anyhow::Result<()>,
     truth: Truth,
     at: u64,
 }
 
-impl Out {
+impl Out<'_> {
     /// Writes an event that happens now; its number.
     fn event(&mut self, hook: Hook, body: Body) -> anyhow::Result<Seq> {
         self.truth.events += 1;
@@ -118,24 +166,12 @@ impl Out {
             _ => {}
         }
         let seq = Seq(self.truth.events);
-        self.writer.event(&Event { seq, at: BootTime(self.at), hook, body })?;
+        (self.take)(Event { seq, at: BootTime(self.at), hook, body })?;
         Ok(seq)
     }
 
     fn inventory(&mut self, phase: InventoryPhase) -> anyhow::Result<()> {
         self.event(Hook::Bindwatch, Body::Inventory(Inventory { phase, unseen: Vec::new() })).map(drop)
-    }
-
-    fn finish(self) -> anyhow::Result<Truth> {
-        let end = End {
-            at: BootTime(self.at),
-            reason: "the command ended".to_owned(),
-            events: self.truth.events,
-            // What a report finds is its own affair, and what this log is made for.
-            ..End::default()
-        };
-        self.writer.end(&end)?;
-        Ok(self.truth)
     }
 }
 

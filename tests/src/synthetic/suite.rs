@@ -68,7 +68,7 @@ impl Suite {
     }
 
     /// Does one thing; false when that was its last.
-    pub(super) fn step(&mut self, out: &mut Out, chance: &mut Chance) -> anyhow::Result<bool> {
+    pub(super) fn step(&mut self, out: &mut Out<'_>, chance: &mut Chance) -> anyhow::Result<bool> {
         let next = std::mem::replace(&mut self.next, Next::Exit);
         self.next = match next {
             Next::Process => {
@@ -157,7 +157,7 @@ impl Suite {
     }
 
     /// Opens a socket: what becomes of it is what comes next.
-    fn open(&mut self, out: &mut Out, chance: &mut Chance) -> anyhow::Result<Next> {
+    fn open(&mut self, out: &mut Out<'_>, chance: &mut Chance) -> anyhow::Result<Next> {
         self.left -= 1;
         self.opened = (self.opened + 1).min(SOCKETS_MAX - 1);
         let cookie = Cookie(FIRST_COOKIE + self.number * SOCKETS_MAX + self.opened);
@@ -228,7 +228,7 @@ impl Suite {
         }
     }
 
-    fn bind(&self, socket: SocketFacts, requested_port: u16, out: &mut Out) -> anyhow::Result<Next> {
+    fn bind(&self, socket: SocketFacts, requested_port: u16, out: &mut Out<'_>) -> anyhow::Result<Next> {
         let hook = if socket.address.is_ipv6() { Hook::PostBind6 } else { Hook::PostBind4 };
         let bind = Bind {
             process: self.key,

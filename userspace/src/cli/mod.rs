@@ -184,7 +184,7 @@ pub struct RecordingArgs {
     /// the same but for causes that lie in the past
     #[arg(long, default_value_t, value_name = "all|conflicts")]
     pub events: Events,
-    /// Stop logging events when the log has this size (16M, 1G); findings go on
+    /// Keep the log below this size (16M, 1G): of its older events those go that nothing rests on
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<u64>,
     /// How to watch.

@@ -4,6 +4,7 @@
 //! Nothing here reads a clock, a file or the kernel; the types know serde and nothing else.
 
 mod ids;
+mod mentions;
 mod ports;
 mod process;
 mod socket;
@@ -19,13 +20,14 @@ pub use socket::{
 };
 pub use system::{
     CgroupRemoved, Enforcement, EnforcementMode, Hook, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost,
-    Note,
+    Note, Omitted,
 };
 
 /// One fact, in its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// Place in the order: the only order there is. Starts at 1 in a log and never skips.
+    /// Place in the order: the only order there is. Starts at 1 in a log, and skips only what a [`Body::Omitted`] stands
+    /// for.
     pub seq: Seq,
     /// When it happened, `CLOCK_BOOTTIME`. For people: order is [`Event::seq`].
     pub at: BootTime,
@@ -91,6 +93,8 @@ pub enum Body {
     Lost(Lost),
     /// A bound of bindwatch was reached.
     Limit(Limit),
+    /// Older events were taken out of the log, to keep it below its size.
+    Omitted(Omitted),
     /// A job (the command of `run`) started or ended.
     Job(Job),
     /// Conflicting binds are refused from now on.
@@ -132,6 +136,7 @@ impl Body {
             Self::PortUse(_) => "port-use",
             Self::Lost(_) => "lost",
             Self::Limit(_) => "limit",
+            Self::Omitted(_) => "omitted",
             Self::Job(_) => "job",
             Self::Enforcement(_) => "enforcement",
             Self::CgroupRemoved(_) => "cgroup-removed",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ProcessKey;
+use super::{BootTime, ProcessKey};
 
 /// What saw an event: a program of the probe by its name, or a look-up by user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +122,22 @@ pub struct Limit {
     pub value: u64,
     /// Its unit, plural.
     pub unit: String,
+}
+
+/// Older events that are not in the log any more. What was held, lived or was cited by a finding when they were taken
+/// out still is. Stands where the last of them was, with its number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Omitted {
+    /// How many, the one in whose place this stands included.
+    pub events: u64,
+    /// Binds among them that succeeded.
+    pub binds: u64,
+    /// Binds among them that failed.
+    pub binds_failed: u64,
+    /// When the first of them happened.
+    pub since: BootTime,
+    /// When the last of them happened.
+    pub until: BootTime,
 }
 
 /// The command of a `run`.

@@ -182,7 +182,7 @@ impl Ledger {
             Body::Job(job) => self.job(job, now),
             Body::Enforcement(enforcement) => self.enforced(enforcement),
             Body::Unresolved(unresolved) => self.unresolved(unresolved, now),
-            Body::Limit(_) | Body::Note(_) => {}
+            Body::Limit(_) | Body::Omitted(_) | Body::Note(_) => {}
         }
         self.report(changed);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{Body, BootTime, Event};
+use crate::event::{Body, BootTime, Event, Omitted};
 
 use super::record::{PARTIES_MAX, Record};
 
@@ -25,6 +25,8 @@ pub struct Stats {
     pub start: BootTime,
     /// Latest time of an event.
     pub end: BootTime,
+    /// What is not in the log any more, to keep it below its size.
+    pub omitted: Option<Omitted>,
     /// Bounds that were reached, by name, and how often something had to be left out.
     pub limits: BTreeMap<String, u64>,
 }
@@ -34,7 +36,7 @@ impl Stats {
         if self.events == 0 {
             self.start = event.at;
         }
-        self.events += 1;
+        self.events = self.events.saturating_add(1);
         self.end = self.end.max(event.at);
         match &event.body {
             Body::Bind(_) => self.binds += 1,
@@ -47,6 +49,13 @@ impl Stats {
                 }
             }
             Body::Limit(limit) => self.reached(&limit.bound, 1),
+            Body::Omitted(omitted) => {
+                // It stands in the place of one of them.
+                self.events = self.events.saturating_add(omitted.events.saturating_sub(1));
+                self.binds = self.binds.saturating_add(omitted.binds);
+                self.binds_failed = self.binds_failed.saturating_add(omitted.binds_failed);
+                self.omitted = Some(omitted.clone());
+            }
             _ => {}
         }
     }

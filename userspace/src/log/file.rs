@@ -1,13 +1,16 @@
 //! Creating a log's file: for its user alone, and never through a link that somebody left there.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Seek as _, Write};
+use std::io::{self, Read as _, Seek, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::{Gid, Uid, fchown, geteuid};
+
+use super::shorten::Identity;
 
 /// Mode of a log: it holds arguments of other people's processes.
 const MODE: u32 = 0o600;
@@ -21,13 +24,15 @@ pub struct LogFile {
     pub(super) path: PathBuf,
     pub(super) inner: Box<dyn Write + Send>,
     pub(super) compressed: bool,
+    /// Which file it is, where a shorter one can take its place.
+    pub(super) identity: Option<Identity>,
 }
 
 impl LogFile {
     /// Any place; `path` is its name in messages.
     #[must_use]
     pub fn over(inner: Box<dyn Write + Send>, path: &Path, compressed: bool) -> Self {
-        Self { path: path.to_owned(), inner, compressed }
+        Self { path: path.to_owned(), inner, compressed, identity: None }
     }
 }
 
@@ -64,10 +69,35 @@ pub fn create(path: &Path) -> Result<LogFile, CreateError> {
             path: PathBuf::from("standard output"),
             inner: Box::new(io::stdout()),
             compressed,
+            identity: None,
         });
     }
-    let inner = private(path, |start| start.starts_with(&ZSTD_MAGIC) || start == PLAIN_MAGIC)?;
-    Ok(LogFile { path: path.to_owned(), inner, compressed })
+    let (inner, identity): (Box<dyn Write + Send>, _) = match private(path, is_log)? {
+        Private::File(file) => {
+            let identity = Identity::of(&file.0).ok();
+            (Box::new(file), identity)
+        }
+        Private::Device(file) => (Box::new(file), None),
+    };
+    Ok(LogFile { path: path.to_owned(), inner, compressed, identity })
+}
+
+/// Whether a file that begins so is a log.
+fn is_log(start: &[u8]) -> bool {
+    start.starts_with(&ZSTD_MAGIC) || start == PLAIN_MAGIC
+}
+
+/// Creates the file that is to take a log's place, in the same folder, with the care that [`create`] takes. What a
+/// recording that was killed has left there goes.
+pub(super) fn replacement(log: &Path) -> io::Result<(Locked, PathBuf)> {
+    let mut name = OsString::from(".");
+    name.push(log.file_name().unwrap_or_default());
+    name.push(".shorter");
+    let path = log.with_file_name(name);
+    match private(&path, is_log).map_err(io_error)? {
+        Private::File(file) => Ok((file, path)),
+        Private::Device(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "a device is there")),
+    }
 }
 
 /// Creates a file for other output with the care that [`create`] takes: mode 0600, of the user who called sudo, never
@@ -79,15 +109,29 @@ pub fn create_private(path: &Path) -> io::Result<Box<dyn Write + Send>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(io::stdout()));
     }
-    private(path, |_| true).map_err(|error| match error {
+    Ok(match private(path, |_| true).map_err(io_error)? {
+        Private::File(file) => Box::new(file),
+        Private::Device(file) => Box::new(file),
+    })
+}
+
+fn io_error(error: CreateError) -> io::Error {
+    match error {
         CreateError::System { error, .. } => error,
         CreateError::Taken { why, .. } => io::Error::new(io::ErrorKind::AlreadyExists, why),
-    })
+    }
+}
+
+/// What a name stands for that may be written to.
+enum Private {
+    File(Locked),
+    /// Taken as it is.
+    Device(File),
 }
 
 /// Opens `path` for writing and empties it, when nothing speaks against it; `replaces` says by a file's first bytes
 /// whether it may go.
-fn private(path: &Path, replaces: fn(&[u8]) -> bool) -> Result<Box<dyn Write + Send>, CreateError> {
+fn private(path: &Path, replaces: fn(&[u8]) -> bool) -> Result<Private, CreateError> {
     let system = |error| CreateError::System { path: path.to_owned(), error };
     let taken = |why: &str| CreateError::Taken { path: path.to_owned(), why: why.to_owned() };
 
@@ -102,7 +146,7 @@ fn private(path: &Path, replaces: fn(&[u8]) -> bool) -> Result<Box<dyn Write + S
     })?;
     let found = file.metadata().map_err(system)?;
     if found.file_type().is_char_device() {
-        return Ok(Box::new(file));
+        return Ok(Private::Device(file));
     }
     if !found.is_file() {
         return Err(taken("it is not a regular file"));
@@ -129,11 +173,32 @@ fn private(path: &Path, replaces: fn(&[u8]) -> bool) -> Result<Box<dyn Write + S
         fchown(&*file, Some(uid), Some(gid)).map_err(|errno| system(errno.into()))?;
     }
     file.rewind().map_err(system)?;
-    Ok(Box::new(Locked(file)))
+    Ok(Private::File(Locked(file)))
 }
 
 /// A locked file, to be written.
-struct Locked(Flock<File>);
+pub(super) struct Locked(Flock<File>);
+
+impl Locked {
+    /// The same file, for another to write to. It stays locked by this one.
+    pub(super) fn other(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+}
+
+impl std::ops::Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Seek for Locked {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
 
 impl Write for Locked {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

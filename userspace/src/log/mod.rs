@@ -5,11 +5,13 @@
 //! for grep; a reader skips them and concludes again.
 
 mod file;
+mod keep;
 mod line;
 mod reader;
 mod recent;
 #[cfg(test)]
 pub(crate) mod samples;
+mod shorten;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -254,6 +254,13 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
         }),
         Body::Lost(Lost { counts: BTreeMap::from([(comm.clone(), 3), ("close".to_owned(), u64::MAX)]) }),
         Body::Limit(Limit { bound: comm.clone(), value: 5, unit: "bytes".to_owned() }),
+        Body::Omitted(Omitted {
+            events: u64::MAX,
+            binds: 2,
+            binds_failed: 1,
+            since: BootTime(3),
+            until: BootTime(4),
+        }),
         Body::Job(Job {
             phase: JobPhase::End,
             process: Some(key(1)),

@@ -147,7 +147,7 @@ impl History {
             Body::Close(close) => self.sockets.contains_key(&close.cookie),
             Body::Gone(gone) => self.sockets.contains_key(&gone.cookie),
             Body::Holders(holders) => self.sockets.contains_key(&holders.cookie),
-            Body::Note(_) | Body::Job(_) | Body::Lost(_) => true,
+            Body::Note(_) | Body::Job(_) | Body::Lost(_) | Body::Omitted(_) => true,
             _ => false,
         }
     }

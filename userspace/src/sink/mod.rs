@@ -262,7 +262,8 @@ pub fn report_of(ledger: &Ledger, host: Host, clock: Anchors, window: Window, sh
     };
     let mut report = Report::new(host, clock, window, stats, show_secrets);
     let limits = notices::of_limits(counted.limits.keys());
-    for sentence in notices::of_loss(&counted.lost_by_kind).into_iter().chain(limits) {
+    let omitted = counted.omitted.as_ref().map(|omitted| notices::of_omitted(omitted, clock));
+    for sentence in notices::of_loss(&counted.lost_by_kind).into_iter().chain(limits).chain(omitted) {
         report.notice(&sentence);
     }
     report.with_findings(ledger.findings(), 0)

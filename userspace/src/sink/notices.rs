@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::words::{are, were};
-use crate::event::{Body, Event};
+use super::words::{are, plural, were};
+use crate::clock::Anchors;
+use crate::event::{Body, Event, Omitted};
 use crate::log::Ending;
 
 /// Network namespaces that a notice names; the rest are counted.
@@ -23,6 +24,20 @@ pub fn of_loss(lost: &BTreeMap<String, u64>) -> Option<String> {
             kinds.join(", ")
         )
     })
+}
+
+/// What is to be said about events that were taken out of a log.
+#[must_use]
+pub fn of_omitted(omitted: &Omitted, clock: Anchors) -> String {
+    format!(
+        "the log was kept below its --max-size: {} not in it any more (from {} to {}; {} and {}); what was still held then, \
+         and what findings cite, is, but a finding of that time may count fewer events",
+        are(omitted.events, "event"),
+        clock.rfc3339(omitted.since),
+        clock.rfc3339(omitted.until),
+        plural(omitted.binds, "bind"),
+        plural(omitted.binds_failed, "failed bind"),
+    )
 }
 
 /// What is to be said about bounds that were reached.

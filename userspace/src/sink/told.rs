@@ -167,6 +167,14 @@ pub fn told(event: &Event, view: &View<'_>, place_of: impl Fn(Cookie) -> Option<
                 format!("{} lost: what happened meanwhile may be missing", words::were(count, "event")),
             )
         }
+        Body::Omitted(omitted) => (
+            None,
+            None,
+            format!(
+                "{} not in the log any more: what had ended by then and is in no finding",
+                words::are(omitted.events, "event")
+            ),
+        ),
         _ => return None,
     };
     Some(Told { process, cookie, text })

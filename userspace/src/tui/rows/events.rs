@@ -46,6 +46,7 @@ pub(super) fn who(body: &Body) -> Option<ProcessKey> {
         | Body::PortUse(_)
         | Body::Lost(_)
         | Body::Limit(_)
+        | Body::Omitted(_)
         | Body::Enforcement(_)
         | Body::CgroupRemoved(_) => None,
     }
@@ -182,6 +183,7 @@ pub(super) fn what(world: &World, event: &Event) -> String {
         }
         Body::Lost(lost) => words::plural(lost.counts.values().sum(), "event"),
         Body::Limit(limit) => format!("{}: {} {}", limit.bound, limit.value, limit.unit),
+        Body::Omitted(omitted) => words::plural(omitted.events, "event"),
         Body::Job(job) => {
             let phase = if job.phase == JobPhase::Start { "starts" } else { "ended" };
             format!("{} {phase}", escape::cut(&job.name, super::TEXT_CHARS))
@@ -207,7 +209,7 @@ pub(super) fn row(scene: Scene<'_>, entry: &Entry) -> Option<Row> {
         Body::BindFailed(_) | Body::ListenFailed(_) | Body::ConnectFailed(_) => Role::Warning,
         Body::Lost(_) | Body::Limit(_) => Role::Error,
         Body::Denied(_) | Body::Waiting(_) | Body::Note(_) | Body::Job(_) => Role::Note,
-        Body::Process(_) | Body::Inventory(_) | Body::Socket(_) => Role::Dim,
+        Body::Process(_) | Body::Inventory(_) | Body::Socket(_) | Body::Omitted(_) => Role::Dim,
         _ => Role::Plain,
     };
     Some(Row {
