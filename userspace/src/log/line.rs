@@ -5,7 +5,8 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::ser::CompactFormatter;
 
-use super::End;
+use super::{End, usual};
+
 use super::written::{self, Head};
 use crate::event::{Body, BootTime, Event, Hook, Seq};
 use crate::sink::escape::SafeJson;
@@ -46,6 +47,11 @@ pub enum DecodeError {
 /// # Errors
 /// When a value cannot be expressed in JSON, which no value of these types is known to do.
 pub fn encode(event: &Event, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    if usual::encode(event, out) { Ok(()) } else { encode_any(event, out) }
+}
+
+/// The same for any event.
+pub(super) fn encode_any(event: &Event, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(event.body.type_name().as_bytes());
     out.extend_from_slice(b"\",\"seq\":");

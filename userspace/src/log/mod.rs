@@ -14,6 +14,7 @@ pub(crate) mod samples;
 mod shorten;
 #[cfg(test)]
 mod tests;
+mod usual;
 mod writer;
 mod written;
 
