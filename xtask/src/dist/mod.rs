@@ -18,8 +18,10 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The largest that the binary may be, bytes.
 const SIZE_MAX: u64 = 12 << 20;
 /// Verbs with a manual page of their own.
-const VERBS: [&str; 10] =
-    ["run", "top", "record", "report", "explain", "list", "check", "enforce", "enroll", "doctor"];
+const VERBS: [&str; 12] = [
+    "run", "top", "record", "report", "explain", "list", "check", "enforce", "enroll", "doctor", "mark",
+    "stop",
+];
 /// Shells, what their completions are called, and where packages keep them.
 const SHELLS: [(&str, &str, &str); 3] = [
     ("bash", "bindwatch", "usr/share/bash-completion/completions"),
@@ -175,6 +177,19 @@ impl Dist {
         shell::run(shell::command("cp").arg("--archive").arg(root).arg(&tree))?;
         let documents = tree.join("usr/share/doc/bindwatch");
         std::fs::write(documents.join("copyright"), copyright()?)?;
+        let date =
+            shell::output(shell::command("date").args(["-uR", "--date", &format!("@{}", self.epoch)]))?;
+        let changes = documents.join("changelog.Debian");
+        std::fs::write(
+            &changes,
+            format!(
+                "bindwatch ({}-1) unstable; urgency=medium\n\n  * What changed is in CHANGELOG.md.\n\n -- {}  {}\n",
+                self.version,
+                self.maintainer,
+                date.trim()
+            ),
+        )?;
+        shell::run(shell::command("gzip").arg("-9n").arg(&changes))?;
         std::fs::create_dir_all(tree.join("DEBIAN"))?;
         let kilobytes = shell::output(shell::command("du").args(["-sk", "--apparent-size"]).arg(root))?;
         let kilobytes = kilobytes.split_whitespace().next().unwrap_or("0");
