@@ -16,6 +16,9 @@ use crate::sock::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 /// UDP sockets with the same hash of ports that are looked at. Behind more, a socket is taken not to be alone.
 const CHAIN_MAX: u32 = 16;
 
+/// Words of an `inet_bind2_bucket` from its node on: that and the sockets behind it.
+const BUCKET_WORDS: usize = 3;
+
 /// One of [`only`]. Set by the loader.
 #[unsafe(no_mangle)]
 static ONLY_CONFLICTS: u32 = only::NO;
@@ -55,9 +58,14 @@ fn is_alone_tcp(sk: Sk) -> bool {
     if offset!(tb_bhash2) != ABSENT && offset!(tb2_node) != ABSENT && offset!(tb2_owners) != ABSENT {
         // A list of addresses, each with a list of sockets. A node begins with the address of the next one.
         let node = port.follow(offset!(tb_bhash2));
-        let owners = Addr(node.0.wrapping_sub(u64::from(offset!(tb2_node))));
-        let owner = owners.follow(offset!(tb2_owners));
-        let (next, after) = (node.read::<u64>(0), owner.read::<u64>(0));
+        let first = node.read_front::<BUCKET_WORDS>();
+        let next = first.get::<u64>(0);
+        let owner = if offset!(tb2_owners) > offset!(tb2_node) {
+            Addr(first.get(offset!(tb2_owners) - offset!(tb2_node)))
+        } else {
+            Addr(node.0.wrapping_sub(u64::from(offset!(tb2_node)))).follow(offset!(tb2_owners))
+        };
+        let after = owner.read::<u64>(0);
         return port.0 != 0 && node.0 != 0 && owner.0 != 0 && next | after == 0;
     }
     if offset!(tb_owners) != ABSENT {
@@ -126,12 +134,18 @@ pub fn unwatch(cookie: u64) -> bool {
 /// A socket got its port, or another one: whether that is told.
 #[inline(always)]
 pub fn is_told(sk: Sk, cookie: u64, protocol: u16) -> bool {
-    if !only_conflicts() || watches(cookie) {
+    !only_conflicts() || is_told_at(sk, sk.port(), || cookie, protocol)
+}
+
+/// As [`is_told`], of a port that is known and a cookie that need not be asked for.
+#[inline(always)]
+pub fn is_told_at(sk: Sk, port: u16, cookie: impl Fn() -> u64, protocol: u16) -> bool {
+    if watches_any() && watches(cookie()) {
         return true;
     }
-    if sk.port() == 0 || is_alone(sk, protocol) {
+    if port == 0 || is_alone(sk, protocol) {
         return false;
     }
-    watch(cookie);
+    watch(cookie());
     true
 }

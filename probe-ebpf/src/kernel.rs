@@ -1,5 +1,7 @@
 //! Reading kernel memory at offsets that were resolved from BTF when bindwatch started.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::generated;
 use bindwatch_probe::abi::ABI_VERSION;
 use bindwatch_probe::abi::config::{ABSENT, BitField, Offsets};
@@ -38,20 +40,12 @@ impl Addr {
     /// The object that a context pointer stands for.
     ///
     /// In cgroup programs the context (or `ctx->sk`) *is* the kernel's `struct sock`, but the verifier restricts what
-    /// may be read through it. Spilled to the stack and read back, it is a number.
+    /// may be read through it. Of a pointer whose bytes were swapped it says no more than that it is some number, where
+    /// addresses need not be hidden (CAP_PERFMON); swapped back, it is the address. Kernel: `check_alu_op`, BPF_END.
     #[inline(always)]
     pub fn of_pointer<T>(pointer: *const T) -> Self {
-        let slot = pointer as u64;
-        let mut number = 0u64;
-        // SAFETY: reads eight bytes of our own stack into eight others.
-        unsafe {
-            generated::bpf_probe_read_kernel(
-                (&raw mut number).cast(),
-                size_of::<u64>() as u32,
-                core::ptr::from_ref(core::hint::black_box(&slot)).cast(),
-            );
-        }
-        Self(number)
+        // Behind a box, or the compiler sees that both together do nothing.
+        Self(core::hint::black_box((pointer as u64).swap_bytes()).swap_bytes())
     }
 
     /// The field at `offset`, or zero when the kernel does not have it or the address is bad.
@@ -92,7 +86,47 @@ impl Addr {
     /// The bit field, shifted down.
     #[inline(always)]
     pub fn bits(self, field: BitField) -> u32 {
-        (u32::from(self.read::<u8>(field.byte)) >> (field.shift & 7)) & field.mask
+        bits_of(self.read::<u8>(field.byte), field)
+    }
+
+    /// The first bytes of the object, read at once: a read costs as much as the next fifty bytes of it.
+    #[inline(always)]
+    pub fn read_front<const WORDS: usize>(self) -> Front<WORDS> {
+        let mut words = MaybeUninit::<[u64; WORDS]>::uninit();
+        // SAFETY: as in `read`: the helper fills all of it, whatever happens.
+        let words = unsafe {
+            generated::bpf_probe_read_kernel(
+                words.as_mut_ptr().cast(),
+                size_of::<[u64; WORDS]>() as u32,
+                self.0 as *const _,
+            );
+            words.assume_init()
+        };
+        Front { of: self, words }
+    }
+}
+
+/// A bit field of a byte that holds it, shifted down.
+#[inline(always)]
+pub fn bits_of(byte: u8, field: BitField) -> u32 {
+    (u32::from(byte) >> (field.shift & 7)) & field.mask
+}
+
+/// The first bytes of an object of the kernel.
+pub struct Front<const WORDS: usize> {
+    of: Addr,
+    words: [u64; WORDS],
+}
+
+impl<const WORDS: usize> Front<WORDS> {
+    /// The field at `offset`, which lies on a multiple of its size; read on its own where it lies behind these bytes.
+    #[inline(always)]
+    pub fn get<T: Copy + Default>(&self, offset: u32) -> T {
+        if offset as usize > size_of::<[u64; WORDS]>() - size_of::<T>() {
+            return self.of.read(offset);
+        }
+        // SAFETY: within the words, and aligned, as T is an integer; the offset is a constant to the verifier.
+        unsafe { (&raw const self.words).byte_add(offset as usize).cast::<T>().read() }
     }
 }
 

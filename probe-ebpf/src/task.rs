@@ -27,6 +27,32 @@ pub fn tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
+/// A field of the running task: by a plain load where programs may have the task itself.
+#[inline(always)]
+fn own<T: Copy + Default>(field: u32) -> T {
+    if offset!(task_itself) == ABSENT || field == ABSENT {
+        return current().read(field);
+    }
+    // SAFETY: the verifier knows where the fields of a task lie, and what their sizes are. Not reached, and not verified,
+    // where the kernel has no such helper.
+    unsafe { generated::bpf_get_current_task_btf().cast::<u8>().add(field as usize).cast::<T>().read() }
+}
+
+/// When the running thread group started, ns since boot.
+#[inline(always)]
+fn start() -> u64 {
+    if offset!(task_itself) == ABSENT {
+        return start_of(current());
+    }
+    let (leader, start) = (offset!(task_group_leader) as usize, offset!(task_start_boottime) as usize);
+    // SAFETY: as in `own`; a load through a pointer that is bad gives 0.
+    unsafe {
+        let task = generated::bpf_get_current_task_btf().cast::<u8>();
+        let leader = task.add(leader).cast::<*const u8>().read();
+        leader.add(start).cast::<u64>().read()
+    }
+}
+
 /// When the task's thread group started, ns since boot: with its id, the identity of a process.
 #[inline(always)]
 pub fn start_of(task: Addr) -> u64 {
@@ -63,7 +89,7 @@ const TS_COMPAT: u32 = 0x2;
 /// Whether the running task is in a 32-bit system call. Known on x86 only.
 #[inline(always)]
 pub fn is_compat() -> bool {
-    offset!(task_status) != ABSENT && current().read::<u32>(offset!(task_status)) & TS_COMPAT != 0
+    offset!(task_status) != ABSENT && own::<u32>(offset!(task_status)) & TS_COMPAT != 0
 }
 
 /// The open file of this number of the running task; its address is 0 where there is none.
@@ -94,7 +120,7 @@ pub fn facts_of_process() -> Task {
 pub fn facts() -> Task {
     let ids = bpf_get_current_pid_tgid();
     Task {
-        start: start_of(current()),
+        start: start(),
         // SAFETY: takes no arguments.
         cgroup: unsafe { generated::bpf_get_current_cgroup_id() },
         tgid: (ids >> 32) as u32,

@@ -3,19 +3,19 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rustix::fs::inotify;
-use rustix::process::Signal;
 use scenarios::synthetic::{self, Plan};
 use scenarios::{Actor, Cgroup, Folder, Recording, loopback};
 
 use crate::measure::of_children;
 use crate::table::Row;
-use crate::work::{Worker, cycle_beside, cycles, holders, time_until};
+use crate::work::{Worker, cycles, holders, time_until};
+use crate::{cost, peers};
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -25,23 +25,30 @@ pub(crate) struct Amount {
     pub(crate) part: u32,
 }
 
-type Measured = anyhow::Result<Vec<Row>>;
+impl Amount {
+    /// Rounds of what takes turns quickly.
+    pub(crate) const fn pairs(self) -> usize {
+        2 * self.rounds + 1
+    }
+}
+
+pub(crate) type Measured = anyhow::Result<Vec<Row>>;
 type Goal = (&'static str, fn(Amount) -> Measured);
 
 /// A goal by its name.
 pub(crate) const GOALS: [Goal; 16] = [
-    ("P1", one_process),
-    ("P2", two_processes),
-    ("P3", conflicts_only),
-    ("P4", against_bpftrace),
-    ("P5", other_calls),
+    ("P1", cost::one_process),
+    ("P2", cost::two_processes),
+    ("P3", cost::conflicts_only),
+    ("P4", peers::against_bpftrace),
+    ("P5", cost::other_calls),
     ("P6", enforcement),
-    ("P7", first_event),
+    ("P7", peers::first_event),
     ("P8", finding_written),
     ("P9", nothing_lost),
     ("P10", memory),
     ("P11", idle),
-    ("P12", list),
+    ("P12", peers::list),
     ("P13", report),
     ("P14", frame),
     ("P15", live_sockets),
@@ -59,133 +66,6 @@ fn recorded(options: &[&str], workers: usize, count: u32) -> anyhow::Result<f64>
     let time = cycles(workers, count, nobody);
     drop(recording.stop());
     time
-}
-
-fn ratios(amount: Amount, options: &[&str], workers: usize) -> anyhow::Result<Vec<f64>> {
-    let count = CYCLES / amount.part;
-    (0..amount.rounds)
-        .map(|_| {
-            let without = cycles(workers, count, nobody)?;
-            Ok(recorded(options, workers, count)? / without)
-        })
-        .collect()
-}
-
-fn one_process(amount: Amount) -> Measured {
-    Ok(vec![Row::new("P1", "cycle recorded / not, 1 process", 1.40, 1.25, ratios(amount, &[], 1)?)])
-}
-
-fn two_processes(amount: Amount) -> Measured {
-    Ok(vec![Row::new("P2", "cycle recorded / not, 2 processes", 1.50, 1.30, ratios(amount, &[], 2)?)])
-}
-
-fn conflicts_only(amount: Amount) -> Measured {
-    let values = ratios(amount, &["--events", "conflicts"], 1)?;
-    Ok(vec![Row::new("P3", "cycle with --events conflicts / without bindwatch", 1.15, 1.06, values)])
-}
-
-/// bpftrace that prints every bind, as a person would write it.
-struct Bpftrace {
-    child: Child,
-    out: PathBuf,
-    _folder: Folder,
-}
-
-impl Bpftrace {
-    fn start() -> anyhow::Result<Self> {
-        const PROGRAM: &str = "BEGIN { printf(\"ready\\n\"); } \
-            tracepoint:syscalls:sys_enter_bind { @a[tid] = args->umyaddr; } \
-            tracepoint:syscalls:sys_exit_bind /@a[tid]/ { \
-            printf(\"%llu %d %s %d\\n\", nsecs, pid, comm, args->ret); delete(@a[tid]); }";
-        let folder = Folder::new();
-        let out = folder.file("bpftrace.txt");
-        // It finds trace events by tracefs, which not every machine has mounted: then in a namespace of its own.
-        const MOUNTED: &str = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; \
-            exec bpftrace -e \"$0\"";
-        let child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", MOUNTED, PROGRAM])
-            .stdout(fs::File::create(&out)?)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("bpftrace")?;
-        Ok(Self { child, out, _folder: folder })
-    }
-
-    /// Whether it has said this.
-    fn said(&self, least: u64) -> anyhow::Result<bool> {
-        Ok(fs::metadata(&self.out)?.len() >= least)
-    }
-
-    /// How much it has said by now, lines: it is attached, and sees what is measured.
-    fn lines(&self) -> anyhow::Result<u64> {
-        let text = fs::read(&self.out)?;
-        Ok(text.iter().filter(|byte| **byte == b'\n').count() as u64)
-    }
-
-    fn stop(mut self) -> anyhow::Result<()> {
-        scenarios::wait::Process::of(self.child.id()).signal(Signal::INT);
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-fn against_bpftrace(amount: Amount) -> Measured {
-    let count = CYCLES / amount.part;
-    // Of the process that binds: its processor time, the time that passes; and all of it, the reader's included. Interrupts
-    // that wake a reader are in the second only where the kernel accounts them apart.
-    let (mut cpu, mut passed, mut all) = (Vec::new(), Vec::new(), Vec::new());
-    let ratio = |ours: f64, theirs: f64| ours.max(0.0) / theirs.max(1.0);
-    let used = |pid: u32| ticks(pid).map(|ticks| ticks * 1e7);
-    for _ in 0..amount.rounds {
-        let without = cycle_beside(count, || Ok(0.0))?;
-        let recording = Recording::start();
-        let pid = recording.pid();
-        let ours = cycle_beside(count, || used(pid));
-        drop(recording.stop());
-        let ours = ours?;
-        let peer = Bpftrace::start()?;
-        time_until(|| peer.said("ready\n".len() as u64))?;
-        let pid = peer.child.id();
-        let theirs = cycle_beside(count, || used(pid))?;
-        time_until(|| Ok(peer.lines()? >= u64::from(count)))?;
-        peer.stop()?;
-        cpu.push(ratio(ours.0 - without.0, theirs.0 - without.0));
-        passed.push(ratio(ours.1 - without.1, theirs.1 - without.1));
-        all.push(ratio(ours.0 + ours.2 - without.0, theirs.0 + theirs.2 - without.0));
-    }
-    let what = |of: &str| format!("extra {of} of a cycle: bindwatch's / bpftrace's");
-    Ok(vec![
-        Row::new("P4", &what("time"), 0.12, 0.05, passed),
-        Row::new("P4", &what("processor time"), 0.12, 0.05, cpu),
-        Row::new("P4", &what("processor time with its reader's"), 1.0, 1.0, all),
-    ])
-}
-
-fn other_calls(amount: Amount) -> Measured {
-    let count = (20 * CYCLES / amount.part).to_string();
-    let call = || -> anyhow::Result<f64> {
-        let mut worker = Worker::start(&["getppid", &count])?;
-        worker.go()?;
-        worker.result()
-    };
-    let mut rows = Vec::new();
-    let kinds: [(&str, &[&str], f64); 2] = [
-        ("getppid recorded / not, errno by tracepoints", &[], 1.15),
-        ("getppid recorded / not, --errno off", &["--errno", "off"], 1.02),
-    ];
-    for (what, options, must) in kinds {
-        let mut values = Vec::new();
-        for _ in 0..amount.rounds {
-            let without = call()?;
-            let recording = Recording::with(options);
-            let with = call();
-            drop(recording.stop());
-            values.push(with? / without);
-        }
-        rows.push(Row::new("P5", what, must, 1.02, values));
-    }
-    rows.push(Row::not_here("P5", "getppid with fexit", "this kernel refuses fexit programs"));
-    Ok(rows)
 }
 
 fn enforcement(amount: Amount) -> Measured {
@@ -208,27 +88,6 @@ fn enforcement(amount: Amount) -> Measured {
         Row::new("P6", "cycle in an enforced cgroup / recorded", 1.15, 1.05, inside),
         Row::new("P6", "cycle outside of it / recorded", 1.02, 1.00, outside),
     ])
-}
-
-fn first_event(amount: Amount) -> Measured {
-    let mut values = Vec::new();
-    for _ in 0..amount.rounds {
-        let start = Instant::now();
-        let recording = Recording::start();
-        let ours = start.elapsed();
-        drop(recording.stop());
-        // What is not recorded: the log would be of these binds alone.
-        let worker = Worker::start(&["binds", &loopback().to_string()])?;
-        let start = Instant::now();
-        let peer = Bpftrace::start()?;
-        time_until(|| peer.said("ready\n".len() as u64 + 1))?;
-        let theirs = start.elapsed();
-        peer.stop()?;
-        drop(worker);
-        values.push(ours.as_secs_f64() / theirs.as_secs_f64());
-    }
-    let what = "exec to ready (a bind from then on is seen) / bpftrace's exec to first line";
-    Ok(vec![Row::new("P7", what, 0.35, 0.15, values)])
 }
 
 /// Reads a log as it grows, from its end on: sleeps until something is written to it.
@@ -372,7 +231,7 @@ fn memory(amount: Amount) -> Measured {
 }
 
 /// Processor time of a process so far, in clock ticks of 10 ms.
-fn ticks(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn ticks(pid: u32) -> anyhow::Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit_once(')').context("a name")?.1.split_whitespace().collect();
     let number = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
@@ -404,26 +263,11 @@ fn idle(amount: Amount) -> Measured {
 }
 
 /// Processor time that a command takes, s. What it prints is thrown away.
-fn cpu(command: &mut Command) -> anyhow::Result<f64> {
+pub(crate) fn cpu(command: &mut Command) -> anyhow::Result<f64> {
     let before = of_children()?.cpu;
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.with_context(|| format!("{command:?}"))?;
     Ok((of_children()?.cpu - before).as_secs_f64())
-}
-
-fn list(amount: Amount) -> Measured {
-    let mut rows = Vec::new();
-    for (count, must, aim) in [(10_000, 0.60, 0.45), (50_000, 0.25, 0.10)] {
-        let held = holders(count)?;
-        let mut values = Vec::new();
-        for _ in 0..amount.rounds {
-            let ours = cpu(Command::new(scenarios::bindwatch()).arg("list"))?;
-            values.push(ours / cpu(Command::new("ss").arg("-tlnp"))?);
-        }
-        drop(held);
-        rows.push(Row::new("P12", &format!("`list` / `ss -tlnp`, {count} sockets"), must, aim, values));
-    }
-    Ok(rows)
 }
 
 /// jq counting binds and all else by port, in two ways.

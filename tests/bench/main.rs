@@ -5,8 +5,11 @@
     reason = "figures for people; a bench fails by panicking"
 )]
 
+mod cost;
 mod goals;
 mod measure;
+mod paired;
+mod peers;
 mod table;
 mod work;
 

@@ -53,10 +53,19 @@ impl Row {
 
     /// Median, least and most.
     pub(crate) fn spread(&self) -> Option<(f64, f64, f64)> {
+        let values = self.values()?;
+        Some((median(values), least(values), most(values)))
+    }
+
+    /// Between which two half of the values are.
+    fn quartiles(&self) -> Option<(f64, f64)> {
+        let values = self.values()?;
+        Some((at(values, 1, 4), at(values, 3, 4)))
+    }
+
+    fn values(&self) -> Option<&[f64]> {
         match &self.outcome {
-            Outcome::Measured { values, .. } if !values.is_empty() => {
-                Some((median(values), least(values), most(values)))
-            }
+            Outcome::Measured { values, .. } if !values.is_empty() => Some(values),
             _ => None,
         }
     }
@@ -72,12 +81,17 @@ impl Row {
 }
 
 pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    at(values, 1, 2)
 }
 
-fn least(values: &[f64]) -> f64 {
+/// The value that so many of so many parts are below.
+fn at(values: &[f64], parts: usize, of: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() * parts / of).copied().unwrap_or(f64::NAN)
+}
+
+pub(crate) fn least(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
@@ -97,17 +111,20 @@ fn short(value: f64) -> String {
 /// As Markdown, which a terminal shows as well.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| # | what | median | least to most | must | aim | verdict |\n|---|---|---|---|---|---|---|\n",
+        "| # | what | median | quartiles | least to most | must | aim | verdict |\n|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let line = match (&row.outcome, row.spread()) {
             (Outcome::Measured { note, .. }, Some((median, least, most))) => {
+                let (low, high) = row.quartiles().unwrap_or((median, median));
                 let note = if note.is_empty() { String::new() } else { format!("; {note}") };
                 format!(
-                    "| {} | {}{note} | {} | {} to {} | {} | {} | {} |",
+                    "| {} | {}{note} | {} | {} to {} | {} to {} | {} | {} | {} |",
                     row.id,
                     row.what,
                     short(median),
+                    short(low),
+                    short(high),
                     short(least),
                     short(most),
                     short(row.must),
@@ -116,9 +133,9 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
                 )
             }
             (Outcome::NotHere(why), _) => {
-                format!("| {} | {} | | | | | not measured here: {why} |", row.id, row.what)
+                format!("| {} | {} | | | | | | not measured here: {why} |", row.id, row.what)
             }
-            (Outcome::Measured { .. }, None) => format!("| {} | {} | | | | | no value |", row.id, row.what),
+            (Outcome::Measured { .. }, None) => format!("| {} | {} | | | | | | no value |", row.id, row.what),
         };
         let _infallible = writeln!(out, "{line}");
     }
@@ -129,11 +146,9 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
 pub(crate) fn json(rows: &[Row]) -> Value {
     let rows = rows.iter().map(|row| {
         let (median, least, most) = row.spread().unwrap_or((f64::NAN, f64::NAN, f64::NAN));
-        let values = match &row.outcome {
-            Outcome::Measured { values, .. } => values.as_slice(),
-            Outcome::NotHere(_) => &[],
-        };
-        json!({"id": row.id, "what": row.what, "median": median, "min": least, "max": most, "must": row.must,
+        let values = row.values().unwrap_or_default();
+        let (low, high) = row.quartiles().unwrap_or((f64::NAN, f64::NAN));
+        json!({"id": row.id, "what": row.what, "median": median, "quartiles": [low, high], "min": least, "max": most, "must": row.must,
                "aim": row.aim, "values": values, "verdict": row.verdict()})
     });
     json!({"schema": "bindwatch.bench/1", "rows": rows.collect::<Vec<_>>()})

@@ -7,8 +7,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Ports that held sockets are spread over, on each address.
 const PORTS_EACH: u32 = 20_000;
@@ -34,6 +35,18 @@ pub(crate) fn work(words: &[&str]) -> anyhow::Result<()> {
                 Ok(())
             })?)
         }
+        ["cycles", at] => {
+            let at = address(at)?;
+            slices(|| cycle(at))
+        }
+        ["paced", at] => {
+            let at = address(at)?;
+            paced(|| cycle(at))
+        }
+        ["getppids"] => slices(|| {
+            std::hint::black_box(rustix::process::getppid());
+            Ok(())
+        }),
         ["hold", count, at] => {
             let held = hold(number(count)?, address(at)?)?;
             say("ready")?;
@@ -68,19 +81,55 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 /// Processor time of each of so many, and the time that passed, ns.
 fn each(count: u32, mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<String> {
-    let cpu = || -> anyhow::Result<i64> {
-        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-        let (user, system) = (usage.user_time(), usage.system_time());
-        Ok((user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec())
-    };
+    let cpu = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).context("a time");
     let (before, start) = (cpu()?, Instant::now());
     for _ in 0..count {
         one()?;
     }
-    let spent = Duration::from_micros((cpu()? - before).unsigned_abs());
+    let spent = cpu()?.saturating_sub(before);
     let passed = start.elapsed();
     let each = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(count);
     Ok(format!("{} {}", each(spent), each(passed)))
+}
+
+/// Does as many as each line says, with a pause after each that is spent working, and answers with the median of the time
+/// that passed during one, ns, twice.
+fn paced(mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    /// Twenty thousand a second.
+    const PAUSE: Duration = Duration::from_micros(50);
+    one()?;
+    say("ready")?;
+    loop {
+        let mut line = String::new();
+        if std::io::stdin().read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let mut times = Vec::new();
+        for _ in 0..line.trim().parse::<u32>()? {
+            let start = Instant::now();
+            one()?;
+            times.push(start.elapsed());
+            while start.elapsed() < PAUSE {
+                std::hint::spin_loop();
+            }
+        }
+        times.sort();
+        let median = times.get(times.len() / 2).map_or(0, Duration::as_nanos);
+        say(&format!("{median} {median}"))?;
+    }
+}
+
+/// Does as many as each line says, and answers with the processor time and the time that passed for each, ns.
+fn slices(mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    one()?;
+    say("ready")?;
+    loop {
+        let mut line = String::new();
+        if std::io::stdin().read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        say(&each(line.trim().parse()?, &mut one)?)?;
+    }
 }
 
 /// One cycle of the goals: a TCP socket with SO_REUSEPORT is bound and closed.
@@ -141,6 +190,18 @@ impl Worker {
         self.child.id()
     }
 
+    /// One slice of a worker that does slices.
+    pub(crate) fn ask(&mut self, count: u32) -> anyhow::Result<()> {
+        writeln!(self.input.as_mut().context("its input")?, "{count}").map_err(Into::into)
+    }
+
+    /// What it took: processor time and the time that passed, ns for each.
+    pub(crate) fn answer(&mut self) -> anyhow::Result<(f64, f64)> {
+        let said = self.hear()?;
+        let (cpu, passed) = said.split_once(' ').with_context(|| format!("a worker said {said:?}"))?;
+        Ok((cpu.parse()?, passed.parse()?))
+    }
+
     fn hear(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
@@ -192,18 +253,6 @@ pub(crate) fn cycles(workers: usize, count: u32, mut prepare: impl FnMut(&Worker
     }
     let times = all.into_iter().map(Worker::result).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(times.iter().sum::<f64>() / workers as f64)
-}
-
-/// One worker's cycles: processor time and the time that passed for each, ns, and what the process `beside` used meanwhile.
-pub(crate) fn cycle_beside(
-    count: u32,
-    mut beside: impl FnMut() -> anyhow::Result<f64>,
-) -> anyhow::Result<(f64, f64, f64)> {
-    let mut worker = Worker::start(&["cycle", &count.to_string(), &scenarios::loopback().to_string()])?;
-    let before = beside()?;
-    worker.go()?;
-    let (cpu, passed) = worker.times()?;
-    Ok((cpu, passed, (beside()? - before) / f64::from(count)))
 }
 
 /// How long `until` takes to become true, looked at all the time.

@@ -160,6 +160,9 @@ pub struct Offsets {
     /// Whether programs can ask where a task keeps the registers of its system call (`bpf_task_pt_regs`, 5.15), and those still
     /// hold its arguments when it ends (x86): absent where not
     pub task_pt_regs: u32,
+    /// Whether programs of all kinds can have the running task as such, to be read without a helper (5.15, by the presence of
+    /// `bpf_task_pt_regs`): absent where not
+    pub task_itself: u32,
     /// The register that holds a function's second argument on its entry
     pub regs_second: u32,
     /// `sock_common.skc_reuse`
@@ -241,6 +244,7 @@ impl Offsets {
         tb2_owners: ABSENT,
         skc_node: ABSENT,
         task_pt_regs: ABSENT,
+        task_itself: ABSENT,
         regs_second: ABSENT,
         skc_reuse: BitField::NONE,
         skc_reuseport: BitField::NONE,
@@ -249,4 +253,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 67 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 68 * 4 + 4 * 12);

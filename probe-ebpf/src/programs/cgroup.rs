@@ -4,6 +4,7 @@
 //! io_uring and 32-bit system calls.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_retval, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockoptContext};
@@ -14,9 +15,9 @@ use bindwatch_probe::abi::record::{SetOption, Small, Sock, Task, door, hook, kin
 use super::{attempt, ends, uring};
 use crate::crowd;
 use crate::emit::{Urgency, emit, head};
-use crate::kernel::{Addr, offset};
+use crate::kernel::{Addr, bytes_16, offset};
 use crate::maps::{Attempt, call};
-use crate::sock::{AF_INET, AF_INET6, Sk, v4};
+use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk, TCP_LISTEN, v4};
 use crate::task;
 
 /// Watching never denies.
@@ -33,7 +34,7 @@ pub fn bind4(ctx: SockAddrContext) -> i32 {
         let addr = &*ctx.sock_addr;
         (addr.user_ip4, addr.user_port, addr.__bindgen_anon_1.sk)
     };
-    let Some(entry) = begin(&ctx, Addr::of_pointer(sk), AF_INET, hook::BIND4) else { return ALLOW };
+    let Some(entry) = begin(&ctx, sk, AF_INET, hook::BIND4) else { return ALLOW };
     // SAFETY: the entry is this thread's own.
     unsafe {
         (*entry).address = v4(ip);
@@ -60,7 +61,7 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
             (*addr).__bindgen_anon_1.sk,
         )
     };
-    let Some(entry) = begin(&ctx, Addr::of_pointer(sk), AF_INET6, hook::BIND6) else { return ALLOW };
+    let Some(entry) = begin(&ctx, sk, AF_INET6, hook::BIND6) else { return ALLOW };
     // SAFETY: the entry is this thread's own, and sixteen bytes long.
     unsafe {
         let words = (&raw mut (*entry).address).cast::<u32>();
@@ -77,7 +78,7 @@ pub fn bind6(ctx: SockAddrContext) -> i32 {
 /// Remembers what is asked for, but for address and port. An attempt of this thread that never ended is told first: it
 /// came through a 32-bit system call, or what tells of ends missed it.
 #[inline(always)]
-fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut Attempt> {
+fn begin(ctx: &SockAddrContext, socket: *const bpf_sock, family: u16, hook: u32) -> Option<*mut Attempt> {
     let tid = task::tid();
     let pointer = attempt::entry(tid)?;
     // SAFETY: the entry is this thread's own: no other thread writes it, and it lives as long as the thread.
@@ -85,7 +86,7 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     if is_left_open(entry) {
         attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
     }
-    let sk = Sk(sk);
+    let sk = Sk(Addr::of_pointer(socket));
     entry.sk = sk.0.0;
     if crowd::attempts_are_light() && !uring::is_carrying_out(tid) && !task::is_compat() {
         entry.call = call::LIGHT;
@@ -104,11 +105,14 @@ fn begin(ctx: &SockAddrContext, sk: Addr, family: u16, hook: u32) -> Option<*mut
     }
     entry.netns = sk.netns();
     entry.uid = sk.uid();
-    entry.device = sk.device();
-    entry.options = sk.options(family);
+    entry.options = sk.options_at_once(family);
     entry.family = family;
-    entry.protocol = sk.protocol();
-    entry.state = sk.state();
+    // SAFETY: fields of a socket that the verifier turns into plain loads.
+    unsafe {
+        entry.device = (*socket).bound_dev_if;
+        entry.protocol = (*socket).protocol as u16;
+        entry.state = (*socket).state as u8;
+    }
     Some(pointer)
 }
 
@@ -168,11 +172,13 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         return;
     }
     let sk = Sk(Addr::of_pointer(ctx.sock));
+    // SAFETY: fields that a post_bind program may read.
+    let (port, protocol, state) =
+        unsafe { ((*ctx.sock).src_port as u16, (*ctx.sock).protocol as u16, (*ctx.sock).state as u8) };
     let told = !crowd::only_conflicts() || {
-        // SAFETY: ctx is the program's context, and the field one that a post_bind program may read.
-        let (cookie, protocol) =
-            unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), (*ctx.sock).protocol as u16) };
-        crowd::is_told(sk, cookie, protocol)
+        // SAFETY: ctx is the program's context.
+        let cookie = || unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        crowd::is_told_at(sk, port, cookie, protocol)
     };
     if !told && crowd::attempts_are_light() && !uring::is_in_use() && !task::is_compat() {
         return;
@@ -204,24 +210,25 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
     }
     // They are few, and whoever is beside this one is looked up.
     let urgency = if crowd::only_conflicts() { Urgency::Now } else { Urgency::Routine };
+    // Here and not below: what fills the record is compiled once for both families, which may not read each other's fields.
+    let address = bound_address(ctx, family);
     emit::<Sock>(counter::BIND, urgency, |record| {
-        let port = sk.port();
         let mut sock = Sock {
             head: head(kind::BIND, hook),
             task: Task::NONE,
             cookie: 0,
             netns_cookie: 0,
-            address: sk.address(family),
+            address,
             netns: 0,
             uid: 0,
             device: 0,
             errno: 0,
             port,
             requested_port: port,
-            options: sk.options(family),
+            options: sk.options_at_once(family),
             family,
-            protocol: 0,
-            state: sk.state(),
+            protocol,
+            state,
             door: door::SYSCALL,
             pad: [0; 4],
         };
@@ -237,7 +244,6 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
             sock.netns = entry.netns;
             sock.uid = entry.uid;
             sock.device = entry.device;
-            sock.protocol = entry.protocol;
             sock.requested_port = entry.port;
             sock.door = entry.door;
         } else {
@@ -250,11 +256,24 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
             sock.netns = sk.netns();
             sock.uid = sk.uid();
             sock.device = sk.device();
-            sock.protocol = sk.protocol();
         }
         // SAFETY: the pointer is to a reserved record of this size.
         unsafe { record.write(sock) };
     });
+}
+
+/// The address that a socket was bound to.
+#[inline(always)]
+fn bound_address(ctx: &SockContext, family: u16) -> [u8; 16] {
+    // SAFETY: the fields that post_bind programs of this family may read; word by word, as the verifier wants it.
+    unsafe {
+        if family == AF_INET {
+            return v4((*ctx.sock).src_ip4);
+        }
+        let (a, b) = ((*ctx.sock).src_ip6[0], (*ctx.sock).src_ip6[1]);
+        let (c, d) = ((*ctx.sock).src_ip6[2], (*ctx.sock).src_ip6[3]);
+        bytes_16(u64::from(a) | u64::from(b) << 32, u64::from(c) | u64::from(d) << 32)
+    }
 }
 
 /// A socket was made: asks for its cookie, so that it has one wherever it is met later (setsockopt programs and
@@ -278,14 +297,21 @@ pub fn sock_release(ctx: SockContext) -> i32 {
         return ALLOW;
     }
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    let cookie = sk.raw_cookie();
-    let port = sk.port();
+    let front = sk.front();
+    let cookie: u64 = front.get(offset!(skc_cookie));
+    let port: u16 = front.get(offset!(skc_num));
     if cookie == 0 || port == 0 {
         return ALLOW;
     }
+    // SAFETY: fields that these programs may read.
+    let (protocol, state) = unsafe { ((*ctx.sock).protocol as u16, (*ctx.sock).state as u8) };
     if crowd::only_conflicts() {
         // A connection may linger: its destruction is told too.
-        let is_over = if sk.remote_port() == 0 { crowd::unwatch(cookie) } else { crowd::watches(cookie) };
+        let is_over = if front.get::<u16>(offset!(skc_dport)) == 0 {
+            crowd::unwatch(cookie)
+        } else {
+            crowd::watches(cookie)
+        };
         if !is_over {
             return ALLOW;
         }
@@ -295,11 +321,12 @@ pub fn sock_release(ctx: SockContext) -> i32 {
             head: head(kind::CLOSE, hook::SOCK_RELEASE),
             cookie,
             tgid: task::tgid(),
-            netns: sk.netns(),
-            backlog: sk.backlog(),
+            netns: Addr(front.get(offset!(skc_net))).read(offset!(net_inum)),
+            // Only listeners have any.
+            backlog: if state == TCP_LISTEN { sk.backlog() } else { 0 },
             port,
-            protocol: sk.protocol(),
-            state: sk.state(),
+            protocol,
+            state,
             pad: [0; 7],
         };
         // SAFETY: the pointer is to a reserved record of this size.
@@ -321,6 +348,11 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     if !decides(level, name) {
         return ALLOW;
     }
+    // Options of SOL_SOCKET are read at the bind. MPTCP's own socket is asked for its subflow's port below.
+    // SAFETY: fields of a socket that the verifier turns into plain loads.
+    if level == SOL_SOCKET && unsafe { has_no_port((*ctx.sockopt).__bindgen_anon_1.sk) } {
+        return ALLOW;
+    }
     // SAFETY: as above; the bounds are compared before the read, as the verifier wants it.
     let (sk, value) = unsafe {
         let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
@@ -337,7 +369,7 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     // MPTCP sets its subflow's too.
     let sk = Sk(Addr::of_pointer(sk)).of_port();
     let cookie = sk.raw_cookie();
-    // Options of SOL_SOCKET are read at the bind; a multicast group that was joined before it shows nowhere.
+    // A multicast group that was joined before the bind shows nowhere.
     if cookie == 0 || (level == SOL_SOCKET && sk.port() == 0) {
         return ALLOW;
     }
@@ -355,6 +387,16 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         unsafe { record.write(option) };
     });
     ALLOW
+}
+
+/// Whether a socket has none, by itself.
+///
+/// # Safety
+/// The pointer is one that a program's context has.
+#[inline(always)]
+unsafe fn has_no_port(socket: *const bpf_sock) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { (*socket).src_port == 0 && (*socket).protocol != u32::from(IPPROTO_MPTCP) }
 }
 
 /// SOL_SOCKET

@@ -11,7 +11,7 @@ use super::cgroup::caller;
 use super::{attempt, uring};
 use crate::crowd;
 use crate::emit::{Urgency, emit, head};
-use crate::kernel::Addr;
+use crate::kernel::{Addr, offset};
 use crate::maps::call;
 use crate::sock::{IPPROTO_TCP, Sk, TCP_CLOSE, TCP_LISTEN};
 use crate::task;
@@ -108,16 +108,18 @@ fn stopped(sk: Sk) {
 /// `tcp_v4_destroy_sock`, net/ipv4/tcp_ipv4.c; args `(struct sock *sk)`.
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
-    let sk = Sk(Addr(ctx.arg(0)));
-    if crowd::only_conflicts() && !crowd::watches_any() || sk.raw_cookie() == 0 {
+    if crowd::only_conflicts() && !crowd::watches_any() {
         return 0;
     }
-    if crowd::only_conflicts() && !crowd::unwatch(sk.raw_cookie()) {
+    let sk = Sk(Addr(ctx.arg(0)));
+    let front = sk.front();
+    let cookie: u64 = front.get(offset!(skc_cookie));
+    if cookie == 0 || crowd::only_conflicts() && !crowd::unwatch(cookie) {
         return 0;
     }
     if sk.is_mptcp_subflow() {
         small(sk, kind::CLOSE, hook::TCP_DESTROY_SOCK);
-    } else if sk.remote_port() != 0 {
+    } else if front.get::<u16>(offset!(skc_dport)) != 0 {
         small(sk, kind::DESTROY, hook::TCP_DESTROY_SOCK);
     }
     0

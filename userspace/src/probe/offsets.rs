@@ -62,8 +62,11 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let inside = btf.functions(FUNCTIONS);
     // Elsewhere the register of the first argument becomes that of the result.
     let arguments_stay = btf.offset("pt_regs", "di") != ABSENT && offsets.regs_second != ABSENT;
-    if task.is_some() && registers.is_some() && arguments_stay {
-        offsets.task_pt_regs = 0;
+    if task.is_some() && registers.is_some() {
+        offsets.task_itself = 0;
+        if arguments_stay {
+            offsets.task_pt_regs = 0;
+        }
     }
     offsets.get_retval = if get_retval.is_some() { 0 } else { ABSENT };
     // A program's context at a function's exit is its arguments and its result, a word each.
