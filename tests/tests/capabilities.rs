@@ -4,13 +4,25 @@
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
 
-use scenarios::{Cgroup, Folder, Run};
+use scenarios::{Cgroup, Folder, Run, bindwatch};
 
 const NEEDED: [&str; 3] = ["bpf", "perfmon", "net_admin"];
+
+/// What it tells people to do.
+const SECURITY: &str = include_str!("../../docs/security.md");
 
 /// What is there, but for one.
 fn without(one: &str) -> Vec<&'static str> {
     NEEDED.into_iter().filter(|other| *other != one).collect()
+}
+
+/// A cgroup of nobody's, as systemd makes one with `Delegate=yes` (cgroups(7), delegation).
+fn delegated() -> Cgroup {
+    let cgroup = Cgroup::new();
+    for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+        chown(cgroup.path().join(file), Some(65534), Some(65534)).expect("another owner");
+    }
+    cgroup
 }
 
 #[test]
@@ -48,14 +60,84 @@ fn run_needs_a_cgroup_as_well_that_it_may_write_to() {
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("permissions");
     let log = folder.file("log.jsonl").display().to_string();
     let command = ["run", "--quiet", "--on-conflict", "deny", "--output", &log, "--", "true"];
-    let delegated = Cgroup::new();
-    let run = || Run::bindwatch(command).as_nobody_with(&NEEDED).inside(&delegated);
-    let outcome = run().outcome();
+    let own = Cgroup::new();
+    let run = |cgroup| Run::bindwatch(command).as_nobody_with(&NEEDED).inside(cgroup);
+    let outcome = run(&own).outcome();
     outcome.expect_one_line(125);
     assert!(outcome.stderr.contains("delegated to you"), "{outcome}");
-    // systemd does this for `Delegate=yes` (cgroups(7), delegation).
-    for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
-        chown(delegated.path().join(file), Some(65534), Some(65534)).expect("another owner");
+    drop(run(&delegated()).outcome().expect(0));
+}
+
+/// The way of docs/security.md for a program that all may execute, by its own words: who does has the capabilities, and the
+/// command of a `run` has not.
+#[test]
+fn a_program_with_its_capabilities_needs_no_root() {
+    let (folder, enforced) = (Folder::new(), Cgroup::new());
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("permissions");
+    let program = folder.file("bindwatch");
+    drop(Run::new("cp").args(["--"]).args([bindwatch().as_ref(), program.as_path()]).outcome().expect(0));
+    let words = SECURITY.lines().find_map(|line| line.strip_prefix("# setcap ")).expect("how to do it");
+    let capabilities = words.split(' ').next().expect("what is given");
+    drop(Run::new("setcap").args([capabilities]).args([&program]).outcome().expect(0));
+    let nobody = |arguments: &[&str]| {
+        let ids = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+        Run::new("setpriv").args(ids).args([&program]).args(arguments)
+    };
+    let log = folder.file("log.jsonl").display().to_string();
+    let cgroup = enforced.path().display().to_string();
+    let record = ["record", "--quiet", "--duration", "1ms", "--output", &log];
+    drop(nobody(&record).outcome().expect(0));
+    let enforce = ["enforce", "--quiet", "--duration", "1ms", "--cgroup", &cgroup, "--output", &log];
+    drop(nobody(&enforce).outcome().expect(0));
+    assert!(nobody(&["doctor"]).outcome().expect(0).stdout.contains("bindwatch can record here."));
+    let delegated = delegated();
+    let run = [
+        "run",
+        "--quiet",
+        "--on-conflict",
+        "deny",
+        "--output",
+        &log,
+        "--",
+        "grep",
+        "^Cap[PEA]",
+        "/proc/self/status",
+    ];
+    let outcome = nobody(&run).inside(&delegated).outcome().expect(0);
+    let has_none = |line: &str| line.ends_with("\t0000000000000000");
+    assert_eq!(outcome.stdout.lines().filter(|line| has_none(line)).count(), 3, "{outcome}");
+}
+
+/// The unit of docs/security.md is one to systemd, and gives what the command needs and no more.
+#[test]
+fn the_unit_is_what_systemd_takes() {
+    let folder = Folder::new();
+    let unit = SECURITY.split("```ini\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a unit");
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    let (program, rest) = command.split_once(' ').expect("arguments");
+    // systemd wants it to be there.
+    folder.write("bindwatch.service", unit.replace(program, &bindwatch().to_string_lossy()));
+    let verify =
+        Run::new("systemd-analyze").args(["verify", "--man=no"]).args([folder.file("bindwatch.service")]);
+    let outcome = verify.outcome().expect(0);
+    assert_eq!(outcome.stderr, "", "{outcome}");
+    for key in ["AmbientCapabilities=", "CapabilityBoundingSet="] {
+        let given =
+            unit.lines().find_map(|line| line.strip_prefix(key)).expect("capabilities").to_lowercase();
+        assert!(given.split(' ').eq(NEEDED.map(|one| format!("cap_{one}"))), "{given}");
     }
-    drop(run().outcome().expect(0));
+    // Its command, with those, in the place of the paths that it names.
+    let cgroup = Cgroup::new();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("permissions");
+    let (place, log) = (cgroup.path().display().to_string(), folder.file("log.jsonl").display().to_string());
+    let arguments: Vec<&str> = rest
+        .split(' ')
+        .map(|word| match word {
+            "/ci.slice" => &*place,
+            _ if word.ends_with("log.jsonl") => &*log,
+            word => word,
+        })
+        .collect();
+    let run = Run::bindwatch(arguments).args(["--quiet", "--duration", "1ms"]).as_nobody_with(&NEEDED);
+    drop(run.outcome().expect(0));
 }

@@ -97,6 +97,11 @@ fn a_bind_is_denied_before_it_has_a_port_where_that_is_the_only_way() {
     let header = log.lines("\"type\":\"header\"").into_iter().next().expect("a header");
     let mode = header.pointer("/enforcement/mode");
     assert_eq!(mode.and_then(serde_json::Value::as_str), Some("check"), "{header}");
+    // Each is one incident: that it failed in the end is told by that.
+    let at = |line: &serde_json::Value| {
+        line.pointer("/socket/address").and_then(serde_json::Value::as_str) == Some(&address.to_string())
+    };
+    assert_eq!(log.lines("\"type\":\"bind-failed\"").iter().filter(|line| at(line)).count(), 0);
     let report = log.report();
     let denied: Vec<_> =
         report.at(IpAddr::from(address)).into_iter().filter(|finding| finding.kind() == "denied").collect();

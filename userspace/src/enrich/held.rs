@@ -2,11 +2,16 @@
 //!
 //! A fork, a message with descriptors, pidfd_getfd(2), close(2) of one descriptor of several: none of these has an event. So
 //! whoever has a socket is looked up, and told before the event that makes it matter.
+//!
+//! Where many binds are refused, looking costs more than they do. So one look serves every record that was made before it and
+//! is read with it: however far the reader is behind, it looks at a port once and is up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Enricher, Fact, Lookups, PortRow, SECOND_NS, limit};
-use crate::event::{Body, BootTime, Cookie, Holders, Hook, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::event::{
+    Body, BootTime, Cookie, Holders, Hook, Inum, ProcessKey, Protocol, SocketFacts, TcpState,
+};
 
 /// Looks at every descriptor of the machine for binds beside others' sockets, a second. Holders of more are those that
 /// were known; `holder-lookups` says so.
@@ -18,10 +23,14 @@ pub const BESIDE_MAX: usize = 64;
 /// Every open socket and who has it, at an instant.
 pub type Open = BTreeMap<Cookie, Vec<ProcessKey>>;
 
+type Port = (Inum, Protocol, u16);
+
 /// The last look at every descriptor, and how many there were this second.
 #[derive(Default)]
 pub(super) struct Listing {
     last: Option<(BootTime, Open)>,
+    /// The last look at each port that a call was refused.
+    ports: BTreeMap<Port, (BootTime, Vec<PortRow>)>,
     second: u64,
     taken: u32,
     /// A port was too crowded.
@@ -76,9 +85,31 @@ impl<L: Lookups> Enricher<L> {
         }
     }
 
-    /// Forgets the last look: it was good for the records before it.
+    /// What the kernel's tables had on a port when a call at `at` had been refused, or later; None when it may not be asked.
+    pub(super) fn rows_on(
+        &mut self,
+        port: Port,
+        at: BootTime,
+        facts: &mut Vec<Fact>,
+    ) -> Option<Vec<PortRow>> {
+        if let Some((taken, rows)) = self.listing.ports.get(&port)
+            && *taken >= at
+        {
+            return Some(rows.clone());
+        }
+        if !self.budget.allows(at, facts) {
+            return None;
+        }
+        let (taken, rows) = self.lookups.on_port(port.0, port.1, port.2);
+        self.listing.ports.insert(port, (taken, rows.clone()));
+        Some(rows)
+    }
+
+    /// Forgets what was looked at: it was good for the records before it.
     pub fn forget_listing(&mut self) {
         self.listing.last = None;
+        self.listing.ports.clear();
+        self.lookups.forget_looks();
     }
 
     /// Looks at every descriptor. Whether that could be done.

@@ -14,6 +14,8 @@ const LOOK_NS: u64 = 2_000_000;
 /// Least time between two such looks, ns: each goes through every descriptor of the machine.
 const LOOK_EVERY_NS: u64 = 50_000_000;
 
+/// Threads whose bind was denied before it was made, until it ends.
+const DENIED_MAX: usize = 4096;
 /// Sockets remembered that joined a multicast group and have no port yet; the end of those is not told.
 const JOINED_MAX: usize = 4096;
 /// Listeners remembered with what was told of them.
@@ -35,6 +37,8 @@ pub(super) struct Later {
     begun: BTreeMap<Tid, Begun>,
     look: BTreeMap<Cookie, BootTime>,
     looked: BootTime,
+    /// Threads whose bind a program of the guard has denied before the kernel made it, and the socket.
+    denied: BTreeMap<Tid, Cookie>,
     /// Sockets that joined a multicast group before their bind.
     joined: BTreeSet<Cookie>,
     /// Connections that were told of listeners that are still there.
@@ -50,6 +54,21 @@ impl Later {
     /// A thread got its port.
     pub(super) fn bound(&mut self, tid: Tid) {
         self.begun.remove(&tid);
+        self.denied.remove(&tid);
+    }
+
+    /// A thread's bind was denied before the kernel makes it: that it fails is still to come, and told already.
+    pub(super) fn denied(&mut self, tid: Tid, cookie: Cookie) {
+        if self.denied.len() >= DENIED_MAX {
+            // Whose end is not told: each of those that have one is told twice.
+            self.denied.clear();
+        }
+        self.denied.insert(tid, cookie);
+    }
+
+    /// Whether the end of this thread's bind is that of one which was denied. Once.
+    pub(super) fn was_denied(&mut self, tid: Tid, cookie: Cookie) -> bool {
+        self.denied.remove(&tid) == Some(cookie)
     }
 
     /// Binds that have not got their port by now.

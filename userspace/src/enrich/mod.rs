@@ -67,8 +67,8 @@ pub struct PortRow {
 
 /// Questions to the running system.
 pub trait Lookups {
-    /// The rows of the kernel's tables with this local port.
-    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow>;
+    /// The rows of the kernel's tables with this local port, and when they were read.
+    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> (BootTime, Vec<PortRow>);
     /// Who has these sockets open now. A socket that nobody has is left out.
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)>;
     /// What these sockets are now. One that nobody has open is left out.
@@ -79,6 +79,8 @@ pub trait Lookups {
     fn open_sockets(&mut self) -> Option<(BootTime, Open)>;
     /// Every socket at rest on a port, of which the probe tells from now on; None when they cannot be had.
     fn crowd(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Option<Vec<Neighbour>>;
+    /// What was looked at says nothing about what comes from now on.
+    fn forget_looks(&mut self) {}
     /// Nothing more needs to be told of a socket, unless it meets another.
     fn ignore(&mut self, cookie: Cookie);
     /// Who opened the connection that had this cookie.
@@ -171,6 +173,9 @@ impl<L: Lookups> Enricher<L> {
                     facts.push(Fact { at, hook: Hook::Setsockopt, body: Body::Option(option) });
                 }
             }
+            Record::BindFailed(call) | Record::Unresolved(call)
+                if self.later.was_denied(call.task.tid, call.socket.cookie)
+                    && matches!(call.errno, Errno::EPERM | Errno::UNKNOWN) => {}
             Record::BindFailed(call) => self.failed(call, at, hook, next, begin, facts),
             Record::Unresolved(call) => {
                 if call.door == Door::Compat {
@@ -184,6 +189,9 @@ impl<L: Lookups> Enricher<L> {
             Record::Denied { call, holder_cookie, holder } => {
                 // Of a 32-bit bind that is how it ended.
                 self.later.bound(call.task.tid);
+                if matches!(hook, Hook::CheckBind4 | Hook::CheckBind6) {
+                    self.later.denied(call.task.tid, call.socket.cookie);
+                }
                 self.denied(call, holder_cookie, holder, at, hook, facts);
             }
             Record::Listen(call) => self.listening(call, at, hook, facts),
@@ -431,10 +439,9 @@ impl<L: Lookups> Enricher<L> {
     /// Asks the kernel's tables what is in the way on a port that was refused: TIME_WAIT and closing connections have no
     /// event. Who has it is told at once, the rest by [`Enricher::tell`].
     fn look_up(&mut self, wanted: &SocketFacts, at: BootTime, facts: &mut Vec<Fact>) -> Vec<PortRow> {
-        if !self.budget.allows(at, facts) {
+        let Some(mut rows) = self.rows_on((wanted.netns, wanted.protocol, wanted.port), at, facts) else {
             return Vec::new();
-        }
-        let mut rows = self.lookups.on_port(wanted.netns, wanted.protocol, wanted.port);
+        };
         // Of loopback alone there are 16 million addresses.
         rows.retain(|row| row.socket.cookie != wanted.cookie && conflict(wanted, &row.socket));
         rows.sort_by_key(silence);

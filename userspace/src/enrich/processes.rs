@@ -408,6 +408,13 @@ impl Processes {
         let entry = self.entries.get_mut(&key)?;
         entry.told = true;
         entry.published = true;
+        // No record tells of setsid(2); a daemon calls it after its fork.
+        if !entry.ended
+            && entry.known != Known::Name
+            && let Some(session) = self.proc.as_mut().and_then(|proc| proc.session(key))
+        {
+            entry.session = session;
+        }
         let process = self.describe(key, cgroups)?;
         if self.told_in.len() < cgroup2::CGROUPS_MAX && !self.told_in.contains(&process.cgroup) {
             self.told_in.insert(process.cgroup.clone());
@@ -421,7 +428,7 @@ impl Processes {
         self.told_in.remove(cgroup) || is_full
     }
 
-    /// What is known of a process, looked up where records did not tell it.
+    /// What is known of a process, looked up where records did not tell it; its session may have changed since.
     pub fn describe(&mut self, key: ProcessKey, cgroups: &mut cgroup2::Paths) -> Option<Process> {
         // Ancestors are told first: theirs is known.
         let from_parent = self.parent(key).and_then(|parent| self.entries.get(&parent)?.job.clone());
@@ -439,13 +446,6 @@ impl Processes {
                 cmdline: entry.program.cmdline.clone(),
                 cmdline_cut: entry.program.cmdline_cut,
             });
-        }
-        // No record tells of setsid(2); a daemon calls it after its fork.
-        if !entry.ended
-            && entry.known != Known::Name
-            && let Some(session) = self.proc.as_mut().and_then(|proc| proc.session(key))
-        {
-            entry.session = session;
         }
         let executed = entry.lineage == key && matches!(entry.known, Known::Exec | Known::Scan);
         if executed && entry.mark.is_none() {

@@ -40,15 +40,15 @@ struct Fake {
     crowd: Option<Vec<Neighbour>>,
     asked_crowds: u32,
     ignored: Vec<Cookie>,
-    /// When it is said to have looked at every descriptor, and how often it did.
+    /// When it is said to have looked, and how often it did at every descriptor.
     listed_at: u64,
     listings: u32,
 }
 
 impl Lookups for Fake {
-    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
+    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> (BootTime, Vec<PortRow>) {
         self.asked_ports.push((netns, protocol, port));
-        self.rows.clone()
+        (BootTime(self.listed_at), self.rows.clone())
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
@@ -116,9 +116,14 @@ impl Bench {
 
     /// What a record becomes. Every record is 1 µs later than the one before.
     fn feed(&mut self, record: Record) -> Vec<Body> {
+        self.feed_from(Hook::PostBind4, record)
+    }
+
+    /// As [`Bench::feed`], of another hook.
+    fn feed_from(&mut self, hook: Hook, record: Record) -> Vec<Body> {
         self.now += 1_000;
         let mut facts = Vec::new();
-        let stamped = Stamped { at: BootTime(self.now), hook: Hook::PostBind4, record };
+        let stamped = Stamped { at: BootTime(self.now), hook, record };
         self.enricher.record(stamped, self.next, &mut facts);
         self.bodies(facts)
     }

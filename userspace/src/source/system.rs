@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::census::{self, Counted};
-use super::sockets::{Holdings, InventorySocket, Row, States, Tables, members};
+use super::sockets::{InventorySocket, Row, States, Tables, members};
 use crate::clock;
 use crate::enrich::{Lookups, Neighbour, Open, PortRow, USERS_MAX};
 use crate::event::{BootTime, Cookie, Found, Inum, PortRange, ProcessKey, Protocol, SocketFacts, TcpState};
@@ -17,6 +17,8 @@ pub(super) struct System {
     accepted: Accepted,
     watched: Watched,
     tables: Tables,
+    /// Who had which socket open, by inode, at the last look: good for the records that are being read.
+    holders: Option<BTreeMap<u32, Vec<ProcessKey>>>,
 }
 
 /// What an inventory found.
@@ -40,7 +42,7 @@ impl System {
         watched: Watched,
         tables: Tables,
     ) -> Self {
-        Self { probe, owners, accepted, watched, tables }
+        Self { probe, owners, accepted, watched, tables, holders: None }
     }
 
     /// The probe.
@@ -138,6 +140,43 @@ impl System {
         Some(found.into_values().collect())
     }
 
+    /// Rows with the processes that have them open. One look through all descriptors serves until [`Lookups::forget_looks`],
+    /// unless one of the sockets is newer.
+    fn held(&mut self, rows: Vec<Row>) -> Vec<PortRow> {
+        let mut open = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0);
+        let is_known = match &self.holders {
+            Some(known) => open.all(|inode| known.contains_key(&inode)),
+            None => open.next().is_none(),
+        };
+        if !is_known {
+            self.holders = Some(self.all_holders());
+        }
+        let holders = |inode| self.holders.as_ref().and_then(|known| known.get(&inode).cloned());
+        rows.into_iter()
+            .map(|row| PortRow {
+                holders: holders(row.inode).unwrap_or_default(),
+                socket: row.socket,
+                state: row.state,
+                peer: row.peer,
+            })
+            .collect()
+    }
+
+    /// Who has which socket open, by inode.
+    fn all_holders(&mut self) -> BTreeMap<u32, Vec<ProcessKey>> {
+        let mut found: BTreeMap<u32, Vec<ProcessKey>> = BTreeMap::new();
+        for row in self.probe.task_files().unwrap_or_default() {
+            if let Ok(inode) = u32::try_from(row.inode) {
+                found.entry(inode).or_default().push(row.process);
+            }
+        }
+        for processes in found.values_mut() {
+            processes.sort_unstable();
+            processes.dedup();
+        }
+        found
+    }
+
     /// What the kernel's tables have on a port, by itself.
     pub(super) fn rows(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<Row> {
         self.tables.on_port(netns, protocol, port).unwrap_or_default()
@@ -145,12 +184,13 @@ impl System {
 }
 
 impl Lookups for System {
-    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Vec<PortRow> {
-        let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return Vec::new() };
+    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> (BootTime, Vec<PortRow>) {
+        let taken = clock::boot_now();
+        let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return (taken, Vec::new()) };
         let is_open = |row: &Row| row.inode != 0;
         let open: BTreeSet<Cookie> =
             rows.iter().filter(|row| is_open(row)).map(|row| row.socket.cookie).collect();
-        let mut rows = with_holders(rows);
+        let mut rows = self.held(rows);
         // What nobody has may have been closed meanwhile: then it says nothing about the moment of the call.
         let is_lost = |row: &PortRow| row.holders.is_empty() && open.contains(&row.socket.cookie);
         if rows.iter().any(is_lost) {
@@ -160,7 +200,7 @@ impl Lookups for System {
             let at_rest = |row: &PortRow| matches!(row.state, TcpState::Listen | TcpState::Close);
             rows.retain(|row| !at_rest(row) || !is_lost(row) || still.contains(&row.socket.cookie));
         }
-        rows
+        (taken, rows)
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
@@ -243,6 +283,10 @@ impl Lookups for System {
         Some(there.iter().map(neighbour).collect())
     }
 
+    fn forget_looks(&mut self) {
+        self.holders = None;
+    }
+
     fn ignore(&mut self, cookie: Cookie) {
         self.watched.remove(cookie);
     }
@@ -252,29 +296,11 @@ impl Lookups for System {
     }
 
     fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>> {
-        self.tables.of(netns, protocol).ok().map(with_holders)
+        let rows = self.tables.of(netns, protocol).ok()?;
+        Some(self.held(rows))
     }
 
     fn range(&mut self, netns: Inum) -> Option<PortRange> {
         self.tables.port_range(netns).ok()
     }
-}
-
-/// Rows with the processes that have them open, from one look through all descriptors.
-fn with_holders(rows: Vec<Row>) -> Vec<PortRow> {
-    let mut inodes: Vec<u32> = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0).collect();
-    inodes.sort_unstable();
-    let holdings = if inodes.is_empty() {
-        Holdings::default()
-    } else {
-        Holdings::scan(Some(&inodes)).unwrap_or_default()
-    };
-    rows.into_iter()
-        .map(|row| PortRow {
-            holders: if row.inode == 0 { Vec::new() } else { holdings.processes(row.inode) },
-            socket: row.socket,
-            state: row.state,
-            peer: row.peer,
-        })
-        .collect()
 }

@@ -28,6 +28,36 @@ fn a_32_bit_bind_that_gets_its_port_has_not() {
     assert_eq!(bench.wait(50_000_000), []);
 }
 
+/// Of a bind that is denied before the kernel makes it: its end is the same incident.
+#[test]
+fn a_denied_bind_has_not_failed_as_well() {
+    let mut bench = Bench::new();
+    let denied = |number, cookie, errno| Record::Denied {
+        call: Call { errno, ..call(number, cookie) },
+        holder_cookie: Cookie(70),
+        holder: process(2),
+    };
+    let failed = |number, cookie, errno| Record::BindFailed(Call { errno, ..call(number, cookie) });
+    bench.bind(2, 70);
+    assert_eq!(types(&bench.feed_from(Hook::CheckBind4, denied(3, 71, Errno::EPERM))), ["process", "denied"]);
+    assert_eq!(bench.feed(failed(3, 71, Errno::EPERM)), []);
+    assert_eq!(types(&bench.feed(failed(3, 71, Errno::EPERM))), ["bind-failed"], "once");
+    // Of another thread or socket, and with another errno, it is something else.
+    for (number, cookie, errno) in [(4, 71, Errno::EPERM), (3, 72, Errno::EPERM), (3, 71, Errno::EADDRINUSE)]
+    {
+        bench.feed_from(Hook::CheckBind6, denied(3, 71, Errno::EPERM));
+        assert!(types(&bench.feed(failed(number, cookie, errno))).contains(&"bind-failed"));
+    }
+    // One that got its port in between was not denied.
+    bench.feed_from(Hook::CheckBind4, denied(3, 71, Errno::EPERM));
+    bench.bind(3, 71);
+    assert_eq!(types(&bench.feed(failed(3, 71, Errno::EPERM))), ["bind-failed"]);
+    // Of 32 bits: what begins after the denial does not get its port.
+    bench.feed_from(Hook::CheckBind4, denied(5, 75, Errno::EPERM));
+    assert_eq!(bench.feed(Record::Unresolved(compat(5, 75))), []);
+    assert_eq!(bench.wait(50_000_000), []);
+}
+
 #[test]
 fn the_next_bind_of_a_thread_ends_the_one_before() {
     let mut bench = Bench::new();

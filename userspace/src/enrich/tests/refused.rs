@@ -51,6 +51,35 @@ fn rows_follow_the_bind_they_were_asked_for() {
     assert_eq!(bench.enricher.lookups().asked_ports, [(Inum(4), Protocol::Tcp, 8080); 2]);
 }
 
+/// However many are refused, and however far the reader is behind: it looks once at what they all come before.
+#[test]
+fn one_look_serves_every_bind_that_was_refused_before_it() {
+    let mut bench = Bench::new();
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[])];
+    let is_told = |facts: Vec<Body>| rows(&facts).len() == 1;
+    // Made 900 us after the first of them.
+    bench.enricher.lookups().listed_at = bench.now + 901_000;
+    for nth in 0..900 {
+        assert!(is_told(bench.feed(in_use(2 + nth % 2))), "{nth}");
+    }
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 1);
+    // Another port is looked at by itself.
+    let other = Record::BindFailed(refused(2, Errno::EADDRINUSE, 8081));
+    bench.feed(other);
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 2);
+    // What is refused after a look, or read when that is over, needs another one.
+    bench.now += 1_000_000;
+    assert!(is_told(bench.feed(in_use(2))));
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 3);
+    bench.enricher.lookups().listed_at = bench.now + 901_000;
+    bench.feed(in_use(2));
+    bench.feed(in_use(2));
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 4);
+    bench.enricher.forget_listing();
+    bench.feed(in_use(2));
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 5);
+}
+
 #[test]
 fn only_a_port_that_is_in_use_is_looked_up() {
     for (errno, port) in [(Errno::EACCES, 80), (Errno::EADDRNOTAVAIL, 8080), (Errno::EADDRINUSE, 0)] {
