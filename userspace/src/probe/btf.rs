@@ -24,8 +24,38 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Byte offset of each type in `types`; type ids start at 1.
     index: Vec<u32>,
-    /// Ids of the named structs that were asked for.
+    /// Ids of the structs that were asked for, in the order in which they were; 0: the kernel has none of this name.
     structs: Vec<(&'static str, u32)>,
+    /// The functions that were asked for.
+    functions: Vec<(&'static str, Option<Function>)>,
+}
+
+/// Names that are looked for among all of a kernel's: most of those differ from each of them in the first four bytes.
+struct Names {
+    /// Each once, with the places of the names that begin so.
+    begins: Vec<(u32, Vec<usize>)>,
+}
+
+impl Names {
+    fn of(names: &[&str]) -> Self {
+        let mut begins: Vec<(u32, Vec<usize>)> = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            // As it is in the strings: a NUL ends it.
+            let mut begin = name.bytes().chain([0, 0, 0, 0]);
+            let begin = u32::from_ne_bytes([(); 4].map(|()| begin.next().unwrap_or(0)));
+            match begins.iter_mut().find(|(known, _)| *known == begin) {
+                Some((_, places)) => places.push(at),
+                None => begins.push((begin, vec![at])),
+            }
+        }
+        Self { begins }
+    }
+
+    /// Places of the names that begin as the string at `from` does.
+    fn like(&self, strings: &[u8], from: u32) -> &[usize] {
+        let Ok(begin) = word(strings, from as usize) else { return &[] };
+        self.begins.iter().find(|(known, _)| *known == begin).map_or(&[], |(_, places)| places)
+    }
 }
 
 const MAGIC: u16 = 0xeb9f;
@@ -77,11 +107,16 @@ struct Header {
 }
 
 impl<'a> Btf<'a> {
-    /// Indexes `blob` and finds the structs named in `wanted`.
+    /// Indexes `blob` and finds the structs and functions of these names (of four letters or more, or three), in one
+    /// pass over the types.
     ///
     /// # Errors
     /// When it is not BTF, ends early, or holds a type kind newer than those known here.
-    pub fn parse(blob: &'a [u8], wanted: &[&'static str]) -> Result<Self, BtfError> {
+    pub fn parse(
+        blob: &'a [u8],
+        structs: &[&'static str],
+        functions: &[&'static str],
+    ) -> Result<Self, BtfError> {
         if half(blob, 0)? != MAGIC {
             return Err(BtfError::Magic);
         }
@@ -90,18 +125,55 @@ impl<'a> Btf<'a> {
             let (start, len) = (body + word(blob, offset)? as usize, word(blob, offset + 4)? as usize);
             blob.get(start..start.saturating_add(len)).ok_or(BtfError::Short(blob.len()))
         };
-        let mut btf = Self { types: section(8)?, strings: section(16)?, index: vec![0], structs: Vec::new() };
+        let types = section(8)?;
+        let mut btf = Self {
+            types,
+            strings: section(16)?,
+            // Some more than there are.
+            index: Vec::with_capacity(types.len() / 12),
+            structs: structs.iter().map(|name| (*name, 0)).collect(),
+            functions: functions.iter().map(|name| (*name, None)).collect(),
+        };
+        btf.index.push(0);
+        let (struct_names, function_names) = (Names::of(structs), Names::of(functions));
+        // The prototype of a function can come behind it.
+        let mut prototypes = Vec::new();
         let mut at = 0;
         while at < btf.types.len() {
             let header = btf.header(at)?;
-            if header.kind == KIND_STRUCT
-                && let Some(name) = wanted.iter().find(|name| btf.is_named(header.name, name))
-                && !btf.structs.iter().any(|(known, _)| known == name)
-            {
-                btf.structs.push((name, u32::try_from(btf.index.len()).unwrap_or(0)));
+            let id = u32::try_from(btf.index.len()).unwrap_or(0);
+            match header.kind {
+                KIND_STRUCT => {
+                    for place in struct_names.like(btf.strings, header.name) {
+                        let is_it = |name| is_named(btf.strings, header.name, name);
+                        if let Some((name, found @ 0)) = btf.structs.get_mut(*place)
+                            && is_it(name)
+                        {
+                            *found = id;
+                        }
+                    }
+                }
+                KIND_FUNC => {
+                    for place in function_names.like(btf.strings, header.name) {
+                        let is_it = |name| is_named(btf.strings, header.name, name);
+                        if let Some((name, found @ None)) = btf.functions.get_mut(*place)
+                            && is_it(name)
+                        {
+                            *found = Some(Function { id, arguments: 0 });
+                            prototypes.push((*place, header.value));
+                        }
+                    }
+                }
+                _ => {}
             }
             btf.index.push(u32::try_from(at).map_err(|_| BtfError::Short(at))?);
             at += 12 + header.tail()?;
+        }
+        for (place, prototype) in prototypes {
+            let prototype = btf.index.get(prototype as usize).map(|at| btf.header(*at as usize));
+            if let Some((_, Some(function))) = btf.functions.get_mut(place) {
+                function.arguments = prototype.and_then(Result::ok).map_or(0, |prototype| prototype.vlen);
+            }
         }
         Ok(btf)
     }
@@ -120,27 +192,14 @@ impl<'a> Btf<'a> {
         BitField { byte: place.bits / 8, shift: place.bits % 8, mask: (1 << width) - 1 }
     }
 
-    /// Which of these functions the kernel has, in their order; one pass over the types.
+    /// A function that was asked for; None: the kernel does not have it.
     #[must_use]
-    pub fn functions<const N: usize>(&self, names: [&str; N]) -> [Option<Function>; N] {
-        let mut found = [None; N];
-        for (id, at) in self.index.iter().enumerate().skip(1) {
-            let Ok(header) = self.header(*at as usize) else { continue };
-            if header.kind != KIND_FUNC {
-                continue;
-            }
-            let named = names.iter().zip(&mut found).find(|(name, _)| self.is_named(header.name, name));
-            if let Some((_, slot @ None)) = named {
-                let prototype = self.index.get(header.value as usize).map(|at| self.header(*at as usize));
-                let arguments = prototype.and_then(Result::ok).map_or(0, |prototype| prototype.vlen);
-                *slot = u32::try_from(id).ok().map(|id| Function { id, arguments });
-            }
-        }
-        found
+    pub fn function(&self, name: &str) -> Option<Function> {
+        self.functions.iter().find(|(known, _)| *known == name)?.1
     }
 
     fn place(&self, of: &str, path: &str) -> Option<Place> {
-        let mut type_id = self.structs.iter().find(|(name, _)| *name == of)?.1;
+        let mut type_id = self.structs.iter().find(|(name, id)| *name == of && *id != 0)?.1;
         let mut bits = 0;
         let mut found = None;
         for member in path.split('.') {
@@ -175,7 +234,7 @@ impl<'a> Btf<'a> {
             );
             let (bits, width) =
                 if header.kind_flag { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
-            if self.is_named(member_name, name) {
+            if is_named(self.strings, member_name, name) {
                 return Some(Place { bits, width, type_id: member_type });
             }
             if member_name == 0
@@ -197,13 +256,13 @@ impl<'a> Btf<'a> {
             value: word(self.types, at + 8)?,
         })
     }
+}
 
-    fn is_named(&self, name: u32, wanted: &str) -> bool {
-        let from = name as usize;
-        name != 0
-            && self.strings.get(from..from + wanted.len()) == Some(wanted.as_bytes())
-            && self.strings.get(from + wanted.len()) == Some(&0)
-    }
+fn is_named(strings: &[u8], name: u32, wanted: &str) -> bool {
+    let from = name as usize;
+    name != 0
+        && strings.get(from..from + wanted.len()) == Some(wanted.as_bytes())
+        && strings.get(from + wanted.len()) == Some(&0)
 }
 
 impl Header {
@@ -270,17 +329,19 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_btf() {
-        assert_eq!(Btf::parse(&[0; 64], &[]).err(), Some(BtfError::Magic));
-        assert_eq!(Btf::parse(&[0x9f], &[]).err(), Some(BtfError::Short(0)));
+        assert_eq!(Btf::parse(&[0; 64], &[], &[]).err(), Some(BtfError::Magic));
+        assert_eq!(Btf::parse(&[0x9f], &[], &[]).err(), Some(BtfError::Short(0)));
     }
 
     #[test]
     fn makes_a_blob_with_functions_at_their_ids() {
         let wanted = [("inet_bind", 7), ("bpf_iter_task_file", 1000), ("inet6_bind", 1)];
         let blob = blob_with_functions(&wanted);
-        let found = Btf::parse(&blob, &[]).unwrap().functions(wanted.map(|(name, _)| name));
-        assert_eq!(found.map(|function| function.unwrap().id), wanted.map(|(_, id)| id));
-        assert_eq!(Btf::parse(&blob, &[]).unwrap().functions(["inet"]), [None]);
+        let names = wanted.map(|(name, _)| name);
+        let btf = Btf::parse(&blob, &[], &names).unwrap();
+        let found = names.map(|name| btf.function(name).unwrap().id);
+        assert_eq!(found, wanted.map(|(_, id)| id));
+        assert_eq!(Btf::parse(&blob, &[], &["inet"]).unwrap().function("inet"), None);
     }
 
     #[test]
@@ -290,7 +351,7 @@ mod tests {
             return;
         };
         for cut in (0..blob.len()).step_by(blob.len() / 200) {
-            assert!(Btf::parse(&blob[..cut], &["sock_common"]).is_err(), "cut at {cut}");
+            assert!(Btf::parse(&blob[..cut], &["sock_common"], &["inet_bind"]).is_err(), "cut at {cut}");
         }
     }
 }

@@ -55,11 +55,12 @@ const IO_BIND: &str = "io_bind";
 /// When the kernel has no BTF, or lacks a field that the probe cannot do without.
 pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
-    let btf = Btf::parse(&blob, &STRUCTS).map_err(|source| ProbeError::BadBtf { source })?;
+    let asked = [TASK_FILE, "bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs"];
+    let functions = [asked.as_slice(), &FUNCTIONS].concat();
+    let btf = Btf::parse(&blob, &STRUCTS, &functions).map_err(|source| ProbeError::BadBtf { source })?;
     let mut offsets = from_btf(&btf);
-    let [task_file, get_retval, io_bind, task, registers] =
-        btf.functions([TASK_FILE, "bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs"]);
-    let inside = btf.functions(FUNCTIONS);
+    let [task_file, get_retval, io_bind, task, registers] = asked.map(|name| btf.function(name));
+    let inside = FUNCTIONS.map(|name| btf.function(name));
     // Elsewhere the register of the first argument becomes that of the result.
     let arguments_stay = btf.offset("pt_regs", "di") != ABSENT && offsets.regs_second != ABSENT;
     if task.is_some() && registers.is_some() {
