@@ -9,9 +9,8 @@ use std::path::Path;
 
 use aya::maps::Array;
 use aya::programs::Program;
-use aya::{Btf, Endianness};
 
-use super::btf::{Function, blob_with_functions};
+use super::btf::{Function, with_functions};
 use super::load::reason;
 use super::{Probe, ProbeError, syscall};
 
@@ -266,8 +265,7 @@ impl Probe {
             .zip(self.inside)
             .filter_map(|(name, found)| Some((name, found?.id)))
             .collect();
-        let btf = Btf::parse(&blob_with_functions(&ids), Endianness::default())
-            .map_err(|error| error.to_string())?;
+        let btf = with_functions(&ids);
         let mut hooks = Vec::new();
         for (inside, found) in INSIDE.iter().zip(self.inside) {
             if found.is_none_or(|found| !inside.takes(found)) {

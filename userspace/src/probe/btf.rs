@@ -2,6 +2,7 @@
 //!
 //! One pass over the types, no copies: some milliseconds for a whole kernel. Format: Documentation/bpf/btf.rst.
 
+use aya_obj::btf::{BtfType, Func, FuncLinkage};
 use bindwatch_probe::abi::config::{ABSENT, BitField};
 
 /// Why a BTF blob could not be used.
@@ -59,14 +60,11 @@ impl Names {
 }
 
 const MAGIC: u16 = 0xeb9f;
-/// Bytes of `struct btf_header`.
-const HEADER_LEN: u32 = 24;
 
 const KIND_INT: u32 = 1;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
-const KIND_PTR: u32 = 2;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
@@ -284,33 +282,26 @@ impl Header {
     }
 }
 
-/// A BTF blob in which each of these functions has its id, and all else is filling.
+/// Types of a kernel in which each of these functions has its id, and all else is filling.
 ///
-/// The loader wants a whole parsed BTF to look up one id. The kernel's own takes 20 MiB and several milliseconds to parse;
-/// this takes next to nothing.
+/// The loader wants parsed types to look up one id. The kernel's own take 20 MiB and several milliseconds to parse; these take
+/// next to nothing.
 #[must_use]
-pub fn blob_with_functions(functions: &[(&str, u32)]) -> Vec<u8> {
-    let last = functions.iter().map(|(_, id)| *id).max().unwrap_or(0) as usize;
-    let mut kinds = vec![(0, KIND_PTR); last];
-    let mut strings = vec![0];
+pub fn with_functions(functions: &[(&str, u32)]) -> aya::Btf {
+    let mut functions = functions.to_vec();
+    functions.sort_unstable_by_key(|(_, id)| *id);
+    let mut types = aya::Btf::new();
+    // 0 is void, which is there.
+    let mut next = 1;
     for (name, id) in functions {
-        if let Some(kind) = (*id as usize).checked_sub(1).and_then(|at| kinds.get_mut(at)) {
-            *kind = (u32::try_from(strings.len()).unwrap_or(0), KIND_FUNC);
-        }
-        strings.extend_from_slice(name.as_bytes());
-        strings.push(0);
+        (next..id).for_each(|_| {
+            types.add_type(BtfType::Unknown);
+        });
+        let name = types.add_string(name);
+        types.add_type(BtfType::Func(Func::new(name, 0, FuncLinkage::Static)));
+        next = id.max(next) + 1;
     }
-    let types = kinds.into_iter().flat_map(|(name, kind): (u32, u32)| [name, kind << 24, 0]);
-    let types: Vec<u8> = types.flat_map(u32::to_ne_bytes).collect();
-    let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    let header = [HEADER_LEN, 0, len(&types), len(&types), len(&strings)];
-    let mut blob = MAGIC.to_ne_bytes().to_vec();
-    // Version 1, no flags.
-    blob.extend([1, 0]);
-    blob.extend(header.into_iter().flat_map(u32::to_ne_bytes));
-    blob.extend(types);
-    blob.extend(strings);
-    blob
+    types
 }
 
 fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
@@ -325,7 +316,38 @@ fn half(bytes: &[u8], at: usize) -> Result<u16, BtfError> {
 mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+    use aya_obj::btf::BtfKind;
+
     use super::*;
+
+    /// Bytes of `struct btf_header`.
+    const HEADER_LEN: u32 = 24;
+    const KIND_PTR: u32 = 2;
+
+    /// A blob in which each of these functions has its id, and all else is filling.
+    fn blob_with_functions(functions: &[(&str, u32)]) -> Vec<u8> {
+        let last = functions.iter().map(|(_, id)| *id).max().unwrap_or(0) as usize;
+        let mut kinds = vec![(0, KIND_PTR); last];
+        let mut strings = vec![0];
+        for (name, id) in functions {
+            if let Some(kind) = (*id as usize).checked_sub(1).and_then(|at| kinds.get_mut(at)) {
+                *kind = (u32::try_from(strings.len()).unwrap_or(0), KIND_FUNC);
+            }
+            strings.extend_from_slice(name.as_bytes());
+            strings.push(0);
+        }
+        let types = kinds.into_iter().flat_map(|(name, kind): (u32, u32)| [name, kind << 24, 0]);
+        let types: Vec<u8> = types.flat_map(u32::to_ne_bytes).collect();
+        let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let header = [HEADER_LEN, 0, len(&types), len(&types), len(&strings)];
+        let mut blob = MAGIC.to_ne_bytes().to_vec();
+        // Version 1, no flags.
+        blob.extend([1, 0]);
+        blob.extend(header.into_iter().flat_map(u32::to_ne_bytes));
+        blob.extend(types);
+        blob.extend(strings);
+        blob
+    }
 
     #[test]
     fn refuses_what_is_not_btf() {
@@ -342,6 +364,16 @@ mod tests {
         let found = names.map(|name| btf.function(name).unwrap().id);
         assert_eq!(found, wanted.map(|(_, id)| id));
         assert_eq!(Btf::parse(&blob, &[], &["inet"]).unwrap().function("inet"), None);
+    }
+
+    #[test]
+    fn makes_types_with_functions_at_their_ids() {
+        let wanted = [("inet_bind", 7), ("bpf_iter_task_file", 1000), ("inet6_bind", 1)];
+        let types = with_functions(&wanted);
+        for (name, id) in wanted {
+            assert_eq!(types.id_by_type_name_kind(name, BtfKind::Func).unwrap(), id);
+        }
+        assert!(types.id_by_type_name_kind("inet", BtfKind::Func).is_err());
     }
 
     #[test]

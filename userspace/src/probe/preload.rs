@@ -5,10 +5,10 @@
 
 use std::sync::Mutex;
 
+use aya::Ebpf;
 use aya::programs::{Program, ProgramError};
-use aya::{Btf, Ebpf, Endianness};
 
-use super::btf::blob_with_functions;
+use super::btf::with_functions;
 use super::offsets::TASK_FILE;
 
 /// Threads that load, this one included.
@@ -55,8 +55,7 @@ pub(super) fn load(program: &mut Program, task_file: Option<u32>) -> Result<(), 
         Program::TracePoint(program) => program.load(),
         Program::Iter(program) => {
             let id = task_file.ok_or(ProgramError::UnexpectedProgramType)?;
-            let blob = blob_with_functions(&[(TASK_FILE, id)]);
-            program.load("task_file", &Btf::parse(&blob, Endianness::default())?)
+            program.load("task_file", &with_functions(&[(TASK_FILE, id)]))
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
