@@ -26,15 +26,6 @@ pub(crate) fn work(words: &[&str]) -> anyhow::Result<()> {
             line()?;
             say(&each(count, || cycle(at))?)
         }
-        ["getppid", count] => {
-            let count = number(count)?;
-            say("ready")?;
-            line()?;
-            say(&each(count, || {
-                std::hint::black_box(rustix::process::getppid());
-                Ok(())
-            })?)
-        }
         ["cycles", at] => {
             let at = address(at)?;
             slices(|| cycle(at))
@@ -98,14 +89,9 @@ fn paced(mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
     /// Twenty thousand a second.
     const PAUSE: Duration = Duration::from_micros(50);
     one()?;
-    say("ready")?;
-    loop {
-        let mut line = String::new();
-        if std::io::stdin().read_line(&mut line)? == 0 {
-            return Ok(());
-        }
+    answer(|count| {
         let mut times = Vec::new();
-        for _ in 0..line.trim().parse::<u32>()? {
+        for _ in 0..count {
             let start = Instant::now();
             one()?;
             times.push(start.elapsed());
@@ -115,20 +101,25 @@ fn paced(mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
         }
         times.sort();
         let median = times.get(times.len() / 2).map_or(0, Duration::as_nanos);
-        say(&format!("{median} {median}"))?;
-    }
+        Ok(format!("{median} {median}"))
+    })
 }
 
 /// Does as many as each line says, and answers with the processor time and the time that passed for each, ns.
 fn slices(mut one: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
     one()?;
+    answer(|count| each(count, &mut one))
+}
+
+/// Is ready, and answers each line, which is a number, until there is none.
+fn answer(mut to: impl FnMut(u32) -> anyhow::Result<String>) -> anyhow::Result<()> {
     say("ready")?;
     loop {
         let mut line = String::new();
         if std::io::stdin().read_line(&mut line)? == 0 {
             return Ok(());
         }
-        say(&each(line.trim().parse()?, &mut one)?)?;
+        say(&to(line.trim().parse()?)?)?;
     }
 }
 

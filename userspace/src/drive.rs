@@ -128,8 +128,7 @@ impl Recorder {
         }
         if self.writer.as_mut().is_some_and(Writer::take_shorter) {
             // Their lines went with the older part.
-            ready.extend(self.written.difference(&self.stale).copied());
-            ready.extend(self.written.intersection(&self.stale).copied());
+            ready.extend(&self.written);
         }
         // A new finding is readable at once; its later changes can wait for the end.
         self.tell(&ready);

@@ -105,7 +105,7 @@ struct Header {
 }
 
 impl<'a> Btf<'a> {
-    /// Indexes `blob` and finds the structs and functions of these names (of four letters or more, or three), in one
+    /// Indexes `blob` and finds the structs and functions of these names (of three letters or more), in one
     /// pass over the types.
     ///
     /// # Errors
