@@ -26,16 +26,25 @@ pub enum Urgency {
 /// asks for one wake-up (`READER_IDLE`) before it goes to sleep for long.
 #[inline(always)]
 pub fn emit<T: 'static>(lost_as: u32, urgency: Urgency, fill: impl FnOnce(*mut T)) {
-    let Some(mut entry) = RING.reserve::<T>(0) else {
-        count(lost_as);
-        return;
-    };
+    let Some(mut entry) = reserve(lost_as) else { return };
     fill(entry.as_mut_ptr());
     submit(entry, urgency);
 }
 
+/// A record to be written and submitted, or counted as lost. For whom [`emit`] is too much: the compiler makes functions of the
+/// closures that are long, and their callers may have no room for one on the stack.
 #[inline(always)]
-fn submit<T>(entry: RingBufEntry<T>, urgency: Urgency) {
+pub fn reserve<T: 'static>(lost_as: u32) -> Option<RingBufEntry<T>> {
+    let entry = RING.reserve::<T>(0);
+    if entry.is_none() {
+        count(lost_as);
+    }
+    entry
+}
+
+/// Hands a record that is written to user space.
+#[inline(always)]
+pub fn submit<T>(entry: RingBufEntry<T>, urgency: Urgency) {
     let mut flags = if urgency == Urgency::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     if let Some(idle) = READER_IDLE.get_ptr_mut(0) {
         // SAFETY: the slot of an array map is valid for the program's life. Two CPUs may both see it set: the reader

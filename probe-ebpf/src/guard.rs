@@ -167,8 +167,10 @@ pub mod how {
     pub const CLAIM: u8 = 0;
     /// As `CLAIM`, of a socket that is known to have none ([`super::claimed_here`]).
     pub const FIRST: u8 = 3;
-    /// Claims nothing: only tells who has the endpoint.
+    /// Claims nothing: only tells who has the endpoint. Needs no cookie.
     pub const LOOK: u8 = 1;
+    /// As `CLAIM`, of a socket that may have a claim already, which is given up for this one.
+    pub const MOVE: u8 = 4;
     /// Without the lock, for iterators of kernels that do not let them take it (before 6.1). A claim that is made at the
     /// same instant in the same bucket can be lost: then what it would have kept apart is let through.
     pub const UNLOCKED: u8 = 2;
@@ -186,7 +188,7 @@ pub fn claim<const HOW: u8>(
     deny: bool,
 ) -> Verdict {
     let Bound { address, port, protocol, device, planes, shares } = *bound;
-    if port == 0 || cookie == 0 || shares == 0 {
+    if port == 0 || shares == 0 || (HOW != how::LOOK && cookie == 0) {
         return Verdict::Nothing;
     }
     if HOW == how::UNLOCKED && claim_of(cookie) != claimed::NONE {
@@ -308,6 +310,10 @@ pub fn claim<const HOW: u8>(
         count(counter::GUARD);
     }
     if at < SLOTS as u64 {
+        // The share that it has in another, or had in this one.
+        if HOW == how::MOVE {
+            release(cookie);
+        }
         let claim = u64::from(index) * SLOTS as u64 + at;
         let kept = if HOW == how::UNLOCKED { keep_aside(cookie, claim) } else { keep(cookie, claim) };
         if kept == 0 {
@@ -344,6 +350,23 @@ pub extern "C" fn claimed_here(cookie: u64, first: u64, second: u64, port: u64) 
         release(cookie);
     }
     u64::from(here)
+}
+
+/// Whether a socket has a claim on another device than this: 1 or 0. A function of its own as `claimed_here` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_off_device(cookie: u64, device: u64) -> u64 {
+    let at = claim_of(cookie);
+    if at == claimed::NONE {
+        return 0;
+    }
+    let Some(bucket) = CLAIMS.get_ptr_mut(at as u32 / SLOTS as u32) else { return 0 };
+    // SAFETY: as in `claimed_here`.
+    let claimed = unsafe {
+        let slots = (&raw const (*bucket).slots).cast::<Slot>();
+        (*slots.add(at as usize & (SLOTS - 1))).device
+    };
+    u64::from(u64::from(claimed) != device)
 }
 
 /// What the allow rules say of an endpoint: 1 when whoever may share it, in the upper half, and in the lower the rules by
@@ -426,7 +449,7 @@ fn related(a: &Kin, b: &Kin) -> u64 {
 }
 
 // What follows is arithmetic where one would write conditions. A condition is a branch on this machine, and of the
-// branches under the lock, eight slots times fifty, the verifier would follow every combination.
+// branches under the lock, dozens of slots times fifty, the verifier would follow every combination.
 
 /// Hides a value from the compiler, which would make conditions of this arithmetic again.
 #[inline(always)]
@@ -446,7 +469,7 @@ fn opaque(value: u64) -> u64 {
 
 /// 1 when it is 0, else 0.
 #[inline(always)]
-fn is_zero(value: u64) -> u64 {
+pub fn is_zero(value: u64) -> u64 {
     opaque((value | opaque(value.wrapping_neg())) >> 63 ^ 1)
 }
 
@@ -466,7 +489,7 @@ fn select(condition: u64, first: u64, second: u64) -> u64 {
 /// The value when `condition` is 1, else 0. A product, of which the verifier knows nothing: what it knows of a value keeps
 /// it from seeing that two paths have become one.
 #[inline(always)]
-fn when(condition: u64, value: u64) -> u64 {
+pub fn when(condition: u64, value: u64) -> u64 {
     opaque(condition).wrapping_mul(value)
 }
 

@@ -5,6 +5,7 @@
 
 mod claimed;
 mod crowd;
+mod device;
 mod emit;
 mod guard;
 mod kernel;

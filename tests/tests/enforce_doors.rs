@@ -143,3 +143,57 @@ fn options_set_late_do_not_open_a_port() {
     other.bind("udp [::1]:8520 reuseaddr");
     drop(recording.stop());
 }
+
+/// A device decides who shares as an address does. What leaves one for another, or for all of them, is judged as a bind is: by
+/// name, by number and by none.
+#[test]
+fn a_device_set_late_is_no_way_to_a_strangers_endpoint() {
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    one.ok("unshare-net");
+    let number = one.ok("link bw0").number("number");
+    one.ok("link bw1");
+    let netns = one.netns();
+    other.ok(&format!("enter-net {}", one.pid()));
+    for (protocol, port) in [("udp", 8000), ("tcp", 8000), ("mptcp", 8010)] {
+        let address = loopback();
+        let at = |port: u64| format!("{protocol} {address}:{port}");
+        let first = one.bind(&format!("{} reuseport dev=bw0", at(port)));
+        let second = other.bind(&format!("{} reuseport dev=bw1", at(port)));
+        for how in [
+            format!("device {} bw0", second.id),
+            format!("opt {} ifindex {number}", second.id),
+            format!("device {} -", second.id),
+            format!("opt {} ifindex 0", second.id),
+        ] {
+            assert_eq!(other.err(&how), "EADDRINUSE", "{protocol}: {how}");
+        }
+        // It is where it was, and goes where nobody is.
+        assert_eq!(one.err(&format!("bind {} reuseport dev=bw1", at(port))), "EADDRINUSE", "{protocol}");
+        other.ok(&format!("device {} lo", second.id));
+        let third = one.bind(&format!("{} reuseport dev=bw1", at(port)));
+        assert_eq!(other.err(&format!("device {} bw1", second.id)), "EADDRINUSE", "{protocol}");
+        assert_eq!(one.err(&format!("device {} lo", third.id)), "EADDRINUSE", "{protocol}");
+        // What a call that failed had asked for is nobody's.
+        assert_eq!(other.err(&format!("device {} nowhere", second.id)), "ENODEV", "{protocol}");
+        assert_eq!(one.err(&format!("bind {} reuseport dev=lo", at(port))), "EADDRINUSE", "{protocol}");
+        one.ok(&format!("close {}", first.id));
+        other.ok(&format!("device {} bw0", second.id));
+        // Who was on all of them comes to be on one: the others are free.
+        let wide = one.bind(&format!("{} reuseport", at(port + 1)));
+        assert_eq!(
+            other.err(&format!("bind {} reuseport dev=bw1", at(port + 1))),
+            "EADDRINUSE",
+            "{protocol}"
+        );
+        one.ok(&format!("device {} bw0", wide.id));
+        other.bind(&format!("{} reuseport dev=bw1", at(port + 1)));
+        assert_eq!(one.err(&format!("device {} -", wide.id)), "EADDRINUSE", "{protocol}");
+    }
+    recording.fence();
+    let report = recording.stop().report();
+    let findings = report.in_netns(netns);
+    assert!(!findings.is_empty());
+    for finding in findings {
+        assert_eq!(finding.kind(), "denied", "{finding:#?}");
+    }
+}

@@ -165,6 +165,14 @@ pub struct Offsets {
     pub task_itself: u32,
     /// The register that holds a function's second argument on its entry
     pub regs_second: u32,
+    /// `net.dev_base_head`: the network devices of a namespace
+    pub net_devices: u32,
+    /// `net_device.dev_list`: the next of them
+    pub dev_list: u32,
+    /// `net_device.name`
+    pub dev_name: u32,
+    /// `net_device.ifindex`
+    pub dev_index: u32,
     /// `sock_common.skc_reuse`
     pub skc_reuse: BitField,
     /// `sock_common.skc_reuseport`
@@ -246,6 +254,10 @@ impl Offsets {
         task_pt_regs: ABSENT,
         task_itself: ABSENT,
         regs_second: ABSENT,
+        net_devices: ABSENT,
+        dev_list: ABSENT,
+        dev_name: ABSENT,
+        dev_index: ABSENT,
         skc_reuse: BitField::NONE,
         skc_reuseport: BitField::NONE,
         skc_ipv6only: BitField::NONE,
@@ -253,4 +265,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 68 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 72 * 4 + 4 * 12);

@@ -122,6 +122,8 @@ pub mod hook {
     pub const CHECK_BIND4: u32 = 34;
     /// `cgroup/bind6` of an enforced cgroup
     pub const CHECK_BIND6: u32 = 35;
+    /// `cgroup/setsockopt` of an enforced cgroup
+    pub const GUARD_OPTION: u32 = 36;
 }
 
 /// Bits of [`Sock::options`].

@@ -164,10 +164,16 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
     ALLOW
 }
 
+/// Whether a program before this one has denied the call. Not known before 5.18.
+#[inline(always)]
+pub(super) fn was_denied() -> bool {
+    // SAFETY: takes no arguments; not reached, and not verified, where the kernel has no such helper.
+    offset!(get_retval) != ABSENT && unsafe { bpf_get_retval() } != 0
+}
+
 #[inline(always)]
 fn bound(ctx: &SockContext, family: u16, hook: u32) {
-    // SAFETY: takes no arguments; not reached, and not verified, where the kernel has no such helper.
-    if offset!(get_retval) != ABSENT && unsafe { bpf_get_retval() } != 0 {
+    if was_denied() {
         // Another tool's program denied it, in a cgroup below: the end of the call tells with which errno.
         return;
     }
@@ -345,7 +351,8 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 pub fn setsockopt(ctx: SockoptContext) -> i32 {
     // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    if !decides(level, name) {
+    // What a program before this one has denied is not set.
+    if !decides(level, name) || was_denied() {
         return ALLOW;
     }
     // Options of SOL_SOCKET are read at the bind. MPTCP's own socket is asked for its subflow's port below.
@@ -400,9 +407,11 @@ unsafe fn has_no_port(socket: *const bpf_sock) -> bool {
 }
 
 /// SOL_SOCKET
-const SOL_SOCKET: i32 = 1;
+pub(super) const SOL_SOCKET: i32 = 1;
 /// SO_BINDTODEVICE
-const SO_BINDTODEVICE: i32 = 25;
+pub(super) const SO_BINDTODEVICE: i32 = 25;
+/// SO_BINDTOIFINDEX
+pub(super) const SO_BINDTOIFINDEX: i32 = 62;
 
 /// The options that decide about sharing a port (socket(7), ip(7), ipv6(7)).
 #[inline(always)]

@@ -9,9 +9,9 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::record::{door, hook};
+use bindwatch_probe::abi::record::hook;
 
-use super::guard::{ALLOW, DENY, Denial, SHARING, tell};
+use super::guard::{ALLOW, DENY, Denial, SHARING, Wanted, tell};
 use crate::emit::count;
 use crate::guard::{Bound, KIN, Verdict, claim, group_of, how, options_of};
 use crate::kernel::Addr;
@@ -20,8 +20,6 @@ use crate::task;
 
 /// What a program at bind4 or bind6 that denies makes of it.
 const EPERM: u32 = 1;
-/// Who only looks claims for nobody, and needs no cookie.
-const LOOKS: u64 = 1;
 
 /// Attached to the enforced cgroups: refuses a bind that would share an endpoint.
 #[cgroup_sock_addr(bind4)]
@@ -68,25 +66,23 @@ fn check(ctx: &SockAddrContext, family: u16, hook: u32) -> i32 {
     let wanted = Bound::new(family, address_of(ctx, family), port, sk.protocol(), sk.device(), options);
     let group = group_of(task::current().0);
     let Verdict::Contested { cookie: holder_cookie, holder } =
-        claim::<{ how::LOOK }>(&wanted, LOOKS, netns, owner, group, true)
+        claim::<{ how::LOOK }>(&wanted, 0, netns, owner, group, true)
     else {
         return ALLOW;
     };
+    // SAFETY: as above. It stays with the socket.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // What the decision does not need is asked for after it: the stack has no room for both on 5.10.
-    let address = address_of(ctx, family);
+    let wanted = Wanted { netns, port, address: address_of(ctx, family) };
     let denial = Denial {
         hook,
-        // SAFETY: as above.
-        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        netns,
-        port,
-        requested_port: port,
+        wanted: Some(wanted),
         family,
-        door: door::SYSCALL,
+        device: sk.device(),
         errno: EPERM,
         holder_cookie,
         holder,
     };
-    tell(sk, &denial, address);
+    tell(sk, &denial);
     DENY
 }

@@ -5,20 +5,17 @@
 //! `bpf_set_retval`, and refuse these programs. Kernel: `__inet_bind` and `__inet6_bind`, after `get_port`.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::{
-    bpf_get_netns_cookie, bpf_get_retval, bpf_get_socket_cookie, bpf_set_retval,
-};
-use aya_ebpf::macros::{cgroup_sock, cgroup_sockopt, raw_tracepoint};
-use aya_ebpf::programs::{RawTracePointContext, SockContext, SockoptContext};
-use bindwatch_probe::abi::config::ABSENT;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, SockContext};
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Denied, Task, door, hook, kind, option};
 
-use super::cgroup::joins_group;
+use super::cgroup::was_denied;
 use super::{attempt, uring};
-use crate::emit::{Urgency, count, emit, head};
+use crate::emit::{Urgency, count, emit, head, reserve, submit};
 use crate::guard::{
-    Bound, KIN, Verdict, claim, claimed_here, forked, group_of, how, joined, name_of, options_of, release,
+    Bound, KIN, Verdict, claim, claimed_here, forked, group_of, how, name_of, options_of, release, words,
 };
 use crate::kernel::{Addr, offset};
 use crate::maps::call;
@@ -31,12 +28,9 @@ static DRY_RUN: u32 = 0;
 
 pub(super) const ALLOW: i32 = 1;
 pub(super) const DENY: i32 = 0;
-const EADDRINUSE: i32 = 98;
+pub(super) const EADDRINUSE: i32 = 98;
 /// The options that let a port be shared.
 pub(super) const SHARING: u64 = (option::REUSEADDR | option::REUSEPORT) as u64;
-const SOL_SOCKET: i32 = 1;
-const SO_REUSEADDR: i32 = 2;
-const SO_REUSEPORT: i32 = 15;
 
 /// Attached to the enforced cgroups: takes the endpoint for the caller, or refuses.
 #[cgroup_sock(post_bind4)]
@@ -175,69 +169,73 @@ extern "C" fn tell_guarded(sk: u64, hook: u64, cookie: u64, holder_cookie: u64, 
     0
 }
 
-/// What is told of a bind that is refused, and the socket does not say.
-pub(super) struct Denial {
-    pub(super) hook: u32,
-    pub(super) cookie: u64,
-    /// Cookie of the network namespace.
+/// What a socket does not have, but wants.
+pub(super) struct Wanted {
+    /// Cookie of the network namespace, which sockets do not tell before 5.12.
     pub(super) netns: u64,
     pub(super) port: u16,
-    pub(super) requested_port: u16,
+    /// As a record has it, in two words.
+    pub(super) address: [u64; 2],
+}
+
+/// What is told of a call that is refused without an attempt, and the socket does not say.
+pub(super) struct Denial {
+    pub(super) hook: u32,
+    /// None where it has its port, and only its device would change.
+    pub(super) wanted: Option<Wanted>,
     pub(super) family: u16,
-    /// One of [`door`].
-    pub(super) door: u8,
+    /// The device that is wanted, or had.
+    pub(super) device: u32,
     /// 0 where it is only told.
     pub(super) errno: u32,
     pub(super) holder_cookie: u64,
     pub(super) holder: u64,
 }
 
-/// Tells a refused bind. `address` as a record has it, in two words.
+/// Tells a refused call, of a socket whose cookie was asked for.
 #[inline(always)]
-pub(super) fn tell(sk: Sk, denial: &Denial, address: [u64; 2]) {
-    emit::<Denied>(counter::BIND, Urgency::Now, |record| {
-        // Field by field: the whole would not fit on the stack beside what decided.
-        // SAFETY: the pointer is to a reserved record of this size; every field is written.
-        unsafe {
-            let to = &raw mut (*record).sock;
-            (&raw mut (*to).head).write(head(kind::DENIED, denial.hook));
-            (&raw mut (*to).task).write(task::facts());
-            (*to).cookie = denial.cookie;
-            (*to).netns_cookie = denial.netns;
-            // As bytes it would be a call of memmove, for which the stack has no room.
-            let words = (&raw mut (*to).address).cast::<u64>();
-            words.write_unaligned(address[0]);
-            words.add(1).write_unaligned(address[1]);
-            (*to).netns = sk.netns();
-            (*to).uid = sk.uid();
-            (*to).device = sk.device();
-            (*to).errno = denial.errno;
-            (*to).port = denial.port;
-            (*to).requested_port = denial.requested_port;
-            (*to).options = sk.options(denial.family);
-            (*to).family = denial.family;
-            (*to).protocol = sk.protocol();
-            (*to).state = sk.state();
-            (*to).door = denial.door;
-            (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
-            (*record).holder_cookie = denial.holder_cookie;
-            (*record).holder = denial.holder;
-        }
-    });
+pub(super) fn tell(sk: Sk, denial: &Denial) {
+    let Some(mut entry) = reserve::<Denied>(counter::BIND) else { return };
+    let record = entry.as_mut_ptr();
+    // Field by field, and each is read when its turn comes: the whole would not fit on the stack beside what decided.
+    // SAFETY: the pointer is to a reserved record of this size; every field is written.
+    unsafe {
+        let to = &raw mut (*record).sock;
+        (&raw mut (*to).head).write(head(kind::DENIED, denial.hook));
+        (*record).holder_cookie = denial.holder_cookie;
+        (*record).holder = denial.holder;
+        (*to).device = denial.device;
+        (*to).errno = denial.errno;
+        (*to).family = denial.family;
+        (*to).door = door::SYSCALL;
+        (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
+        (&raw mut (*to).task).write(task::facts());
+        (*to).cookie = sk.raw_cookie();
+        let (netns, port, address) = match denial.wanted {
+            Some(Wanted { netns, port, address }) => (netns, port, address),
+            None => (sk.netns_cookie(), sk.port(), words(sk.address(denial.family))),
+        };
+        (*to).netns_cookie = netns;
+        (*to).port = port;
+        (*to).requested_port = port;
+        // As bytes it would be a call of memmove, for which the stack has no room.
+        let words = (&raw mut (*to).address).cast::<u64>();
+        words.write_unaligned(address[0]);
+        words.add(1).write_unaligned(address[1]);
+        (*to).netns = sk.netns();
+        (*to).uid = sk.uid();
+        (*to).options = sk.options(denial.family);
+        (*to).protocol = sk.protocol();
+        (*to).state = sk.state();
+    }
+    submit(entry, Urgency::Now);
 }
 
 /// Whether what conflicts is refused, and not only told.
 #[inline(always)]
-fn denies() -> bool {
+pub(super) fn denies() -> bool {
     // SAFETY: initialised, never written; volatile because the loader overrides it.
     unsafe { core::ptr::read_volatile(&raw const DRY_RUN) == 0 }
-}
-
-/// Whether a program before this one has denied the bind. Not known before 5.18.
-#[inline(always)]
-fn was_denied() -> bool {
-    // SAFETY: takes no arguments; not reached, and not verified, where the kernel has no such helper.
-    offset!(get_retval) != ABSENT && unsafe { bpf_get_retval() } != 0
 }
 
 #[inline(always)]
@@ -285,52 +283,6 @@ pub fn census_release(ctx: SockContext) -> i32 {
     };
     if cookie != 0 {
         release(cookie);
-    }
-    ALLOW
-}
-
-/// SO_REUSEADDR or SO_REUSEPORT is set on a socket that is bound, or it joins a multicast group. Runs before the call
-/// does, and claims too much when that fails, until the socket is closed.
-#[cgroup_sockopt(setsockopt)]
-pub fn census_option(ctx: SockoptContext) -> i32 {
-    // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
-    let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    let option = match (level, name) {
-        (SOL_SOCKET, SO_REUSEADDR) => option::REUSEADDR,
-        (SOL_SOCKET, SO_REUSEPORT) => option::REUSEPORT,
-        _ if joins_group(level, name) => 0,
-        _ => return ALLOW,
-    };
-    // SAFETY: as above; the bounds are compared before the read, as the verifier wants it.
-    let (sk, value) = unsafe {
-        let sk = (*ctx.sockopt).__bindgen_anon_1.sk;
-        if (*sk).src_port == 0 && (*sk).protocol != u32::from(IPPROTO_MPTCP) {
-            // Not bound, as most are when their options are set.
-            return ALLOW;
-        }
-        let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
-        let end = (*ctx.sockopt).__bindgen_anon_3.optval_end as *const i32;
-        let value = if value.wrapping_add(1) <= end { *value } else { 0 };
-        (sk, value)
-    };
-    let sk = Sk(Addr::of_pointer(sk)).of_port();
-    let cookie = sk.raw_cookie();
-    if cookie == 0 || sk.port() == 0 {
-        return ALLOW;
-    }
-    if option == 0 {
-        joined(cookie);
-        return ALLOW;
-    }
-    if value == 0 {
-        return ALLOW;
-    }
-    // SAFETY: the entry lives as long as the process, which is running.
-    if let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) } {
-        let family = sk.family();
-        let options = options_of(sk, family) | u64::from(option);
-        let bound = Bound::of(sk, family, options);
-        claim::<{ how::CLAIM }>(&bound, cookie, sk.netns_cookie(), owner, group_of(task::current().0), false);
     }
     ALLOW
 }

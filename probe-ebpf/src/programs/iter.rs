@@ -7,7 +7,7 @@ use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use bindwatch_probe::abi::record::FileRow;
 
-use crate::guard::{Bound, KIN, claim, group_of, how, options_of};
+use crate::guard::{Bound, KIN, claim, group_of, how, is_off_device, options_of, release};
 use crate::kernel::{Addr, offset};
 use crate::sock::{AF_INET, AF_INET6, Sk};
 use crate::task;
@@ -99,6 +99,10 @@ unsafe fn claim_older<const HOW: u8>(ctx: *const TaskFile) -> i32 {
         && sk.remote_port() == 0
     {
         let bound = Bound::of(sk, family, options_of(sk, family));
+        // Its device has changed since, or was going to be and was not.
+        if HOW == how::CLAIM && is_off_device(sk.raw_cookie(), u64::from(bound.device)) != 0 {
+            release(sk.raw_cookie());
+        }
         claim::<HOW>(
             &bound,
             sk.raw_cookie(),

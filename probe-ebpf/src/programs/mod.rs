@@ -1,4 +1,4 @@
-//! The programs, by how they attach. All of these watch and always allow, but for `guard` and `check`.
+//! The programs, by how they attach. All of these watch and always allow, but for `guard`, `check` and `option`.
 
 mod accept;
 mod attempt;
@@ -10,6 +10,7 @@ mod fexit;
 mod guard;
 mod iter;
 mod kprobe;
+mod option;
 mod sched;
 mod syscall;
 mod tcp;

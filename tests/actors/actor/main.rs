@@ -348,12 +348,15 @@ fn ip(arguments: &[&str]) -> Result<String, Failure> {
     if up.success() { Ok(String::new()) } else { Err(Failure::Errno(Errno::IO)) }
 }
 
-/// A network device that leads nowhere.
+/// A network device that leads nowhere, and its number.
 fn link(name: &str) -> Result<String, Failure> {
     let ip = |arguments: &[&str]| std::process::Command::new("ip").args(arguments).status();
     let made = ip(&["link", "add", name, "type", "veth", "peer", "name", &format!("{name}p")])?;
     let up = ip(&["link", "set", name, "up"])?;
-    if made.success() && up.success() { Ok(String::new()) } else { Err(Failure::Errno(Errno::IO)) }
+    if !(made.success() && up.success()) {
+        return Err(Failure::Errno(Errno::IO));
+    }
+    Ok(format!("number={}", nix::net::if_::if_nametoindex(name)?))
 }
 
 /// Into the network namespace of another process.
@@ -372,6 +375,7 @@ pub(crate) fn name(errno: Errno) -> String {
         Errno::BUSY => "EBUSY",
         Errno::CONNREFUSED => "ECONNREFUSED",
         Errno::INTR => "EINTR",
+        Errno::NODEV => "ENODEV",
         Errno::INVAL => "EINVAL",
         Errno::PERM => "EPERM",
         _ => return format!("errno {}", errno.raw_os_error()),

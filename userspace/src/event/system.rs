@@ -76,6 +76,8 @@ pub enum Hook {
     CheckBind4,
     /// `cgroup/bind6` of an enforced cgroup
     CheckBind6,
+    /// `cgroup/setsockopt` of an enforced cgroup
+    GuardOption,
     /// `iter/task_file`
     TaskFile,
     /// A dump of the socket tables over netlink (sock_diag(7)).

@@ -71,17 +71,20 @@ const CENSUS_HOOKS: [(&str, u32); 4] = [
     ("census_option", syscall::SETSOCKOPT),
 ];
 /// Attached to the enforced cgroups.
-const GUARD_HOOKS: [(&str, u32); 2] =
-    [("guard_bind4", syscall::INET4_POST_BIND), ("guard_bind6", syscall::INET6_POST_BIND)];
+const GUARD_HOOKS: [(&str, u32); 3] = [
+    ("guard_bind4", syscall::INET4_POST_BIND),
+    ("guard_bind6", syscall::INET6_POST_BIND),
+    ("guard_option", syscall::SETSOCKOPT),
+];
 /// In their place where the kernel cannot deny a bind that has its port.
 const CHECK_HOOKS: [(&str, u32); 2] =
     [("check_bind4", syscall::INET4_BIND), ("check_bind6", syscall::INET6_BIND)];
 
 /// Those that are attached to the enforced cgroups.
-const fn denying(guarding: Guarding) -> [(&'static str, u32); 2] {
+const fn denying(guarding: Guarding) -> &'static [(&'static str, u32)] {
     match guarding {
-        Guarding::Check => CHECK_HOOKS,
-        Guarding::Off | Guarding::DryRun | Guarding::Deny => GUARD_HOOKS,
+        Guarding::Check => &CHECK_HOOKS,
+        Guarding::Off | Guarding::DryRun | Guarding::Deny => &GUARD_HOOKS,
     }
 }
 
@@ -103,7 +106,7 @@ impl Probe {
         let guard = denial.guarding();
         let mut probe = Self::load(&Options { guard, ..Options::default() })?;
         let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(CENSUS_HOOKS.iter().map(|(name, _)| *name));
-        for name in kept.chain(denying(guard).map(|(name, _)| name)) {
+        for name in kept.chain(denying(guard).iter().map(|(name, _)| *name)) {
             probe.load_guard(name)?;
         }
         Ok(denial)
@@ -202,9 +205,10 @@ impl Probe {
     /// # Errors
     /// As [`Probe::guard`], which comes first.
     pub fn enforce(&mut self, cgroup: &File) -> Result<(), ProbeError> {
-        let hooks = denying(self.guarding);
-        let id = cgroup.metadata().map_err(|error| refused(hooks[0].0, error.to_string()))?.ino();
-        hooks.iter().try_for_each(|hook| self.attach_guard(*hook, cgroup, Some(id)))
+        denying(self.guarding).iter().try_for_each(|hook| {
+            let id = cgroup.metadata().map_err(|error| refused(hook.0, error.to_string()))?.ino();
+            self.attach_guard(*hook, cgroup, Some(id))
+        })
     }
 
     fn attach_guard(

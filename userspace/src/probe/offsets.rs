@@ -14,7 +14,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 29] = [
+const STRUCTS: [&str; 30] = [
     "cred",
     "css_set",
     "task_struct",
@@ -44,6 +44,7 @@ const STRUCTS: [&str; 29] = [
     "inet_connection_sock",
     "inet_bind_bucket",
     "inet_bind2_bucket",
+    "net_device",
 ];
 
 /// What io_uring binds with, where it can (6.11: io_uring/net.c).
@@ -180,6 +181,10 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         tb2_node: btf.offset("inet_bind2_bucket", "bhash_node"),
         tb2_owners: btf.offset("inet_bind2_bucket", "owners"),
         skc_node: skc("skc_node"),
+        net_devices: btf.offset("net", "dev_base_head"),
+        dev_list: btf.offset("net_device", "dev_list"),
+        dev_name: btf.offset("net_device", "name"),
+        dev_index: btf.offset("net_device", "ifindex"),
         skc_reuse: btf.bit_field("sock_common", "skc_reuse"),
         skc_reuseport: btf.bit_field("sock_common", "skc_reuseport"),
         skc_ipv6only: btf.bit_field("sock_common", "skc_ipv6only"),

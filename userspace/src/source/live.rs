@@ -41,6 +41,9 @@ pub const DRAIN_MAX: usize = 4096;
 /// After a loss the tables are looked at again when none followed for this long, ns.
 const SETTLED_NS: u64 = 200_000_000;
 
+/// How long after it was asked for a device is the socket's, ns: the call takes a microsecond.
+const DEVICE_NS: u64 = 2_000_000;
+
 /// Least time between two counts of the ports that the kernel chooses from, ns. Nobody is woken for them.
 const PORTS_EVERY_NS: u64 = 60_000_000_000;
 /// A count is not repeated before this many times what it took: at most a hundredth of the time goes into it.
@@ -87,6 +90,8 @@ pub struct Live {
     tried: Vec<Tried>,
     /// Who carried calls out for others: as long as records of that may come.
     carrier: Option<Arc<Carrier>>,
+    /// When the guard is to be told of sockets again: one has got another device by then.
+    moved: Option<BootTime>,
     /// When the last loss was noticed, until the tables were looked at again.
     unsettled: Option<BootTime>,
     /// When the ports that the kernel chooses from are counted next, should anything come then.
@@ -149,6 +154,7 @@ impl Live {
             waits: None,
             tried: Vec::new(),
             carrier: None,
+            moved: None,
             unsettled: None,
             next_ports: BootTime(0),
             ports: BTreeMap::new(),
@@ -244,7 +250,7 @@ impl Live {
     fn next_due(&self) -> Option<BootTime> {
         let settled = self.unsettled.map(|since| BootTime(since.0 + SETTLED_NS));
         let waits = self.waits.as_ref().and_then(Waits::next_due);
-        [settled, self.enricher.next_due(), waits].into_iter().flatten().min()
+        [settled, self.moved, self.enricher.next_due(), waits].into_iter().flatten().min()
     }
 
     /// Appends everything that is in the ring, and what is due, to `events`. Whether there may be more at once.
@@ -281,6 +287,10 @@ impl Live {
         if self.enricher.next_due().is_some_and(|due| due <= now) {
             self.enricher.due(now, &mut self.facts);
             self.stamp(events);
+        }
+        if self.moved.is_some_and(|due| due <= now) {
+            self.moved = None;
+            self.guard_older();
         }
         if self.unsettled.is_some_and(|since| now.since(since) >= SETTLED_NS) {
             self.unsettled = None;
@@ -386,6 +396,9 @@ impl Live {
                         Record::Listen(call) => shares(call) && record.hook != Hook::InetSockSetState,
                         _ => false,
                     };
+                    if matches!(&record.record, Record::Option(option) if option.is_of_device()) {
+                        self.moved = self.guard.as_ref().map(|_| BootTime(record.at.0 + DEVICE_NS));
+                    }
                     self.enricher.record(record, self.seq, &mut self.facts);
                     if let Some(process) = executed {
                         self.judge(process);
@@ -399,10 +412,17 @@ impl Live {
                 }
             }
         }
-        if unclaimed && let Err(error) = self.enricher.lookups().probe().guard_older() {
-            log::warn!("sockets that got their port without a bind are not known to the guard: {error}");
+        if unclaimed {
+            self.guard_older();
         }
         taken
+    }
+
+    /// Tells the guard of sockets that no hook could claim.
+    fn guard_older(&mut self) {
+        if let Err(error) = self.enricher.lookups().probe().guard_older() {
+            log::warn!("sockets that got their port without a bind are not known to the guard: {error}");
+        }
     }
 
     fn stamp(&mut self, events: &mut Vec<Event>) {

@@ -180,6 +180,14 @@ pub struct SetOption {
     pub value: i32,
 }
 
+impl SetOption {
+    /// It binds the socket to a device, or to none: SO_BINDTODEVICE, SO_BINDTOIFINDEX (socket(7)).
+    #[must_use]
+    pub const fn is_of_device(&self) -> bool {
+        self.level == 1 && matches!(self.name, 25 | 62)
+    }
+}
+
 /// A process was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fork {
@@ -325,6 +333,7 @@ fn hook_of(number: u32) -> Result<Hook, DecodeError> {
         hook::GUARD_BIND6 => Hook::GuardBind6,
         hook::CHECK_BIND4 => Hook::CheckBind4,
         hook::CHECK_BIND6 => Hook::CheckBind6,
+        hook::GUARD_OPTION => Hook::GuardOption,
         unknown => return Err(DecodeError::Hook(unknown)),
     })
 }
