@@ -157,6 +157,15 @@ fn a_device_set_late_is_no_way_to_a_strangers_endpoint() {
     for (protocol, port) in [("udp", 8000), ("tcp", 8000), ("mptcp", 8010)] {
         let address = loopback();
         let at = |port: u64| format!("{protocol} {address}:{port}");
+        // A recording reads the device from the socket, a moment after the call.
+        let told = |port: u64, device: u64| {
+            recording.wait_for_lines("\"type\":\"changed\"", 1, |line| {
+                let socket = &line["socket"];
+                socket["address"] == address.to_string()
+                    && socket["port"] == port
+                    && socket["options"]["device"] == device
+            });
+        };
         let first = one.bind(&format!("{} reuseport dev=bw0", at(port)));
         let second = other.bind(&format!("{} reuseport dev=bw1", at(port)));
         for how in [
@@ -170,6 +179,7 @@ fn a_device_set_late_is_no_way_to_a_strangers_endpoint() {
         // It is where it was, and goes where nobody is.
         assert_eq!(one.err(&format!("bind {} reuseport dev=bw1", at(port))), "EADDRINUSE", "{protocol}");
         other.ok(&format!("device {} lo", second.id));
+        told(port, 1);
         let third = one.bind(&format!("{} reuseport dev=bw1", at(port)));
         assert_eq!(other.err(&format!("device {} bw1", second.id)), "EADDRINUSE", "{protocol}");
         assert_eq!(one.err(&format!("device {} lo", third.id)), "EADDRINUSE", "{protocol}");
@@ -186,6 +196,7 @@ fn a_device_set_late_is_no_way_to_a_strangers_endpoint() {
             "{protocol}"
         );
         one.ok(&format!("device {} bw0", wide.id));
+        told(port + 1, number);
         other.bind(&format!("{} reuseport dev=bw1", at(port + 1)));
         assert_eq!(one.err(&format!("device {} -", wide.id)), "EADDRINUSE", "{protocol}");
     }
