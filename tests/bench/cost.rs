@@ -1,10 +1,11 @@
 //! What a recording costs those that bind, and those that do not.
 
-use scenarios::Recording;
+use scenarios::{Cgroup, Recording};
 
 use crate::goals::{Amount, Measured};
 use crate::paired::{Load, rounds};
-use crate::table::Row;
+use crate::table::{Row, median};
+use crate::work::holders;
 
 /// The load's time beside a recording with these options, ns.
 pub(crate) fn recorded(load: &mut Load, options: &[&str]) -> anyhow::Result<f64> {
@@ -46,4 +47,48 @@ pub(crate) fn other_calls(amount: Amount) -> Measured {
     }
     rows.push(Row::not_here("P5", "getppid with fexit", "this kernel refuses fexit programs"));
     Ok(rows)
+}
+
+/// Of what one recording alone and one that enforces cost, in turn.
+pub(crate) fn enforcement(amount: Amount) -> Measured {
+    let cgroup = Cgroup::new();
+    let kinds = [
+        ("cycle in an enforced cgroup / recorded", Load::inside(&cgroup)?, 1.15, 1.05),
+        ("cycle outside of it / recorded", Load::cycles(1)?, 1.15, 1.00),
+    ];
+    let mut rows = Vec::new();
+    for (what, mut load, must, aim) in kinds {
+        let mut alone = |load: &mut Load| recorded(load, &[]);
+        let mut enforced = |load: &mut Load| {
+            let recording = Recording::enforcing::<&str>(&cgroup, []);
+            let time = load.side(1);
+            drop(recording.stop());
+            time
+        };
+        let found = rounds(&mut load, amount.pairs(), [&mut alone, &mut enforced])?;
+        let values = found.iter().map(|round| round.with[1] / round.with[0]).collect();
+        let extra =
+            |of: usize| median(&found.iter().map(|round| round.with[of] - round.without).collect::<Vec<_>>());
+        let note = format!("{:.0} ns more than without bindwatch; {:.0} recorded alone", extra(1), extra(0));
+        rows.push(Row::new("P6", what, must, aim, values).note(note));
+    }
+    Ok(rows)
+}
+
+/// Whether a bind costs more the more sockets there are.
+pub(crate) fn live_sockets(amount: Amount) -> Measured {
+    let mut values = Vec::new();
+    let mut load = Load::cycles(1)?;
+    for _ in 0..amount.rounds.min(3) {
+        let mut extra = |held: u32| -> anyhow::Result<f64> {
+            let held = holders(held)?;
+            let round = rounds(&mut load, 1, [&mut |load| recorded(load, &[])])?;
+            drop(held);
+            let ratios: Vec<f64> = round.iter().map(|round| round.with[0] / round.without).collect();
+            Ok(median(&ratios))
+        };
+        values.push(extra(100_000 / amount.part)? / extra(100)?);
+    }
+    let what = format!("recorded / not, with {} live sockets / with 100", 100_000 / amount.part);
+    Ok(vec![Row::new("P15", &what, 1.2, 1.0, values)])
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use rustix::fs::inotify;
 use scenarios::synthetic::{self, Plan};
-use scenarios::{Actor, Cgroup, Folder, Recording, loopback};
+use scenarios::{Actor, Folder, Recording, loopback};
 
 use crate::measure::of_children;
 use crate::table::Row;
-use crate::work::{Worker, cycles, holders, time_until};
+use crate::work::{cycles, holders, time_until};
 use crate::{cost, peers};
 
 /// How much is measured.
@@ -42,7 +42,7 @@ pub(crate) const GOALS: [Goal; 16] = [
     ("P3", cost::conflicts_only),
     ("P4", peers::against_bpftrace),
     ("P5", cost::other_calls),
-    ("P6", enforcement),
+    ("P6", cost::enforcement),
     ("P7", peers::first_event),
     ("P8", finding_written),
     ("P9", nothing_lost),
@@ -51,44 +51,9 @@ pub(crate) const GOALS: [Goal; 16] = [
     ("P12", peers::list),
     ("P13", report),
     ("P14", frame),
-    ("P15", live_sockets),
+    ("P15", cost::live_sockets),
     ("P16", size),
 ];
-
-/// Binds of one measurement.
-const CYCLES: u32 = 100_000;
-
-fn nobody(_: &Worker) {}
-
-/// A cycle beside a recording with these options, ns.
-fn recorded(options: &[&str], workers: usize, count: u32) -> anyhow::Result<f64> {
-    let recording = Recording::with(options);
-    let time = cycles(workers, count, nobody);
-    drop(recording.stop());
-    time
-}
-
-fn enforcement(amount: Amount) -> Measured {
-    let count = CYCLES / amount.part;
-    let (mut inside, mut outside) = (Vec::new(), Vec::new());
-    for _ in 0..amount.rounds {
-        let cgroup = Cgroup::new();
-        let recording = Recording::start();
-        let alone = cycles(1, count, |worker| cgroup.enrol(worker.pid()));
-        drop(recording.stop());
-        let enforced = Recording::enforcing::<&str>(&cgroup, []);
-        let within = cycles(1, count, |worker| cgroup.enrol(worker.pid()));
-        let without = cycles(1, count, nobody);
-        drop(enforced.stop());
-        let alone = alone?;
-        inside.push(within? / alone);
-        outside.push(without? / alone);
-    }
-    Ok(vec![
-        Row::new("P6", "cycle in an enforced cgroup / recorded", 1.15, 1.05, inside),
-        Row::new("P6", "cycle outside of it / recorded", 1.02, 1.00, outside),
-    ])
-}
 
 /// Reads a log as it grows, from its end on: sleeps until something is written to it.
 struct Follower {
@@ -338,22 +303,6 @@ fn frame(_: Amount) -> Measured {
     });
     let slowest = frames.fold(0.0, f64::max);
     Ok(vec![Row::new("P14", what, 8.0, 2.0, vec![slowest])])
-}
-
-fn live_sockets(amount: Amount) -> Measured {
-    let count = CYCLES / amount.part;
-    let mut values = Vec::new();
-    for _ in 0..amount.rounds.min(3) {
-        let extra = |held: u32| -> anyhow::Result<f64> {
-            let held = holders(held)?;
-            let without = cycles(1, count, nobody)?;
-            let with = recorded(&[], 1, count)?;
-            drop(held);
-            Ok(with / without)
-        };
-        values.push(extra(100_000 / amount.part)? / extra(100)?);
-    }
-    Ok(vec![Row::new("P15", "recorded / not, with 100 000 live sockets / with 100", 1.2, 1.0, values)])
 }
 
 fn size(_: Amount) -> Measured {

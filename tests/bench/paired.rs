@@ -5,7 +5,7 @@
 //! where they do not, the machine became faster or slower meanwhile. What anybody else attaches changes both sides, so a
 //! slice counts only while there are as many recordings on the machine as there are to be.
 
-use scenarios::loopback;
+use scenarios::{Cgroup, loopback};
 
 use crate::work::{Worker, time_until};
 
@@ -37,6 +37,13 @@ impl Load {
     pub(crate) fn cycles(processes: usize) -> anyhow::Result<Self> {
         let workers = (0..processes).map(|_| Worker::start(&["cycles", &loopback().to_string()]));
         Ok(Self { workers: workers.collect::<Result<_, _>>()?, count: CYCLES, made: 0 })
+    }
+
+    /// One process that cycles in a cgroup.
+    pub(crate) fn inside(cgroup: &Cgroup) -> anyhow::Result<Self> {
+        let load = Self::cycles(1)?;
+        load.workers.iter().for_each(|worker| cgroup.enrol(worker.pid()));
+        Ok(load)
     }
 
     /// One process that cycles and pauses: so many binds that whoever tells of them can follow.
