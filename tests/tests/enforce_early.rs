@@ -1,28 +1,42 @@
-//! Where a bind that has its port cannot be denied, as before Linux 5.17, it is denied before. Here another tool's program,
-//! which denies every bind of bindwatch's own cgroup while bindwatch tries it, makes the kernel look like that.
+//! Where a bind that has its port cannot be denied, as before Linux 5.18, it is denied before. On a later kernel another tool's
+//! program, which denies every bind of bindwatch's own cgroup while bindwatch tries it, makes it look like that.
 
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::ffi::OsStr;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
 use rustix::process::Signal;
 use scenarios::wait::Deadline;
-use scenarios::{Actor, Cgroup, Finding, Folder, Log, Run, bindwatch, loopback};
+use scenarios::{Actor, Cgroup, Finding, Folder, Log, Report, Run, bindwatch, loopback};
+use serde_json::Value;
 
-/// A cgroup in which no IPv4 socket can be bound.
+/// A cgroup in which a bind that has its port cannot be denied: no IPv4 socket can be bound there, or the kernel is that old.
 struct Spoilt {
     cgroup: Cgroup,
-    denier: Actor,
+    denier: Option<Actor>,
+}
+
+/// Whether this kernel denies a bind that has its port.
+fn denies_exactly() -> bool {
+    let doctor = Run::bindwatch(["doctor", "--format", "json"]).outcome().expect(0).stdout;
+    let doctor: Value = serde_json::from_str(&doctor).expect("JSON");
+    let checks = doctor.get("checks").and_then(Value::as_array).expect("checks");
+    let text = |check: &Value, name: &str| check.get(name).and_then(Value::as_str).map(str::to_owned);
+    let denying = checks.iter().find(|check| text(check, "name").as_deref() == Some("denying binds"));
+    text(denying.expect("a check"), "state").as_deref() == Some("ok")
 }
 
 impl Spoilt {
     fn new() -> Self {
         let cgroup = Cgroup::new();
-        let mut denier = Command::new(Actor::program().with_file_name("denier"));
-        let mut denier = Actor::start(denier.arg(cgroup.path()).arg("post_bind4"));
-        denier.ok("there");
+        let denier = denies_exactly().then(|| {
+            let mut denier = Command::new(Actor::program().with_file_name("denier"));
+            let mut denier = Actor::start(denier.arg(cgroup.path()).arg("post_bind4"));
+            denier.ok("there");
+            denier
+        });
         Self { cgroup, denier }
     }
 
@@ -34,86 +48,135 @@ impl Spoilt {
         own.chain(arguments.iter().map(|one: &&'a OsStr| (*one).to_owned())).collect()
     }
 
-    /// From now on they can.
-    fn mend(&mut self) {
-        self.denier.process.signal(Signal::KILL);
-        assert!(self.denier.process.ended(Deadline::patient()), "the denier ends");
+    /// From now on sockets can be bound.
+    fn mend(&self) {
+        if let Some(denier) = &self.denier {
+            denier.process.signal(Signal::KILL);
+            assert!(denier.process.ended(Deadline::patient()), "the denier ends");
+        }
     }
 }
 
-#[test]
-fn a_bind_is_denied_before_it_has_a_port_where_that_is_the_only_way() {
-    let (mut spoilt, folder, address) = (Spoilt::new(), Folder::new(), loopback());
-    let mut outside = Actor::new();
-    outside.bind(&format!("tcp {address}:8000 reuseport listen"));
-    let log = folder.file("log.jsonl");
-    let options = ["run", "--on-conflict", "deny", "--output"].map(OsStr::new);
-    let (rest, actor) = (["--"].map(OsStr::new), Actor::program());
-    let arguments = [&options[..], &[log.as_os_str()], &rest, &[actor.as_os_str()]].concat();
-    let errors = std::fs::File::create(folder.file("stderr")).expect("a file");
-    let mut job = Actor::start(Command::new("sh").args(spoilt.arguments(&arguments)).stderr(errors));
-    let children = [job.ok("spawn"), job.ok("spawn")].map(|answer| answer.number("pid"));
-    spoilt.mend();
-    let mut tell = |child: u8, command: &str| job.tell(&format!("tell {child} {command}")).to_string();
+/// A job with two strangers in it, which found that it can only deny before a bind has its port.
+struct Early {
+    folder: Folder,
+    job: Actor,
+    children: [u64; 2],
+    spoilt: Spoilt,
+}
 
-    // Whoever was there before, and whoever comes first; then the port is free, and the socket is of use.
-    assert_eq!(tell(1, &format!("bind tcp {address}:8000 reuseport")), "err EPERM");
-    for (protocol, family, place, port) in [
-        ("tcp", 4, address.to_string(), 8001),
-        ("udp", 4, address.to_string(), 8001),
-        ("mptcp", 4, address.to_string(), 8002),
-        ("tcp", 6, "[::1]".to_owned(), 8501),
-        ("udp", 6, "[::1]".to_owned(), 8501),
-    ] {
+impl Early {
+    fn start() -> Self {
+        let (spoilt, folder) = (Spoilt::new(), Folder::new());
+        let log = folder.file("log.jsonl");
+        let options = ["run", "--on-conflict", "deny", "--output"].map(OsStr::new);
+        let (rest, actor) = (["--"].map(OsStr::new), Actor::program());
+        let arguments = [&options[..], &[log.as_os_str()], &rest, &[actor.as_os_str()]].concat();
+        let errors = std::fs::File::create(folder.file("stderr")).expect("a file");
+        let mut job = Actor::start(Command::new("sh").args(spoilt.arguments(&arguments)).stderr(errors));
+        let children = [job.ok("spawn"), job.ok("spawn")].map(|answer| answer.number("pid"));
+        spoilt.mend();
+        Self { folder, job, children, spoilt }
+    }
+
+    fn tell(&mut self, child: u8, command: &str) -> String {
+        self.job.tell(&format!("tell {child} {command}")).to_string()
+    }
+
+    /// One stranger has an endpoint, and the other gets it when the first is done, not before.
+    fn in_turn(&mut self, protocol: &str, family: u8, place: &str, port: u16) {
+        let id = |answer: &str| {
+            let id = answer.strip_prefix("ok id=").and_then(|rest| rest.split(' ').next());
+            id.expect(answer).to_owned()
+        };
         let endpoint = format!("{place}:{port}");
-        let held = tell(1, &format!("bind {protocol} {endpoint} reuseport"));
-        let held =
-            held.strip_prefix("ok id=").and_then(|rest| rest.split(' ').next()).expect(&held).to_owned();
-        let socket = tell(2, &format!("socket {protocol} {family}"));
-        let id =
-            socket.strip_prefix("ok id=").and_then(|rest| rest.split(' ').next()).expect(&socket).to_owned();
-        assert_eq!(tell(2, &format!("opt {id} reuseport 1")), "ok");
-        assert_eq!(tell(2, &format!("rebind {id} {endpoint}")), "err EPERM", "{protocol} {endpoint}");
-        assert_eq!(tell(2, &format!("rebind {id} {place}:{}", port + 10)), "ok", "{protocol} {endpoint}");
-        assert_eq!(tell(1, &format!("close {held}")), "ok");
-        let taken = tell(2, &format!("bind {protocol} {endpoint} reuseport"));
+        let held = id(&self.tell(1, &format!("bind {protocol} {endpoint} reuseport")));
+        let socket = id(&self.tell(2, &format!("socket {protocol} {family}")));
+        assert_eq!(self.tell(2, &format!("opt {socket} reuseport 1")), "ok");
+        assert_eq!(
+            self.tell(2, &format!("rebind {socket} {endpoint}")),
+            "err EPERM",
+            "{protocol} {endpoint}"
+        );
+        let next = format!("rebind {socket} {place}:{}", port + 10);
+        assert_eq!(self.tell(2, &next), "ok", "{protocol} {endpoint}");
+        assert_eq!(self.tell(1, &format!("close {held}")), "ok");
+        let taken = self.tell(2, &format!("bind {protocol} {endpoint} reuseport"));
         assert!(taken.starts_with("ok"), "{protocol} {endpoint}: {taken}");
     }
-    // What overlaps, in both planes.
-    assert_eq!(tell(1, "bind tcp 0.0.0.0:8001 reuseport"), "err EPERM");
-    assert_eq!(tell(1, "bind tcp [::]:8001 reuseport"), "err EPERM");
-    // A port that the kernel chooses is nobody else's.
-    assert!(tell(1, &format!("bind udp {address}:0 reuseport")).starts_with("ok"));
-    // One lineage.
-    assert!(tell(1, &format!("bind tcp {address}:8003 reuseport listen")).starts_with("ok"));
-    assert!(tell(1, "fork").starts_with("ok"));
-    assert!(tell(1, &format!("tell 1 bind tcp {address}:8003 reuseport listen")).starts_with("ok"));
-    job.exit();
 
-    let said = std::fs::read_to_string(folder.file("stderr")).expect("what it said");
-    assert!(said.starts_with("bindwatch: this kernel cannot deny a bind that has its port"), "{said}");
-    assert!(said.contains("both can get it (a socket to try it with cannot be had"), "{said}");
-    let log = Log::at(&log);
-    let header = log.lines("\"type\":\"header\"").into_iter().next().expect("a header");
-    let mode = header.pointer("/enforcement/mode");
-    assert_eq!(mode.and_then(serde_json::Value::as_str), Some("check"), "{header}");
-    // Each is one incident: that it failed in the end is told by that.
-    let at = |line: &serde_json::Value| {
-        line.pointer("/socket/address").and_then(serde_json::Value::as_str) == Some(&address.to_string())
-    };
-    assert_eq!(log.lines("\"type\":\"bind-failed\"").iter().filter(|line| at(line)).count(), 0);
-    let report = log.report();
-    let denied: Vec<_> =
-        report.at(IpAddr::from(address)).into_iter().filter(|finding| finding.kind() == "denied").collect();
-    assert_eq!(denied.len(), 4, "{report}");
+    /// Ends the job, which has said what it can do; gives its log.
+    fn end(self) -> (Log, Folder) {
+        let Self { folder, job, spoilt, .. } = self;
+        job.exit();
+        let said = std::fs::read_to_string(folder.file("stderr")).expect("what it said");
+        assert!(said.starts_with("bindwatch: this kernel cannot deny a bind that has its port"), "{said}");
+        let why = if spoilt.denier.is_some() { "a socket to try it with cannot be had" } else { "" };
+        assert!(said.contains(&format!("both can get it ({why}")), "{said}");
+        let log = Log::at(&folder.file("log.jsonl"));
+        let header = log.lines("\"type\":\"header\"").into_iter().next().expect("a header");
+        let mode = header.pointer("/enforcement/mode");
+        assert_eq!(mode.and_then(Value::as_str), Some("check"), "{header}");
+        (log, folder)
+    }
+}
+
+/// What was denied at an address, each once.
+fn denied(report: &Report, address: Ipv4Addr, children: [u64; 2]) -> usize {
+    let found = report.at(IpAddr::from(address));
+    let denied: Vec<_> = found.into_iter().filter(|finding| finding.kind() == "denied").collect();
     for finding in &denied {
         assert_eq!(finding.victim().text("errno"), "EPERM");
         assert!(children.contains(&finding.victim().number("pid")));
     }
+    denied.len()
+}
+
+#[test]
+fn a_bind_is_denied_before_it_has_a_port_where_that_is_the_only_way() {
+    let address = loopback();
+    let mut outside = Actor::new();
+    outside.bind(&format!("tcp {address}:8000 reuseport listen"));
+    let mut early = Early::start();
+
+    // Whoever was there before, and whoever comes first; then the port is free, and the socket is of use.
+    assert_eq!(early.tell(1, &format!("bind tcp {address}:8000 reuseport")), "err EPERM");
+    for protocol in ["tcp", "udp"] {
+        early.in_turn(protocol, 4, &address.to_string(), 8001);
+        early.in_turn(protocol, 6, "[::1]", 8501);
+    }
+    // What overlaps, in both planes.
+    assert_eq!(early.tell(1, "bind tcp 0.0.0.0:8001 reuseport"), "err EPERM");
+    assert_eq!(early.tell(1, "bind tcp [::]:8001 reuseport"), "err EPERM");
+    // A port that the kernel chooses is nobody else's.
+    assert!(early.tell(1, &format!("bind udp {address}:0 reuseport")).starts_with("ok"));
+    // One lineage.
+    assert!(early.tell(1, &format!("bind tcp {address}:8003 reuseport listen")).starts_with("ok"));
+    assert!(early.tell(1, "fork").starts_with("ok"));
+    assert!(early.tell(1, &format!("tell 1 bind tcp {address}:8003 reuseport listen")).starts_with("ok"));
+
+    let children = early.children;
+    let (log, _folder) = early.end();
+    // Each is one incident: that it failed in the end is told by that.
+    let at =
+        |line: &Value| line.pointer("/socket/address").and_then(Value::as_str) == Some(&address.to_string());
+    assert_eq!(log.lines("\"type\":\"bind-failed\"").iter().filter(|line| at(line)).count(), 0);
+    let report = log.report();
+    assert_eq!(denied(&report, address, children), 3, "{report}");
     // Others use that address as well.
     let is_denied =
         |finding: &Finding| finding.kind() == "denied" && finding.victim().text("errno") == "EPERM";
     assert!(report.at(Ipv6Addr::LOCALHOST).iter().any(is_denied), "{report}");
+}
+
+#[test]
+fn a_bind_of_mptcp_is_denied_before_it_has_a_port() {
+    let (address, mut early) = (loopback(), Early::start());
+    early.in_turn("mptcp", 4, &address.to_string(), 8002);
+    let children = early.children;
+    let (log, _folder) = early.end();
+    let report = log.report();
+    assert_eq!(denied(&report, address, children), 1, "{report}");
 }
 
 #[test]
@@ -131,7 +194,13 @@ fn strict_refuses_what_is_not_exact() {
         assert!(outcome.stderr.contains("--strict refuses that"), "{outcome}");
         assert!(!log.exists());
     }
-    // Where it is exact it is not in the way, and without a denial it says nothing.
+}
+
+#[test]
+fn strict_is_not_in_the_way_of_what_is_exact() {
+    let folder = Folder::new();
+    let log = folder.file("log.jsonl");
+    // Without a denial it says nothing.
     let run = Run::bindwatch(["run", "--quiet", "--strict", "--on-conflict", "deny", "--output"]);
     drop(run.args([&log]).args(["--", "true"]).outcome().expect(0));
     let outcome = Run::bindwatch(["run", "--strict", "--", "true"]).outcome();

@@ -26,8 +26,14 @@ mod doors_uring;
 mod enforce;
 #[path = "enforce_cgroup.rs"]
 mod enforce_cgroup;
+#[path = "enforce_doors.rs"]
+mod enforce_doors;
+#[path = "enforce_early.rs"]
+mod enforce_early;
 #[path = "enforce_life.rs"]
 mod enforce_life;
+#[path = "enforce_parties.rs"]
+mod enforce_parties;
 #[path = "enforce_related.rs"]
 mod enforce_related;
 #[path = "exhausted.rs"]

@@ -35,7 +35,7 @@ const PATIENCE: u64 = 1800;
 const BROKEN: (&str, &str, &[&str]) = (
     "kprobe",
     "mount -t debugfs debugfs /sys/kernel/debug; echo 0 > /sys/kernel/debug/kprobes/enabled",
-    &["autobind"],
+    &["autobind", "doors_compat"],
 );
 
 /// What to do.
