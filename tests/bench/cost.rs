@@ -1,6 +1,8 @@
 //! What a recording costs those that bind, and those that do not.
 
-use scenarios::{Cgroup, Recording};
+use anyhow::Context as _;
+use scenarios::{Cgroup, Recording, Run};
+use serde_json::Value;
 
 use crate::goals::{Amount, Measured};
 use crate::paired::{Load, rounds};
@@ -37,16 +39,30 @@ pub(crate) fn conflicts_only(amount: Amount) -> Measured {
 }
 
 pub(crate) fn other_calls(amount: Amount) -> Measured {
-    let kinds: [(&str, &[&str], f64); 2] = [
-        ("getppid recorded / not, errno by tracepoints", &[], 1.15),
+    // Events of system calls are on the way of every one; functions of the kernel are not.
+    let kinds: [(&str, &[&str], f64); 4] = [
+        ("getppid recorded / not, errno by tracepoints", &["--backend", "tracepoint"], 1.15),
+        ("getppid recorded / not, errno by fexit", &["--backend", "fexit"], 1.02),
+        ("getppid recorded / not, errno by kprobes", &["--backend", "kprobe"], 1.02),
         ("getppid recorded / not, --errno off", &["--errno", "off"], 1.02),
     ];
     let mut rows = Vec::new();
     for (what, options, must) in kinds {
-        rows.push(Row::new("P5", what, must, 1.02, ratios(amount, Load::calls(), options)?));
+        rows.push(match refused(options)? {
+            Some(reason) => Row::not_here("P5", what, &reason),
+            None => Row::new("P5", what, must, 1.02, ratios(amount, Load::calls(), options)?),
+        });
     }
-    rows.push(Row::not_here("P5", "getppid with fexit", "this kernel refuses fexit programs"));
     Ok(rows)
+}
+
+/// Why this kernel takes not the backend that is asked for.
+fn refused(options: &[&str]) -> anyhow::Result<Option<String>> {
+    let doctor = Run::bindwatch(["doctor", "--format", "json"]).outcome().stdout;
+    let doctor: Value = serde_json::from_str(&doctor).context("what doctor says")?;
+    let backends = doctor.get("backends").and_then(Value::as_array).context("its backends")?;
+    let asked = backends.iter().find(|backend| options.iter().any(|option| backend["backend"] == **option));
+    Ok(asked.and_then(|backend| backend["reason"].as_str()).map(str::to_owned))
 }
 
 /// Of what one recording alone and one that enforces cost, in turn.

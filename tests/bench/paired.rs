@@ -9,12 +9,12 @@ use scenarios::{Cgroup, loopback};
 
 use crate::work::{Worker, time_until};
 
-/// Slices of one side.
-const SLICES: usize = 60;
+/// Slices of one side. In a guest that counts instructions there is nothing to wait out.
+const SLICES: usize = if cfg!(feature = "guest") { 20 } else { 60 };
 /// Cycles of one slice, about 5 ms.
-const CYCLES: u32 = 2_000;
+const CYCLES: u32 = if cfg!(feature = "guest") { 200 } else { 2_000 };
 /// Calls of one slice, about 5 ms.
-const CALLS: u32 = 50_000;
+const CALLS: u32 = if cfg!(feature = "guest") { 5_000 } else { 50_000 };
 /// Cycles of one slice that pauses between them, about 15 ms.
 const PACED: u32 = 300;
 

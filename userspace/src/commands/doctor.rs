@@ -387,7 +387,7 @@ fn guard() -> Check {
                 "a newer kernel denies exactly (6.1 does); --strict refuses to do with less".to_owned(),
             ),
         },
-        Err(ProbeError::NotPermitted) => {
+        Err(ProbeError::NotPermitted | ProbeError::LockedDown) => {
             Check { name, state: State::Degraded, found: "not tried".to_owned(), costs: None, fix: None }
         }
         Err(error) => Check {

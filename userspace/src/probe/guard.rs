@@ -11,7 +11,7 @@ use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives};
 
 use super::load::{Guarding, Options, open_root, reason};
 use super::preload::load;
-use super::{Denial, Probe, ProbeError, pins, syscall};
+use super::{Denial, Probe, ProbeError, pins, surroundings, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
 use crate::ledger::{AllowRule, Standing};
@@ -107,7 +107,7 @@ impl Probe {
         let mut probe = Self::load(&Options { guard, ..Options::default() })?;
         let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(CENSUS_HOOKS.iter().map(|(name, _)| *name));
         for name in kept.chain(denying(guard).iter().map(|(name, _)| *name)) {
-            probe.load_guard(name)?;
+            probe.load_guard(name).map_err(surroundings::plainly)?;
         }
         Ok(denial)
     }

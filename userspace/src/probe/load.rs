@@ -177,6 +177,7 @@ impl Probe {
     /// # Errors
     /// Without privileges, without BTF, or on a kernel older than 5.8.
     pub fn load(options: &Options) -> Result<Self, ProbeError> {
+        surroundings::mounted()?;
         if surroundings::in_user_namespace() {
             return Err(ProbeError::UserNamespace);
         }
@@ -230,11 +231,12 @@ impl Probe {
         let mut probe = Self::load(options)?;
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         let cgroup = open_root(&root)?;
-        if options.wants_tracefs() {
-            tracefs::with(|visible| probe.attach_all(&cgroup, visible.err().as_deref(), options))?;
+        let attached = if options.wants_tracefs() {
+            tracefs::with(|visible| probe.attach_all(&cgroup, visible.err().as_deref(), options))
         } else {
-            probe.attach_all(&cgroup, None, options)?;
-        }
+            probe.attach_all(&cgroup, None, options)
+        };
+        attached.map_err(surroundings::plainly)?;
         Ok(probe)
     }
 
@@ -264,6 +266,9 @@ impl Probe {
                 probe.note(hook, outcome);
             }
         });
+        if probe.attached.refused.iter().any(|refused| surroundings::is_by_lockdown(&refused.reason)) {
+            return Err(ProbeError::LockedDown);
+        }
         Ok(probe.attached)
     }
 

@@ -55,6 +55,14 @@ pub enum ProbeError {
          lockdown=integrity, or without. `list`, `check` and `report` work"
     )]
     LockedDown,
+    /// A file system of the kernel is not there, as in an empty root.
+    #[error("{at} is not mounted: mount -t {kind} {kind} {at}")]
+    NotMounted {
+        /// Its type.
+        kind: &'static str,
+        /// Where it belongs.
+        at: &'static str,
+    },
     /// A PID namespace.
     #[error(
         "this is a PID namespace of its own, in which processes have other numbers than the kernel tells: start the \

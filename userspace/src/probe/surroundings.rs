@@ -30,6 +30,37 @@ pub fn check() -> Result<(), ProbeError> {
     Ok(())
 }
 
+/// Whether the kernel's own file systems are where everything looks for them: in an empty root nobody has mounted them.
+///
+/// # Errors
+/// Where one is not.
+pub(super) fn mounted() -> Result<(), ProbeError> {
+    let all = [("/proc", "/proc/self", "proc"), ("/sys", "/sys/kernel", "sysfs")];
+    let missing = all.into_iter().find(|(_, inside, _)| !Path::new(inside).exists());
+    missing.map_or(Ok(()), |(at, _, kind)| Err(ProbeError::NotMounted { kind, at }))
+}
+
+/// Whether it is lockdown that a program was refused for, where nothing else shows it (`/sys/kernel/security` is not mounted): the
+/// helpers that read the kernel's memory are not known then, and every kernel that bindwatch works on has them otherwise
+/// (`bpf_base_func_proto` and `bpf_tracing_func_proto`, 5.5 and later).
+pub(super) fn is_by_lockdown(reason: &str) -> bool {
+    [" bpf_probe_read#", " bpf_probe_read_kernel#"].iter().any(|helper| reason.contains(helper))
+}
+
+/// The error by its cause, where that is lockdown.
+pub(super) fn plainly(error: ProbeError) -> ProbeError {
+    match error {
+        ProbeError::Core { reason, .. }
+        | ProbeError::Backend { reason, .. }
+        | ProbeError::Guard { reason, .. }
+            if is_by_lockdown(&reason) =>
+        {
+            ProbeError::LockedDown
+        }
+        other => other,
+    }
+}
+
 /// The mode of kernel lockdown (kernel_lockdown(7)), where it can be seen: `none`, `integrity` or `confidentiality`.
 #[must_use]
 pub fn lockdown() -> Option<String> {
@@ -60,6 +91,20 @@ fn is_first_pid_namespace(link: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lockdown_is_known_by_the_helpers_that_it_takes_away() {
+        let refused = |reason: &str| {
+            let error = ProbeError::Core { hook: "sched_process_exit", reason: reason.to_owned() };
+            plainly(error).to_string()
+        };
+        // Seen on 6.1 under lockdown=confidentiality, without /sys/kernel/security.
+        let lockdown = "Invalid argument (os error 22): unknown func bpf_probe_read#4";
+        assert_eq!(refused(lockdown), ProbeError::LockedDown.to_string());
+        let newer = "program of this type cannot use helper bpf_probe_read_kernel#113";
+        assert_eq!(refused(newer), ProbeError::LockedDown.to_string());
+        assert!(refused("unknown func bpf_get_current_pid_tgid#14").contains("sched_process_exit"));
+    }
 
     #[test]
     fn the_mode_of_lockdown_is_that_in_brackets() {

@@ -59,6 +59,13 @@ impl<W: Write> Archive<W> {
         self.entry("dev/console", CHARACTERS | 0o600, (5, 1), &[])
     }
 
+    /// The node of a serial line: `ttyS` is major number 4 from 64 on (Documentation/admin-guide/devices.txt).
+    pub(crate) fn serial(&mut self, number: u32) -> io::Result<()> {
+        let path = format!("dev/ttyS{number}");
+        self.parent(&path)?;
+        self.entry(&path, CHARACTERS | 0o600, (4, 64 + number), &[])
+    }
+
     /// Its end.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;

@@ -30,6 +30,8 @@ pub(crate) struct Boot<'a> {
     /// Words of the kernel's command line, after those that every guest has.
     pub(crate) append: &'a [&'a str],
     pub(crate) folder: &'a Path,
+    /// Whether its clocks count instructions: an emulated one takes one nanosecond, whatever the machine does meanwhile.
+    pub(crate) counts: bool,
 }
 
 impl Boot<'_> {
@@ -58,6 +60,9 @@ impl Boot<'_> {
             "-nodefaults",
         ]);
         qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);
+        if self.counts {
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
         for name in ["console.log", "results.log", "files.tar.gz"] {
             File::create(path(name)).with_context(|| format!("{name} cannot be written"))?;
             qemu.args(["-serial", &serial(name)]);

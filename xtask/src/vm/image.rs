@@ -18,11 +18,14 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Programs of the machine that tests start, with the libraries they need. The rest is busybox's.
 const TOOLS: [&str; 9] = ["bpftool", "dash", "env", "ip", "nsenter", "setpriv", "sleep", "unshare", "zstd"];
 
-/// The scenario of the static binary.
-const EMPTY_ROOT: &str = "empty_root";
+/// The program that is alone in a guest with bindwatch: its first process.
+pub(crate) const ALONE: &str = "first";
+
+/// By which word of the kernel's command line it gets the name of a backend: the kernel makes a variable of it.
+pub(crate) const BACKEND: &str = "BINDWATCH_TEST_BACKEND";
 
 /// Actors, beside the test programs.
-const ACTORS: [&str; 6] = ["actor", "denier", "oldkernel", "panics", "racers", "storm"];
+const ACTORS: [&str; 7] = ["actor", "bench", "denier", "oldkernel", "panics", "racers", "storm"];
 
 /// Files that programs expect.
 const FILES: [(&str, &str); 4] = [
@@ -56,14 +59,15 @@ impl Programs {
         let mut release = cargo(&["build", "--quiet", "--release", "--package", "bindwatch"]);
         shell::run(release.env("CARGO_PROFILE_RELEASE_LTO", "off"))?;
         let scenarios = ["--package", "scenarios", "--features", "guest"];
-        let mut actors = cargo(&["build", "--quiet", "--profile", "guest", "--bins"]);
-        shell::run(actors.args(scenarios))?;
+        let mut bins = cargo(&["build", "--quiet", "--profile", "guest", "--bins"]);
+        shell::run(bins.args(scenarios))?;
+        let actors = target.join(TARGET).join("guest");
         let mut tests = cargo(&["test", "--no-run", "--profile", "guest", "--test", "guest"]);
         let guest = test_program(tests.args(scenarios))?;
         Ok(Self {
             bindwatch: target.join(TARGET).join("release/bindwatch"),
-            actors: target.join(TARGET).join("guest"),
-            tests: vec![("guest", guest), (EMPTY_ROOT, shell::root().join("xtask/src/vm/empty_root.sh"))],
+            tests: vec![("guest", guest), (ALONE, actors.join(ALONE))],
+            actors,
             libraries: Vec::new(),
         })
     }
@@ -183,9 +187,25 @@ pub(crate) fn write(
     for actor in ACTORS {
         archive.copy(&format!("t/{actor}"), &programs.actors.join(actor))?;
     }
-    for (name, file) in &programs.tests {
+    for (name, file) in programs.tests.iter().filter(|(name, _)| *name != ALONE) {
         archive.copy(&format!("t/deps/{name}"), file)?;
     }
+    archive.finish()?;
+    Ok(())
+}
+
+/// Writes a file system with nothing in it but bindwatch, a first process that starts it, and the two serial lines that they are
+/// heard by: no folder besides `/dev`, no shell, no library, no module.
+pub(crate) fn write_alone(file: &Path, programs: &Programs) -> anyhow::Result<()> {
+    let out = File::create(file).with_context(|| format!("{} cannot be written", file.display()))?;
+    let mut archive = Archive::new(BufWriter::new(out));
+    archive.console()?;
+    archive.serial(1)?;
+    // The kernel starts `/init`; it starts itself by the name that its program has.
+    let (_, first) = programs.tests.iter().find(|(name, _)| *name == ALONE).context("no first process")?;
+    archive.copy("first", first)?;
+    archive.link("init", "/first")?;
+    archive.copy("bindwatch", &programs.bindwatch)?;
     archive.finish()?;
     Ok(())
 }

@@ -60,6 +60,8 @@ pub(crate) struct Options<'a> {
     guests: Option<usize>,
     /// The scenarios shall fail: see [`BROKEN`].
     broken: bool,
+    /// Time in a guest is how many instructions it has run.
+    count: bool,
 }
 
 impl<'a> Options<'a> {
@@ -77,6 +79,7 @@ impl<'a> Options<'a> {
                 "--continue" => options.resume = true,
                 "--guests" => options.guests = Some(value()?.parse().context("--guests needs a number")?),
                 "--broken" => options.broken = true,
+                "--count" => options.count = true,
                 "--backend" => options.backend = Some(value()?),
                 "--run" => options.run = Some(value()?),
                 "--append" => options.append.push(value()?),
@@ -239,31 +242,53 @@ fn run(
         .filter(|(backend, name)| wanted(list, options, name, backend, kernel))
         .filter(|(backend, name)| !(options.resume && kept.passed(backend, name)))
         .collect();
-    let plan = plan(list, options, &scenarios, &chosen);
-    let files = folder.join("initramfs");
-    image::write(&files, kernel, fetched, programs, &plan)?;
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
     let (began, day) = (Instant::now(), kept::day()?);
     // With another command line, or after something was done to it, it is not the kernel that users have; and the programs of
     // the quick ones are not those that users have.
     let stock = options.append.is_empty() && options.run.is_none() && !options.quick;
-    let boot =
-        Boot { image: &packages::image(kernel), files: &files, append: &options.append, folder: &folder };
-    let outcome = boot.run(&kernel.known, |line, so_far, spent| {
-        if let Some(said) = line.strip_prefix("@@ end ") {
-            let seconds = began.elapsed().as_secs();
-            println!("vm: {seconds:>4} s, {spent:>4} s of processor  {:<13} {said}", kernel.name);
-            kept.renew(so_far, &day);
-            if stock && let Err(error) = kept.write(kernel) {
-                println!("vm: {error:#}");
+    let mut outcome = Outcome { finished: true, ..Outcome::default() };
+    let is_alone = |name: &str| {
+        scenarios.get(name).and_then(|tests| tests.first()).is_some_and(|test| test.program == image::ALONE)
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = chosen.iter().partition(|(_, name)| is_alone(name));
+    for (number, backend) in guests(&together, &alone, options).enumerate() {
+        let folder = folder.join(backend.map_or(String::new(), |backend| format!("alone-{backend}")));
+        std::fs::create_dir_all(&folder)?;
+        let files = folder.join("initramfs");
+        let backend_word = backend.map(|backend| format!("{}={backend}", image::BACKEND));
+        let append: Vec<&str> = options.append.iter().copied().chain(backend_word.as_deref()).collect();
+        match backend {
+            Some(_) => image::write_alone(&files, programs)?,
+            None => {
+                let plan = plan(list, options, &scenarios, &together);
+                image::write(&files, kernel, fetched, programs, &plan)?;
             }
-        } else if line.starts_with("test ") && line.ends_with("FAILED") {
-            println!("vm: {:>4} s  {:<13} {line}", began.elapsed().as_secs(), kernel.name);
-        } else if options.run.is_some() && !line.starts_with("@@") {
-            println!("{line}");
         }
-    })?;
-    std::fs::remove_file(&files)?;
+        let boot = Boot {
+            image: &packages::image(kernel),
+            files: &files,
+            append: &append,
+            folder: &folder,
+            counts: options.count,
+        };
+        let of_boot = boot.run(&kernel.known, |line, so_far, spent| {
+            if let Some(said) = line.strip_prefix("@@ end ") {
+                let seconds = began.elapsed().as_secs();
+                println!("vm: {seconds:>4} s, {spent:>4} s of processor  {:<13} {said}", kernel.name);
+                kept.renew(so_far, &day);
+                if stock && let Err(error) = kept.write(kernel) {
+                    println!("vm: {error:#}");
+                }
+            } else if line.starts_with("test ") && line.ends_with("FAILED") {
+                println!("vm: {:>4} s  {:<13} {line}", began.elapsed().as_secs(), kernel.name);
+            } else if options.run.is_some() && !line.starts_with("@@") {
+                println!("{line}");
+            }
+        })?;
+        std::fs::remove_file(&files)?;
+        if number == 0 { outcome = of_boot } else { outcome.join(of_boot) }
+    }
 
     let mut wrong = Vec::new();
     for (backend, name) in &chosen {
@@ -309,6 +334,17 @@ fn run(
     Ok(verdict)
 }
 
+/// The guests that a kernel is booted with: one for all that share one, and then one for each backend of what is alone in its own.
+fn guests<'a>(
+    together: &[&(&str, &str)],
+    alone: &[&(&'a str, &str)],
+    options: &Options<'_>,
+) -> impl Iterator<Item = Option<&'a str>> {
+    let shared = !together.is_empty() || options.run.is_some();
+    let own: Vec<_> = alone.iter().map(|(backend, _)| Some(*backend)).collect();
+    shared.then_some(None).into_iter().chain(own)
+}
+
 /// Whether a scenario runs by a backend: where it depends on it, and where that was asked for.
 fn wanted(list: &List, options: &Options<'_>, scenario: &str, backend: &str, kernel: &Kernel) -> bool {
     options.backend.is_some() || list.is_for(scenario, backend, kernel)
@@ -319,7 +355,7 @@ fn plan(
     list: &List,
     options: &Options<'_>,
     scenarios: &BTreeMap<&str, Vec<Test>>,
-    chosen: &[(&str, &str)],
+    chosen: &[&(&str, &str)],
 ) -> String {
     let mut plan = format!("PATIENCE={PATIENCE}\n");
     if let Some(line) = options.run {

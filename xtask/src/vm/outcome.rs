@@ -51,6 +51,17 @@ pub(crate) struct Scenario {
     pub(crate) seconds: u64,
 }
 
+impl Outcome {
+    /// Joins what came of another guest of the same kernel.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.features.extend(other.features);
+        self.scenarios.extend(other.scenarios);
+        self.trouble.extend(other.trouble);
+        self.finished &= other.finished;
+        self.silent |= other.silent;
+    }
+}
+
 /// Reads what a guest said on its second serial line, and its kernel on the first. A warning is `known` by the line before.
 pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -> Outcome {
     let mut outcome = Outcome { silent, ..Outcome::default() };
