@@ -17,11 +17,12 @@ use rustix::net::{AddressFamily, Ipv4Addr, SocketAddrV4, SocketType, bind, liste
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 /// What is tried, in this order.
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     ("empty_root::nothing_is_mounted", nothing_is_mounted),
     ("empty_root::only_proc_is_mounted", only_proc_is_mounted),
     ("empty_root::no_cgroups_are_mounted", no_cgroups_are_mounted),
     ("empty_root::doctor_is_ready", doctor_is_ready),
+    ("empty_root::there_are_no_devices", there_are_no_devices),
     ("empty_root::run_finds_a_co_bind", run_finds_a_co_bind),
     ("empty_root::report_tells_it_again", report_tells_it_again),
 ];
@@ -107,7 +108,7 @@ fn mounted(kind: &str, at: &str) -> anyhow::Result<()> {
 }
 
 fn nothing_is_mounted() -> anyhow::Result<()> {
-    refused("/proc is not mounted: mount -t proc proc /proc")
+    refused("mount -t proc proc /proc")
 }
 
 fn only_proc_is_mounted() -> anyhow::Result<()> {
@@ -127,7 +128,12 @@ fn doctor_is_ready() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn there_are_no_devices() -> anyhow::Result<()> {
+    refused("there is no /dev/null: mount -t devtmpfs dev /dev")
+}
+
 fn run_finds_a_co_bind() -> anyhow::Result<()> {
+    mounted("devtmpfs", "/dev")?;
     let shared = ["--related-by", "process", "--output", LOG, "--", "/first", "two"];
     let output = run(&[&["run"], &shared[..]].concat())?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -44,6 +44,9 @@ pub enum JobError {
     /// An inner stage could not be started.
     #[error("cannot start {0} of the command: {1}")]
     Start(&'static str, #[source] io::Error),
+    /// Nothing is in `/dev`, as in an empty root.
+    #[error("there is no /dev/null: mount -t devtmpfs dev /dev")]
+    NoDevices,
 }
 
 /// A cgroup for a command, with its janitor.
@@ -112,7 +115,10 @@ impl Job {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let janitor = janitor.map_err(|error| JobError::Start("the janitor", error))?;
+        let janitor = janitor.map_err(|error| match Path::new("/dev/null").exists() {
+            true => JobError::Start("the janitor", error),
+            false => JobError::NoDevices,
+        })?;
         match Group::create(&parent) {
             Ok(group) => Ok(Self { program: program.to_owned(), group, janitor, line, listener: None }),
             Err(error) => {

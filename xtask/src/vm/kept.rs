@@ -16,7 +16,7 @@ use crate::shell;
 pub(crate) struct Kept {
     /// The package it was.
     pub(crate) version: String,
-    /// The digest of the programs: results of another build are not joined with these.
+    /// The digest of bindwatch: results of another build are not joined with these. A test that has changed is run again by name.
     #[serde(default)]
     pub(crate) build: String,
     /// What `uname -r` said.
