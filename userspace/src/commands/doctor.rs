@@ -153,7 +153,7 @@ fn examine() -> Doctor {
     checks.push(guard());
     checks.push(waiting());
     for check in checks.iter_mut().filter(|check| check.state != State::Ok) {
-        check.costs = costs(check.name);
+        check.costs = check.costs.or_else(|| costs(check.name));
     }
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
@@ -215,15 +215,12 @@ fn lockdown() -> Check {
 /// The kernel's lists of sockets, by protocol; each is a module in most kernels, loaded when it is first asked.
 fn socket_tables() -> Check {
     let name = "socket tables";
+    let fix = "modprobe -a inet_diag tcp_diag udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG)";
+    let lacking = |state, why| Check { state, fix: Some(fix.to_owned()), ..Check::ok(name, why) };
     match Tables::open().and_then(|mut tables| tables.inventory(States::LISTEN, Scope::Own)) {
-        Ok(_) => Check::ok(name, "sock_diag".to_owned()),
-        Err(error) => Check {
-            state: State::Missing,
-            fix: Some(
-                "modprobe inet_diag tcp_diag udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG)".to_owned(),
-            ),
-            ..Check::ok(name, error.to_string())
-        },
+        Ok(inventory) if inventory.unseen.is_empty() => Check::ok(name, "sock_diag".to_owned()),
+        Ok(inventory) => lacking(State::Degraded, inventory.unseen.join("; ")),
+        Err(error) => lacking(State::Missing, error.to_string()),
     }
 }
 
@@ -382,7 +379,7 @@ fn guard() -> Check {
                 "before they have a port, with EPERM; of two that race both can get it ({})",
                 escape::line(&reason)
             ),
-            costs: None,
+            costs: Some("two that race for a port can both get it, and EPERM is not what programs expect"),
             fix: Some(
                 "a newer kernel denies exactly (6.1 does); --strict refuses to do with less".to_owned(),
             ),

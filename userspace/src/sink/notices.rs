@@ -65,10 +65,8 @@ impl Unseen {
         if self.0.len() > UNSEEN_NAMED {
             names.push(format!("{} more", self.0.len() - UNSEEN_NAMED));
         }
-        let count = were(self.0.len() as u64, "network namespace");
-        let names = names.join(", ");
-        let missing = "sockets there that are older than the recording are missing";
-        (!self.0.is_empty()).then(|| format!("{count} not looked into ({names}): {missing}"))
+        let missing = "sockets that are older than the recording are missing where it could not look";
+        (!self.0.is_empty()).then(|| format!("{missing} ({})", names.join(", ")))
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) enum Table {
 #[derive(Debug, thiserror::Error)]
 pub enum DiagError {
     /// The kernel has no such table, or its module cannot be loaded.
-    #[error("this kernel cannot list {0} sockets (it lacks {1})")]
+    #[error("this kernel cannot list {0} sockets: {1} is missing, or its module")]
     Absent(&'static str, &'static str),
     /// A system call failed.
     #[error("cannot {0} (netlink, sock_diag): {1}")]
