@@ -115,6 +115,22 @@ pub fn facts_of_process() -> Task {
     Task { comm: current().follow(offset!(task_group_leader)).read_16(offset!(task_comm)), ..facts() }
 }
 
+/// Who is running, for programs of options: before 6.1 these may not ask for ids and the name, and read them.
+#[inline(always)]
+pub fn facts_by_reading() -> Task {
+    let task = current();
+    Task {
+        start: start_of(task),
+        // SAFETY: takes no arguments.
+        cgroup: unsafe { generated::bpf_get_current_cgroup_id() },
+        tgid: tgid_of(task),
+        tid: task.read(offset!(task_pid)),
+        uid: bpf_get_current_uid_gid() as u32,
+        pad: 0,
+        comm: task.read_16(offset!(task_comm)),
+    }
+}
+
 /// Who is running.
 #[inline(always)]
 pub fn facts() -> Task {

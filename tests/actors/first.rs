@@ -5,14 +5,16 @@
 //! switches the machine off. `first two` is what is watched: two processes that share a port.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
-use rustix::net::{AddressFamily, Ipv4Addr, SocketAddrV4, SocketType, bind, listen, socket, sockopt};
+use rustix::net::{
+    AddressFamily, Ipv4Addr, SocketAddrV4, SocketFlags, SocketType, bind, listen, socket_with, sockopt,
+};
 
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
@@ -157,20 +159,29 @@ fn report_tells_it_again() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two processes on one port, both at once.
+/// Two processes on one port, both at once: the second lets go when the first has heard that it is there.
 fn two() -> anyhow::Result<()> {
     let _held = share()?;
-    let status = Command::new("/first").arg("one").status()?;
-    ensure!(status.success(), "the other one: {status}");
+    let mut other = Command::new("/first");
+    let mut other = other.arg("one").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    BufReader::new(other.stdout.take().context("its output")?).read_line(&mut said)?;
+    drop(other.stdin.take());
+    let status = other.wait()?;
+    ensure!(said == "there\n" && status.success(), "the other one: {status}");
     Ok(())
 }
 
 fn one() -> anyhow::Result<()> {
-    share().map(drop)
+    let _held = share()?;
+    println!("there");
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
 }
 
+/// Not for programs that are executed: they would have it as well.
 fn share() -> anyhow::Result<rustix::fd::OwnedFd> {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
     listen(&socket, 1)?;

@@ -209,7 +209,8 @@ pub(super) fn tell(sk: Sk, denial: &Denial) {
         (*to).family = denial.family;
         (*to).door = door::SYSCALL;
         (&raw mut (*to).pad).cast::<u32>().write_unaligned(0);
-        (&raw mut (*to).task).write(task::facts());
+        let by_option = denial.hook == hook::GUARD_OPTION;
+        (&raw mut (*to).task).write(if by_option { task::facts_by_reading() } else { task::facts() });
         (*to).cookie = sk.raw_cookie();
         let (netns, port, address) = match denial.wanted {
             Some(Wanted { netns, port, address }) => (netns, port, address),

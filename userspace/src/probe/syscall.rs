@@ -6,6 +6,11 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// As much memory as there is.
+const NO_LIMIT: Rlimit = Rlimit { current: None, maximum: None };
+
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
@@ -115,6 +120,24 @@ fn bpf<T>(command: u32, attributes: &mut T) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Loads a program. Before 5.11 the memory of programs and maps counts as locked by the user, whoever of its processes made them, so
+/// that another recording can use root's limit up (EPERM): it is lifted for the call.
+fn load_program(load: &mut Load) -> io::Result<OwnedFd> {
+    match bpf(BPF_PROG_LOAD, load) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => {
+            let limit = getrlimit(Resource::Memlock);
+            if limit.current.is_none() || setrlimit(Resource::Memlock, NO_LIMIT).is_err() {
+                return Err(error);
+            }
+            let loaded = bpf(BPF_PROG_LOAD, load);
+            // Lowering it is always permitted.
+            let _ = setrlimit(Resource::Memlock, limit);
+            owned(loaded?)
+        }
+        other => owned(other?),
+    }
+}
+
 fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
 }
@@ -146,7 +169,7 @@ pub(super) fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io
         expected_attach_type: attach_type,
         ..Load::default()
     };
-    owned(bpf(BPF_PROG_LOAD, &mut load)?)
+    load_program(&mut load)
 }
 
 /// Attaches a program to a cgroup for as long as the link is open, or pinned.
@@ -178,7 +201,7 @@ pub(super) fn try_function_exit(id: u32) -> io::Result<()> {
         attach_btf_id: id,
         ..Load::default()
     };
-    let program = owned(bpf(BPF_PROG_LOAD, &mut load)?)?;
+    let program = load_program(&mut load)?;
     let mut open = RawTracepoint { name: 0, prog_fd: number(program.as_fd()), pad: 0 };
     owned(bpf(BPF_RAW_TRACEPOINT_OPEN, &mut open)?).map(drop)
 }

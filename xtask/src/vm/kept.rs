@@ -16,7 +16,7 @@ use crate::shell;
 pub(crate) struct Kept {
     /// The package it was.
     pub(crate) version: String,
-    /// The digest of bindwatch: results of another build are not joined with these. A test that has changed is run again by name.
+    /// The digest of bindwatch that results come from now.
     #[serde(default)]
     pub(crate) build: String,
     /// What `uname -r` said.
@@ -31,6 +31,9 @@ pub(crate) struct Entry {
     pub(crate) scenario: Scenario,
     /// When it ran, as a day.
     pub(crate) day: String,
+    /// The digest of the bindwatch that it ran with. A test that has changed is run again by name.
+    #[serde(default)]
+    pub(crate) build: String,
 }
 
 fn file(kernel: &Kernel) -> PathBuf {
@@ -38,16 +41,23 @@ fn file(kernel: &Kernel) -> PathBuf {
 }
 
 impl Kept {
-    /// What is kept of a kernel; nothing where it was another package, or another build.
-    pub(crate) fn read(kernel: &Kernel, fetched: &Fetched, build: &str) -> Self {
+    /// What is kept of a kernel: nothing where it was another package; of other builds only where these are `joined`.
+    pub(crate) fn read(kernel: &Kernel, fetched: &Fetched, build: &str, joined: bool) -> Self {
         let kept = std::fs::read(file(kernel)).ok();
         let kept: Option<Self> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        kept.filter(|kept| kept.version == fetched.version() && kept.build == build).unwrap_or_else(|| Self {
-            version: fetched.version().to_owned(),
-            build: build.to_owned(),
-            release: fetched.release.clone(),
-            entries: Vec::new(),
-        })
+        let kept = kept.filter(|kept| kept.version == fetched.version()).unwrap_or_default();
+        kept.continued(fetched, build, joined)
+    }
+
+    fn continued(mut self, fetched: &Fetched, build: &str, joined: bool) -> Self {
+        for entry in self.entries.iter_mut().filter(|entry| entry.build.is_empty()) {
+            entry.build.clone_from(&self.build);
+        }
+        self.entries.retain(|entry| joined || entry.build == build);
+        fetched.version().clone_into(&mut self.version);
+        fetched.release.clone_into(&mut self.release);
+        build.clone_into(&mut self.build);
+        self
     }
 
     /// Renews what came to its end in this boot.
@@ -56,7 +66,8 @@ impl Kept {
             self.entries.retain(|entry| {
                 (&entry.scenario.backend, &entry.scenario.name) != (&scenario.backend, &scenario.name)
             });
-            self.entries.push(Entry { scenario: scenario.clone(), day: day.to_owned() });
+            let (scenario, build) = (scenario.clone(), self.build.clone());
+            self.entries.push(Entry { scenario, day: day.to_owned(), build });
         }
     }
 
@@ -93,6 +104,25 @@ mod tests {
 
     fn ran(backend: &str, name: &str, status: Option<i32>) -> Scenario {
         Scenario { backend: backend.to_owned(), name: name.to_owned(), status, ..Scenario::default() }
+    }
+
+    #[test]
+    fn another_build_starts_anew_unless_builds_are_joined() {
+        let fetched = Fetched { packages: Vec::new(), release: "6.1.0".to_owned(), modules: Vec::new() };
+        let ran_by = |build: &str| {
+            let mut kept = Kept { build: build.to_owned(), ..Kept::default() };
+            let scenarios = vec![ran("fexit", "storm", Some(0))];
+            kept.renew(&Outcome { scenarios, ..Outcome::default() }, "2026-01-01");
+            kept
+        };
+        assert!(ran_by("one").continued(&fetched, "one", false).passed("fexit", "storm"));
+        assert!(!ran_by("one").continued(&fetched, "two", false).passed("fexit", "storm"));
+        let mut joined = ran_by("one").continued(&fetched, "two", true);
+        assert!(joined.passed("fexit", "storm"));
+        let scenarios = vec![ran("kprobe", "storm", Some(0))];
+        joined.renew(&Outcome { scenarios, ..Outcome::default() }, "2026-01-01");
+        let builds: Vec<&str> = joined.entries.iter().map(|entry| entry.build.as_str()).collect();
+        assert_eq!(builds, ["one", "two"]);
     }
 
     #[test]

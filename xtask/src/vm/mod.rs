@@ -56,6 +56,8 @@ pub(crate) struct Options<'a> {
     write: bool,
     /// What has passed with the same programs on the same kernel is not run again.
     resume: bool,
+    /// Results of other builds of bindwatch count as well.
+    join: bool,
     /// How many guests run at once; one for each processor unless told.
     guests: Option<usize>,
     /// The scenarios shall fail: see [`BROKEN`].
@@ -77,6 +79,7 @@ impl<'a> Options<'a> {
                 "--update" => options.update = true,
                 "--write" => options.write = true,
                 "--continue" => options.resume = true,
+                "--join" => options.join = true,
                 "--guests" => options.guests = Some(value()?.parse().context("--guests needs a number")?),
                 "--broken" => options.broken = true,
                 "--count" => options.count = true,
@@ -234,7 +237,7 @@ fn run(
     if backends.is_empty() && !scenarios.is_empty() {
         bail!("{} has the backends {}", kernel.name, kernel.backends.join(", "));
     }
-    let mut kept = Kept::read(kernel, fetched, build);
+    let mut kept = Kept::read(kernel, fetched, build, options.join);
     // What runs, in this order: a backend, and one of its scenarios.
     let chosen: Vec<(&str, &str)> = backends
         .iter()

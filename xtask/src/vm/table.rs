@@ -102,11 +102,23 @@ pub(crate) fn store(columns: &[Column], table: &str) -> anyhow::Result<()> {
     let (before, rest) =
         text.split_once(BEGIN).with_context(|| format!("docs/kernels.md has no line {BEGIN}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("docs/kernels.md has no line {END}"))?;
-    let days: BTreeSet<&str> =
-        columns.iter().flat_map(|column| &column.kept.entries).map(|entry| entry.day.as_str()).collect();
+    let entries = || columns.iter().flat_map(|column| &column.kept.entries);
+    let days: BTreeSet<&str> = entries().map(|entry| entry.day.as_str()).collect();
     let days = days.into_iter().collect::<Vec<_>>().join(" and ");
+    let builds: BTreeSet<&str> = entries().map(|entry| entry.build.as_str()).collect();
+    let builds = match builds.len() {
+        1 => "one build of bindwatch".to_owned(),
+        more => {
+            let now = columns.first().map_or("", |column| &column.kept.build);
+            let last = entries().filter(|entry| entry.build == now).count();
+            format!("{more} builds of bindwatch, {last} of {} results by the last one", entries().count())
+        }
+    };
     let table = table.trim_end();
-    std::fs::write(&file, format!("{before}{BEGIN}\n\nRun on {days}.\n\n{table}\n\n{END}{after}"))?;
+    std::fs::write(
+        &file,
+        format!("{before}{BEGIN}\n\nRun on {days}, with {builds}.\n\n{table}\n\n{END}{after}"),
+    )?;
     println!("vm: docs/kernels.md has the table of {days}");
     Ok(())
 }
