@@ -56,6 +56,8 @@ pub(crate) struct Options<'a> {
     write: bool,
     /// What has passed with the same programs on the same kernel is not run again.
     resume: bool,
+    /// Nothing is booted: for the table of what is kept.
+    no_run: bool,
     /// Results of other builds of bindwatch count as well.
     join: bool,
     /// How many guests run at once; one for each processor unless told.
@@ -80,6 +82,7 @@ impl<'a> Options<'a> {
                 "--write" => options.write = true,
                 "--continue" => options.resume = true,
                 "--join" => options.join = true,
+                "--no-run" => options.no_run = true,
                 "--guests" => options.guests = Some(value()?.parse().context("--guests needs a number")?),
                 "--broken" => options.broken = true,
                 "--count" => options.count = true,
@@ -243,7 +246,7 @@ fn run(
         .iter()
         .flat_map(|backend| scenarios.keys().map(move |name| (backend.as_str(), *name)))
         .filter(|(backend, name)| wanted(list, options, name, backend, kernel))
-        .filter(|(backend, name)| !(options.resume && kept.passed(backend, name)))
+        .filter(|(backend, name)| !(options.no_run || options.resume && kept.passed(backend, name)))
         .collect();
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
     let (began, day) = (Instant::now(), kept::day()?);
