@@ -193,6 +193,60 @@ fn sharing_that_is_meant_raises_nothing() {
     assert_eq!(recording.stop().report().at(address).len(), 0);
 }
 
+/// Also the first of all that share a port: what they did before that nothing has told. One member is enough.
+#[test]
+fn members_of_a_group_share_on_purpose() {
+    let recording = start();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let mut port = 0;
+    for (actor, joins) in [(&mut one, false), (&mut other, true)] {
+        actor.ok("socket udp 4");
+        actor.ok("opt 1 reuseaddr 1");
+        if joins {
+            actor.ok("join 1 239.255.77.3");
+        }
+        actor.ok(&format!("rebind 1 0.0.0.0:{port}"));
+        port = actor.ok("port 1").number("port");
+    }
+    fence(&recording);
+    let finished = recording.stop();
+    let found = finished.report().on(Ipv4Addr::UNSPECIFIED, port);
+    assert!(found.is_empty(), "{found:#?}");
+    // Nor was it told, and taken back.
+    let told = finished.log.lines("\"type\":\"finding\"");
+    assert!(told.iter().all(|line| line["port"] != port), "{told:#?}");
+}
+
+/// A device that is set late brings together what had only the port in common, and one that is gone at once is not held for ever.
+#[test]
+fn what_becomes_of_the_first_that_share_a_port_is_told() {
+    let recording = start();
+    let address = loopback();
+    let (mut one, mut other, mut third) = (Actor::new(), Actor::new(), Actor::new());
+    one.ok("unshare-net");
+    one.ok("link bw0");
+    for actor in [&mut other, &mut third] {
+        actor.ok(&format!("enter-net {}", one.pid()));
+    }
+    one.bind(&format!("udp {address}:8000 reuseport dev=lo"));
+    let apart = other.bind(&format!("udp {address}:8000 reuseport dev=bw0"));
+    other.ok(&format!("device {} lo", apart.id));
+    one.bind(&format!("udp {address}:8001 reuseport"));
+    third.bind(&format!("udp {address}:8001 reuseport"));
+    third.exit();
+    recording.wait_for_lines("\"type\":\"finding\"", 1, |line| {
+        line["address"] == address.to_string() && line["port"] == 8000
+    });
+    fence(&recording);
+    let report = recording.stop().report();
+    let live = |port| {
+        let finding = report.only(address, port);
+        (finding.kind().to_owned(), finding.0["live"].as_bool())
+    };
+    assert_eq!(live(8000), ("co-bind".to_owned(), Some(true)));
+    assert_eq!(live(8001), ("co-bind".to_owned(), Some(false)));
+}
+
 #[test]
 fn servers_older_than_the_recording_are_found() {
     let address = loopback();

@@ -165,6 +165,10 @@ impl<L: Lookups> Enricher<L> {
             self.lookups.ignore(socket.cookie);
             return false;
         }
+        if there.iter().any(|neighbour| !is_other(neighbour) && neighbour.is_member) {
+            // By a call that nothing told. It is told with the bind.
+            self.later.joined(socket.cookie, Hook::TaskFile);
+        }
         let mut hit = !met.is_empty();
         for neighbour in there.into_iter().filter(is_other) {
             let meets = conflict(&neighbour.found.socket, socket);
@@ -192,7 +196,7 @@ impl<L: Lookups> Enricher<L> {
         for holder in holders {
             self.tell_signals(holder, facts);
         }
-        if is_member || self.later.had_joined(cookie) {
+        if is_member || self.later.had_joined(cookie).is_some() {
             let body = Body::Option(OptionSet { cookie, setting: Setting::Multicast });
             facts.push(Fact { at, hook: Hook::TaskFile, body });
         }

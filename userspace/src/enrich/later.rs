@@ -40,7 +40,7 @@ pub(super) struct Later {
     /// Threads whose bind a program of the guard has denied before the kernel made it, and the socket.
     denied: BTreeMap<Tid, Cookie>,
     /// Sockets that joined a multicast group before their bind.
-    joined: BTreeSet<Cookie>,
+    joined: BTreeMap<Cookie, Hook>,
     /// Connections that were told of listeners that are still there.
     accepted: BTreeMap<Cookie, u64>,
 }
@@ -79,17 +79,17 @@ impl Later {
         failed
     }
 
-    /// A socket that has no port yet joined a multicast group.
-    pub(super) fn joined(&mut self, cookie: Cookie) {
-        self.joined.insert(cookie);
+    /// A socket whose bind is not told yet joined a multicast group; what tells.
+    pub(super) fn joined(&mut self, cookie: Cookie, by: Hook) {
+        self.joined.insert(cookie, by);
         if self.joined.len() > JOINED_MAX {
             // Cookies count up: the oldest socket.
             self.joined.pop_first();
         }
     }
 
-    /// Whether it had, now that it is bound. Once.
-    pub(super) fn had_joined(&mut self, cookie: Cookie) -> bool {
+    /// Whether it had, now that it is bound, and by what that was told. Once.
+    pub(super) fn had_joined(&mut self, cookie: Cookie) -> Option<Hook> {
         self.joined.remove(&cookie)
     }
 

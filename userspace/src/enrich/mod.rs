@@ -168,9 +168,9 @@ impl<L: Lookups> Enricher<L> {
                 self.later.bound(call.task.tid);
                 let cookie = call.socket.cookie;
                 facts.push(Fact { at, hook, body: Body::Bind(bind(call)) });
-                if self.later.had_joined(cookie) {
+                if let Some(hook) = self.later.had_joined(cookie) {
                     let option = OptionSet { cookie, setting: Setting::Multicast };
-                    facts.push(Fact { at, hook: Hook::Setsockopt, body: Body::Option(option) });
+                    facts.push(Fact { at, hook, body: Body::Option(option) });
                 }
             }
             Record::BindFailed(call) | Record::Unresolved(call)
@@ -249,7 +249,7 @@ impl<L: Lookups> Enricher<L> {
             }
             Record::Option(option) if !self.sockets.knows(option.cookie) => {
                 if setting(&option) == Some(Setting::Multicast) {
-                    self.later.joined(option.cookie);
+                    self.later.joined(option.cookie, hook);
                 }
             }
             Record::Option(option) => {

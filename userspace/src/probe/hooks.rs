@@ -125,3 +125,7 @@ pub const HOOKS: [Hook; 24] = [
 const fn hook(name: &'static str, attach: Attach, need: Need, tells: &'static str) -> Hook {
     Hook { name, attach, need, tells }
 }
+
+/// Programs that have something to do only where two sockets share a port: with `--events conflicts` they are attached when the
+/// first do. Not even an empty program is free, and the kernel copies the value of every option for one at `setsockopt`.
+pub(super) const OF_SHARED_PORTS: [&str; 3] = ["sock_release", "tcp_destroy_sock", "setsockopt"];

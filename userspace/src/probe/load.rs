@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
 use super::guard::GuardLink;
-use super::hooks::{Attach, HOOKS, Hook, Need};
+use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
 use super::offsets::Resolved;
 use super::preload::{load, load_together};
 use super::{Backend, ProbeError, backend, offsets, surroundings, tracefs};
@@ -165,6 +165,8 @@ pub struct Probe {
     /// The end of a system call still knows its arguments: nothing needs to be attached to its beginning.
     pub(super) ends_know_arguments: bool,
     pub(super) attached: Attached,
+    /// The programs of [`OF_SHARED_PORTS`] are still to be attached.
+    waits_for_shared_ports: bool,
     pub(super) guarding: Guarding,
     /// The kernel's iterators take no lock.
     pub(super) plain_census: bool,
@@ -217,6 +219,7 @@ impl Probe {
             binds_by_uring,
             ends_know_arguments: offsets.task_pt_regs != ABSENT,
             attached: Attached::default(),
+            waits_for_shared_ports: options.only_conflicts && options.guard == Guarding::Off,
             guarding: options.guard,
             plain_census: false,
             guard_links: Vec::new(),
@@ -311,6 +314,11 @@ impl Probe {
                 self.note(hook, Err("switched off (--errno off)".to_owned()));
                 continue;
             }
+            if self.waits_for_shared_ports && OF_SHARED_PORTS.contains(&hook.name) {
+                let reason = "attached when two sockets share a port";
+                self.attached.needless.push(Needless { hook: hook.name, reason });
+                continue;
+            }
             let outcome = self.attach_one(hook, cgroup, no_tracefs);
             if outcome.is_err() && is_inside && hook.attach == Attach::Tracepoint(IO_URING) {
                 // Only which door it was is not known then.
@@ -323,6 +331,29 @@ impl Probe {
             self.note(hook, outcome);
         }
         Ok(())
+    }
+
+    /// Two sockets share a port: attaches what tells how they go on ([`Options::only_conflicts`]). Whether that was still to be
+    /// done: what became of them until now is not told.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program without which nothing can be recorded.
+    pub fn attach_for_shared_ports(&mut self) -> Result<bool, ProbeError> {
+        if !std::mem::take(&mut self.waits_for_shared_ports) {
+            return Ok(false);
+        }
+        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
+        let cgroup = open_root(&root)?;
+        for hook in HOOKS.iter().filter(|hook| OF_SHARED_PORTS.contains(&hook.name)) {
+            match self.attach_one(hook, &cgroup, None) {
+                Err(reason) if hook.need == Need::Core => {
+                    return Err(ProbeError::Core { hook: hook.name, reason });
+                }
+                Err(reason) => log::warn!("{} cannot be attached: {reason}", hook.name),
+                Ok(()) => log::debug!("{} is attached", hook.name),
+            }
+        }
+        Ok(true)
     }
 
     /// What else tells what a program would, if anything does.

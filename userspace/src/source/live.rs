@@ -92,7 +92,7 @@ pub struct Live {
     carrier: Option<Arc<Carrier>>,
     /// When the guard is to be told of sockets again: one has got another device by then.
     moved: Option<BootTime>,
-    /// When the last loss was noticed, until the tables were looked at again.
+    /// When the last loss was noticed, or what ends sockets was not attached yet, until the tables were looked at again.
     unsettled: Option<BootTime>,
     /// When the ports that the kernel chooses from are counted next, should anything come then.
     next_ports: BootTime,
@@ -259,7 +259,7 @@ impl Live {
     /// When the tables cannot be looked at again after a loss.
     pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<bool, LiveError> {
         let begin = clock::boot_now();
-        let mut taken = self.take_records(events);
+        let mut taken = self.take_records(events)?;
         if taken < DRAIN_MAX {
             self.forget_carried(begin);
         }
@@ -270,7 +270,7 @@ impl Live {
                 if self.idle.ask().is_err() {
                     self.quiet_looks = 0;
                 }
-                taken = self.take_records(events);
+                taken = self.take_records(events)?;
                 if self.ring.get_ref().is_being_written() {
                     self.quiet_looks = 0;
                 }
@@ -369,13 +369,16 @@ impl Live {
         self.stamp(events);
     }
 
-    fn take_records(&mut self, events: &mut Vec<Event>) -> usize {
+    fn take_records(&mut self, events: &mut Vec<Event>) -> Result<usize, LiveError> {
         let (mut taken, mut unclaimed) = (0, false);
         while taken < DRAIN_MAX {
             let Some(decoded) = self.ring.get_mut().next(wire::decode) else { break };
             taken += 1;
             match decoded {
                 Ok(mut record) => {
+                    if record.record.is_of_port() {
+                        self.follow_shared_ports()?;
+                    }
                     if let Some(carrier) = self.carrier.clone()
                         && !carrier.attribute(&mut record, |process, tid| self.task_of(process, tid))
                     {
@@ -415,7 +418,16 @@ impl Live {
         if unclaimed {
             self.guard_older();
         }
-        taken
+        Ok(taken)
+    }
+
+    /// A socket is told, of the few that are (`--events conflicts`): what becomes of such is told from now on. What became of
+    /// it until now is seen at the next look at the tables.
+    fn follow_shared_ports(&mut self) -> Result<(), LiveError> {
+        if self.only_conflicts && self.enricher.lookups().probe().attach_for_shared_ports()? {
+            self.unsettled = Some(clock::boot_now());
+        }
+        Ok(())
     }
 
     /// Tells the guard of sockets that no hook could claim.
@@ -433,14 +445,16 @@ impl Live {
     }
 
     /// Leaves those sockets that conflict with others or are known already, and watches those that share their port.
-    fn leave_conflicts(&mut self, sockets: &mut Vec<Found>) {
+    fn leave_conflicts(&mut self, sockets: &mut Vec<Found>) -> Result<(), LiveError> {
         let cookies = self.enricher.leave_conflicts(sockets);
         if cookies.is_empty() {
-            return;
+            return Ok(());
         }
+        self.follow_shared_ports()?;
         let open = self.enricher.lookups().watch(&cookies);
         sockets.retain(|found| open.contains(&found.socket.cookie));
         cookies.difference(&open).for_each(|cookie| self.enricher.forget(*cookie));
+        Ok(())
     }
 
     /// A job ended, and only conflicts were told: tells the sockets that its processes have left.
@@ -454,6 +468,11 @@ impl Live {
         };
         sockets.retain(|found| found.holders.iter().any(&mut is_left));
         let cookies: BTreeSet<Cookie> = sockets.iter().map(|found| found.socket.cookie).collect();
+        if !cookies.is_empty()
+            && let Err(error) = self.follow_shared_ports()
+        {
+            log::warn!("the ends of sockets that were left will not be noticed: {error}");
+        }
         let open = if cookies.is_empty() { cookies } else { self.enricher.lookups().watch(&cookies) };
         for found in sockets {
             if open.contains(&found.socket.cookie) && !self.enricher.knows(found.socket.cookie) {
@@ -493,7 +512,7 @@ impl Live {
         let begin = clock::boot_now();
         let Survey { mut sockets, members, unseen, ports } = self.enricher.lookups().survey()?;
         if self.only_conflicts {
-            self.leave_conflicts(&mut sockets);
+            self.leave_conflicts(&mut sockets)?;
         }
         let took = clock::boot_now().since(begin);
         let mut pending: Vec<Stamped> = Vec::new();
@@ -532,6 +551,9 @@ impl Live {
         self.stamp(events);
         self.tell_ports(ports, begin, took, events);
         for record in pending {
+            if record.record.is_of_port() {
+                self.follow_shared_ports()?;
+            }
             self.enricher.record(record, self.seq, &mut self.facts);
             self.stamp(events);
         }

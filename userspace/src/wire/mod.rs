@@ -120,6 +120,14 @@ pub enum Record {
     Foreign,
 }
 
+impl Record {
+    /// A socket has a port, or another one.
+    #[must_use]
+    pub const fn is_of_port(&self) -> bool {
+        matches!(self, Self::Bind(_) | Self::Listen(_) | Self::Changed(..))
+    }
+}
+
 /// The caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {

@@ -207,8 +207,10 @@ impl Live {
     /// Takes what is in the ring.
     fn take_everything(&mut self, events: &mut Vec<Event>) {
         for _ in 0..LOOKS_MAX {
-            if self.take_records(events) < super::DRAIN_MAX {
-                break;
+            match self.take_records(events) {
+                Ok(super::DRAIN_MAX..) => {}
+                Ok(_) => break,
+                Err(error) => return log::warn!("{error}"),
             }
         }
     }
