@@ -30,7 +30,6 @@ usage: cargo xtask VERB
                          told which; --quick: the most telling scenarios, --backend B, --scenario S, --update: newer
                          packages, --append WORDS: for the kernel, --run LINE: of shell before scenarios,
                          --broken: whether scenarios notice a backend that tells nothing, --guests N: at once,
-                         --count: a guest's time is its instructions,
                          --continue: only what has not passed yet, --join: or has by another build, --no-run: nothing,
                          --write: the table of docs/kernels.md
   dist                   what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials

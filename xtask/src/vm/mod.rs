@@ -64,8 +64,6 @@ pub(crate) struct Options<'a> {
     guests: Option<usize>,
     /// The scenarios shall fail: see [`BROKEN`].
     broken: bool,
-    /// Time in a guest is how many instructions it has run.
-    count: bool,
 }
 
 impl<'a> Options<'a> {
@@ -85,7 +83,6 @@ impl<'a> Options<'a> {
                 "--no-run" => options.no_run = true,
                 "--guests" => options.guests = Some(value()?.parse().context("--guests needs a number")?),
                 "--broken" => options.broken = true,
-                "--count" => options.count = true,
                 "--backend" => options.backend = Some(value()?),
                 "--run" => options.run = Some(value()?),
                 "--append" => options.append.push(value()?),
@@ -271,13 +268,7 @@ fn run(
                 image::write(&files, kernel, fetched, programs, &plan)?;
             }
         }
-        let boot = Boot {
-            image: &packages::image(kernel),
-            files: &files,
-            append: &append,
-            folder: &folder,
-            counts: options.count,
-        };
+        let boot = Boot { image: &packages::image(kernel), files: &files, append: &append, folder: &folder };
         let of_boot = boot.run(&kernel.known, |line, so_far, spent| {
             if let Some(said) = line.strip_prefix("@@ end ") {
                 let seconds = began.elapsed().as_secs();
