@@ -15,7 +15,7 @@ use scenarios::{Actor, Folder, Recording, loopback};
 use crate::measure::of_children;
 use crate::table::Row;
 use crate::work::{cycles, holders, time_until};
-use crate::{cost, peers};
+use crate::{cost, peers, scale};
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ pub(crate) type Measured = anyhow::Result<Vec<Row>>;
 type Goal = (&'static str, fn(Amount) -> Measured);
 
 /// A goal by its name.
-pub(crate) const GOALS: [Goal; 16] = [
+pub(crate) const GOALS: [Goal; 18] = [
     ("P1", cost::one_process),
     ("P2", cost::two_processes),
     ("P3", cost::conflicts_only),
@@ -53,6 +53,8 @@ pub(crate) const GOALS: [Goal; 16] = [
     ("P14", frame),
     ("P15", cost::live_sockets),
     ("P16", size),
+    ("scale", scale::many_processes),
+    ("soak", scale::soak),
 ];
 
 /// Reads a log as it grows, from its end on: sleeps until something is written to it.
@@ -174,7 +176,7 @@ fn nothing_lost(amount: Amount) -> Measured {
 }
 
 /// A number of `/proc/PID/status`, KiB.
-fn status_kib(pid: u32, name: &str) -> anyhow::Result<f64> {
+pub(crate) fn status_kib(pid: u32, name: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such number")?;
     let number = line.trim_start_matches(':').trim().trim_end_matches(" kB");

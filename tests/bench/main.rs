@@ -10,6 +10,7 @@ mod goals;
 mod measure;
 mod paired;
 mod peers;
+mod scale;
 mod table;
 mod work;
 

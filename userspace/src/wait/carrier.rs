@@ -297,9 +297,10 @@ mod tests {
         };
         let describe = |process, tid| Task { process, tid, comm: "it".into(), uid: Uid(7), cgroup: 0 };
 
-        let before = clock::boot_now();
         assert_eq!(carrier.carry_out(&order(taken.local_addr().unwrap())), Err(Errno::ADDRINUSE));
-        let mut failed = told(own, cookie, clock::boot_now(), Record::BindFailed);
+        // Within the call, however long the machine let this thread wait before and after it.
+        let before = carrier.lock().calls.back().unwrap().begin;
+        let mut failed = told(own, cookie, before, Record::BindFailed);
         assert!(!carrier.attribute(&mut failed, describe), "what failed is not over");
         assert!(matches!(carrier.take_failure(cookie).unwrap().record, Record::BindFailed(_)));
         assert!(carrier.take_failure(cookie).is_none());
@@ -308,7 +309,7 @@ mod tests {
         let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         std::thread::park_timeout(std::time::Duration::from_millis(1));
         carrier.carry_out(&order(free)).unwrap();
-        let at = clock::boot_now();
+        let at = carrier.lock().calls.back().unwrap().end;
         let mut bound = told(own, cookie, at, Record::Bind);
         assert!(carrier.attribute(&mut bound, describe));
         let Record::Bind(call) = &bound.record else { unreachable!() };

@@ -1,0 +1,132 @@
+//! Machines on which there is more than on most, and recordings that last longer.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow};
+use nix::sched::{CloneFlags, unshare};
+use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, listen, socket_with};
+use scenarios::synthetic::{self, Plan};
+use scenarios::{Cgroup, Folder, Recording};
+
+use crate::goals::{Amount, Measured, cpu, status_kib, ticks};
+use crate::table::Row;
+
+/// Processes, each with a listening socket.
+const PROCESSES: u32 = 10_000;
+/// Cgroups that they are in.
+const CGROUPS: u32 = 1_000;
+/// Network namespaces that they are in.
+const NAMESPACES: u32 = 100;
+
+/// Processes that do nothing and hold a socket each. They end with it.
+struct Crowd {
+    processes: Vec<Child>,
+    /// Goes last.
+    cgroup: Cgroup,
+}
+
+impl Crowd {
+    fn of(processes: u32, cgroups: u32, namespaces: u32) -> anyhow::Result<Self> {
+        let cgroup = Cgroup::new();
+        let mut crowd = Self { processes: Vec::new(), cgroup };
+        let each = processes / namespaces;
+        for _ in 0..namespaces {
+            // A thread has a network namespace of its own, and what it starts is in it. One after the other: a socket is
+            // inherited by whatever is started while it is open.
+            let started = std::thread::spawn(move || inhabitants(each)).join();
+            crowd.processes.extend(started.map_err(|_| anyhow!("a thread that ended early"))??);
+        }
+        for (number, process) in (0_u32..).zip(&crowd.processes) {
+            let folder = crowd.cgroup.path().join(format!("part-{}", number % cgroups));
+            fs::create_dir_all(&folder).context("a cgroup")?;
+            fs::write(folder.join("cgroup.procs"), process.id().to_string()).context("a process to move")?;
+        }
+        Ok(crowd)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
+
+/// So many processes in a network namespace that is made for them.
+fn inhabitants(count: u32) -> anyhow::Result<Vec<Child>> {
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+    (0..count)
+        .map(|number| {
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::empty(), None)?;
+            bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 10_000 + u16::try_from(number)?))?;
+            listen(&socket, 1)?;
+            let mut command = Command::new("sleep");
+            command.arg("infinity").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().context("sleep")
+        })
+        .collect()
+}
+
+/// What a recording and a list need where there are many processes, cgroups and network namespaces.
+pub(crate) fn many_processes(amount: Amount) -> Measured {
+    let part = amount.part;
+    let (processes, cgroups, namespaces) = (PROCESSES / part, CGROUPS / part, NAMESPACES / part);
+    let crowd = Crowd::of(processes, cgroups, namespaces)?;
+    let start = Instant::now();
+    let recording = Recording::start();
+    let (took, used) = (start.elapsed(), ticks(recording.pid())? / 100.0);
+    let mib = status_kib(recording.pid(), "VmRSS")? / 1024.0;
+    let listed = cpu(Command::new(scenarios::bindwatch()).arg("list"))?;
+    drop(recording.stop());
+    drop(crowd);
+    let what = format!(
+        "RSS beside {processes} processes with a socket each, {cgroups} cgroups, {namespaces} network namespaces, MiB"
+    );
+    let note = format!(
+        "ready after {:.2} s, {used:.2} s of processor time; `list` takes {listed:.2} s",
+        took.as_secs_f64()
+    );
+    Ok(vec![Row::new("scale", &what, 80.0, 40.0, vec![mib]).note(note)])
+}
+
+/// Events of the long recording.
+const EVENTS: u64 = 40_000_000;
+/// Most that its log may have, bytes.
+const LOG_MAX: u64 = 64 << 20;
+
+/// Whether a recording that lasts long, with a log of limited size, needs more and more memory: most of its last quarter compared
+/// with most of its second. The first fills what has bounds; a log that is made shorter takes some for a moment.
+pub(crate) fn soak(amount: Amount) -> Measured {
+    let events = EVENTS / u64::from(amount.part);
+    let folder = Folder::new();
+    let (mut seen, mut last) = (0, 0);
+    let mut most = [0.0_f64; 4];
+    let mut first = None;
+    let plan = Plan { events, ..Plan::default() };
+    let (truth, ledger) = synthetic::record(plan, &folder.file("log.jsonl"), LOG_MAX, |event| {
+        seen += 1;
+        last = event.at.0;
+        first.get_or_insert(last);
+        if seen % (events / 400) == 0
+            && let Some(most) =
+                usize::try_from(seen * 4 / events).ok().and_then(|quarter| most.get_mut(quarter))
+        {
+            *most = most.max(status_kib(std::process::id(), "VmRSS").unwrap_or(f64::NAN) / 1024.0);
+        }
+    })?;
+    let hours = (last - first.unwrap_or(last)) as f64 / 3.6e12;
+    let note = format!(
+        "{} events, {} binds, {hours:.1} hours of the log's clock; most in each quarter: {most:.0?} MiB; {} findings",
+        truth.events,
+        truth.binds,
+        ledger.findings().count()
+    );
+    let [_, second, _, fourth] = most;
+    let what = "most memory of the last quarter of a long recording / of its second";
+    Ok(vec![Row::new("soak", what, 1.10, 1.00, vec![fourth / second]).note(note)])
+}
