@@ -34,6 +34,16 @@ fn the_status_is_the_commands() {
     }
 }
 
+/// Before 5.11 bindwatch needs another limit of locked memory than most have.
+#[test]
+fn the_command_may_lock_as_much_memory_as_its_caller() {
+    let folder = Folder::new();
+    let script =
+        "ulimit -l 64 && exec \"$0\" run --quiet --output log.jsonl -- sh -c 'ulimit -S -l; ulimit -H -l'";
+    let run = Run::new("sh").args(["-c", script]).args([bindwatch()]).folder(folder.path());
+    assert_eq!(run.outcome().expect(0).stdout, "64\n64\n");
+}
+
 #[test]
 fn what_the_command_says_passes_through_untouched() {
     let folder = Folder::new();

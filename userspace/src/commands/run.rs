@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use super::{EXIT_FAILED, EXIT_FOUND, UsageError};
 use crate::cgroup2::Directory;
 use crate::cli::{Globals, OnConflict, RunArgs};
@@ -47,6 +49,8 @@ async fn watch(
         OnConflict::Report => Guarding::Off,
         OnConflict::Deny | OnConflict::Wait(_) => Guarding::Deny,
     };
+    // Before 5.11 the memory of programs and maps counts as locked: whoever loads them may take that limit off itself.
+    let locked = getrlimit(Resource::Memlock);
     let mut recording = Recording::begin(&args.recording, guard, config, globals)?;
     let mut job = Job::create()?;
     if guard != Guarding::Off {
@@ -57,6 +61,12 @@ async fn watch(
         recording::create_ready_file(path)?;
     }
     let mut notes = NoteBox::open()?;
+    // The command has the caller's; to lower it is always permitted.
+    if getrlimit(Resource::Memlock) != locked
+        && let Err(error) = setrlimit(Resource::Memlock, locked)
+    {
+        log::warn!("the command may lock more memory than its caller: {error}");
+    }
     let names = args.name.as_deref().map(label::nested);
     let mut running = match args.recording.on_conflict {
         OnConflict::Report | OnConflict::Deny => job.spawn(&args.command, account, names.as_deref())?,
