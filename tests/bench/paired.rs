@@ -39,6 +39,15 @@ impl Load {
         Ok(Self { workers: workers.collect::<Result<_, _>>()?, count: CYCLES, made: 0 })
     }
 
+    /// One process that cycles without SO_REUSEPORT, as most that bind do.
+    pub(crate) fn plain() -> anyhow::Result<Self> {
+        Ok(Self {
+            workers: vec![Worker::start(&["plain", &loopback().to_string()])?],
+            count: CYCLES,
+            made: 0,
+        })
+    }
+
     /// One process that cycles in a cgroup.
     pub(crate) fn inside(cgroup: &Cgroup) -> anyhow::Result<Self> {
         let load = Self::cycles(1)?;

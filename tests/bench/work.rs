@@ -30,6 +30,14 @@ pub(crate) fn work(words: &[&str]) -> anyhow::Result<()> {
             let at = address(at)?;
             slices(|| cycle(at))
         }
+        ["plain", at] => {
+            let at = SocketAddrV4::new(address(at)?, 9_000);
+            slices(|| {
+                let socket =
+                    socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+                bind(&socket, &at).context("bind")
+            })
+        }
         ["paced", at] => {
             let at = address(at)?;
             paced(|| cycle(at))
