@@ -21,9 +21,19 @@ const CGROUPS: u32 = 1_000;
 /// Network namespaces that they are in.
 const NAMESPACES: u32 = 100;
 
-/// Processes that do nothing and hold a socket each. They end with it.
+/// A process that does nothing and holds a socket. It ends with this.
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Many of them, in a cgroup.
 struct Crowd {
-    processes: Vec<Child>,
+    processes: Vec<Sleeper>,
     /// Goes last.
     cgroup: Cgroup,
 }
@@ -42,23 +52,15 @@ impl Crowd {
         for (number, process) in (0_u32..).zip(&crowd.processes) {
             let folder = crowd.cgroup.path().join(format!("part-{}", number % cgroups));
             fs::create_dir_all(&folder).context("a cgroup")?;
-            fs::write(folder.join("cgroup.procs"), process.id().to_string()).context("a process to move")?;
+            fs::write(folder.join("cgroup.procs"), process.0.id().to_string())
+                .context("a process to move")?;
         }
         Ok(crowd)
     }
 }
 
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            drop(process.kill());
-            drop(process.wait());
-        }
-    }
-}
-
 /// So many processes in a network namespace that is made for them.
-fn inhabitants(count: u32) -> anyhow::Result<Vec<Child>> {
+fn inhabitants(count: u32) -> anyhow::Result<Vec<Sleeper>> {
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
     (0..count)
         .map(|number| {
@@ -67,7 +69,7 @@ fn inhabitants(count: u32) -> anyhow::Result<Vec<Child>> {
             listen(&socket, 1)?;
             let mut command = Command::new("sleep");
             command.arg("infinity").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            command.spawn().context("sleep")
+            command.spawn().map(Sleeper).context("sleep")
         })
         .collect()
 }
