@@ -20,6 +20,7 @@ mod syscall;
 mod task_files;
 pub mod tracefs;
 mod trial;
+mod vmlinux;
 
 pub use backend::Backend;
 pub use guard::{Enforced, Kinship, Standings, enforced, process_of};
@@ -29,11 +30,11 @@ pub use load::{
 };
 pub use maps::{Accepted, Counters, Idle, Owners, Watched};
 pub use membership::{Group, is_member};
-pub use offsets::VMLINUX;
 pub use pins::{PinError, pinned, unpin};
 pub use ring::Ring;
 pub use task_files::FileRow;
 pub use trial::Denial;
+pub use vmlinux::VMLINUX;
 
 /// Why the probe could not be used. Each message says what to do.
 #[derive(Debug, thiserror::Error)]

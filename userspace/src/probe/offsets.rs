@@ -7,9 +7,7 @@ use bindwatch_probe::abi::config::{ABSENT, Offsets};
 use super::ProbeError;
 use super::backend::{FUNCTIONS, LISTEN_START};
 use super::btf::{Btf, Function};
-
-/// Where the kernel shows its own types (`CONFIG_DEBUG_INFO_BTF`).
-pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+use super::vmlinux::Types;
 
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
@@ -55,7 +53,7 @@ const IO_BIND: &str = "io_bind";
 /// # Errors
 /// When the kernel has no BTF, or lacks a field that the probe cannot do without.
 pub(super) fn resolve() -> Result<Resolved, ProbeError> {
-    let blob = std::fs::read(VMLINUX).map_err(|source| ProbeError::NoBtf { source })?;
+    let blob = Types::of_kernel().map_err(|source| ProbeError::NoBtf { source })?;
     let asked = [TASK_FILE, "bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs"];
     let functions = [asked.as_slice(), &FUNCTIONS].concat();
     let btf = Btf::parse(&blob, &STRUCTS, &functions).map_err(|source| ProbeError::BadBtf { source })?;
