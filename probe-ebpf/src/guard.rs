@@ -9,7 +9,8 @@ use aya_ebpf::maps::HashMap;
 use bindwatch_probe::abi::config::BitField;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::policy::{
-    ANCESTORS_MAX, BUCKETS, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, gives, name, plane, related_by as by,
+    ANCESTORS_MAX, BUCKETS, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, gives, known, name, plane,
+    related_by as by,
 };
 use bindwatch_probe::abi::record::option;
 
@@ -255,7 +256,7 @@ pub fn claim<const HOW: u8>(
                 let kin = select(only_itself, 0, related(&slot.kin, owner) | one_group);
                 let kin = kin | is_zero(slot.kin.name ^ owner.name);
                 let hostile = not(apart | elsewhere | off_device | meant | kin) & is_zero(not_here);
-                let known = is_zero(u64::from(slot.kin.cut | owner.cut)) | only_itself;
+                let known = is_zero(u64::from((slot.kin.known | owner.known) & known::CUT)) | only_itself;
                 enemy = select(hostile & known, slot.kin.name, enemy);
                 enemy_cookie = select(hostile & known, slot.cookie, enemy_cookie);
                 unknown |= hostile & not(known);
@@ -285,7 +286,7 @@ pub fn claim<const HOW: u8>(
                 slot.kin.name = owner.name;
                 slot.kin.lineage = owner.lineage;
                 slot.kin.pool = owner.pool;
-                slot.kin.cut = owner.cut;
+                slot.kin.known = owner.known;
                 slot.kin.rules = owner.rules;
                 let mut j = 0;
                 while j < ANCESTORS_MAX {
@@ -557,7 +558,7 @@ pub fn forked(child: u32, child_name: u64, parent: u32) {
     kin.lineage = parent.lineage;
     kin.pool = parent.pool;
     kin.rules = parent.rules;
-    kin.cut = parent.cut | u32::from(parent.ancestors[ANCESTORS_MAX - 1] != 0);
+    kin.known = parent.known | known::CUT * u32::from(parent.ancestors[ANCESTORS_MAX - 1] != 0);
     kin.ancestors[0] = parent.name;
     let mut i = 1;
     while i < ANCESTORS_MAX {

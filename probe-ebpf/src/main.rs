@@ -12,6 +12,7 @@ mod kernel;
 mod maps;
 mod programs;
 mod sock;
+mod standing;
 mod task;
 
 /// The kernel offers some helpers to programs under a GPL-compatible licence only.

@@ -36,6 +36,8 @@ mod enforce_life;
 mod enforce_parties;
 #[path = "enforce_related.rs"]
 mod enforce_related;
+#[path = "enforce_standing.rs"]
+mod enforce_standing;
 #[path = "exhausted.rs"]
 mod exhausted;
 #[path = "explain.rs"]

@@ -18,14 +18,15 @@ fn a_device_that_is_bound_late_ends_and_begins_overlaps() {
     other.ok(&format!("enter-net {}", one.pid()));
     let first = one.bind(&format!("udp {address}:8000 reuseport"));
     one.ok(&format!("device {} lo", first.id));
+    // Until it is looked at, findings go by the device before.
+    recording.wait_for_lines("\"type\":\"changed\"", 1, |line| {
+        line["socket"]["cookie"] == first.cookie && line["socket"]["options"]["device"] == 1
+    });
     // On another device than the first: the kernel lets it in whatever its options are.
     let second = other.ok("socket udp 4").number("id");
     other.ok(&format!("opt {second} reuseport 1"));
     other.ok(&format!("device {second} bw0"));
     other.ok(&format!("rebind {second} {address}:8000"));
-    recording.wait_for_lines("\"type\":\"changed\"", 1, |line| {
-        line["socket"]["cookie"] == first.cookie && line["socket"]["options"]["device"] == 1
-    });
     let apart = Timestamp::now();
     other.ok(&format!("device {second} lo"));
     // Of the other one: the first may be looked at more than once.

@@ -180,6 +180,14 @@ impl Paths {
         self.by_id.get(&id).map_or("", String::as_str)
     }
 
+    /// Every cgroup that there is, by id.
+    #[must_use]
+    pub fn all(root: &Path) -> HashMap<u64, String> {
+        let mut paths = Self::new(root);
+        paths.scan();
+        paths.by_id
+    }
+
     fn scan(&mut self) {
         let mut open = vec![self.root.clone()];
         let mut seen = 0;

@@ -83,7 +83,7 @@ impl Recording {
         let options = Options { related_by, only_conflicts, ..probe_options(&args.watch, guard, globals) };
         let processes = processes(&args.watch);
         let mut events = Vec::new();
-        let mut live = Live::start(&options, processes, &settings.allow, &mut events)?;
+        let mut live = Live::start(&options, processes, &settings, &mut events)?;
         let clock = Anchors::now();
         let start = BootTime(clock.boot_ns);
         let host = Host::of_this_machine();

@@ -64,6 +64,32 @@ pub struct Offsets {
     pub mm_arg_start: u32,
     /// `mm_struct.arg_end`
     pub mm_arg_end: u32,
+    /// `mm_struct.env_start`
+    pub mm_env_start: u32,
+    /// `mm_struct.env_end`
+    pub mm_env_end: u32,
+    /// `mm_struct.exe_file`
+    pub mm_exe_file: u32,
+    /// `file.f_path.mnt`
+    pub file_mount: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    /// `dentry.d_parent`
+    pub dentry_parent: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
+    /// `vfsmount.mnt_root`
+    pub vfsmount_root: u32,
+    /// `mount.mnt`
+    pub mount_mnt: u32,
+    /// `mount.mnt_parent`
+    pub mount_parent: u32,
+    /// `mount.mnt_mountpoint`
+    pub mount_point: u32,
+    /// `cgroup.root`
+    pub cgroup_root: u32,
+    /// `cgroup_root.hierarchy_id`: 0 is cgroup2
+    pub root_hierarchy: u32,
     /// `linux_binprm.filename`
     pub bprm_filename: u32,
     /// `linux_binprm.interp`
@@ -205,6 +231,19 @@ impl Offsets {
         pid_nr: ABSENT,
         mm_arg_start: ABSENT,
         mm_arg_end: ABSENT,
+        mm_env_start: ABSENT,
+        mm_env_end: ABSENT,
+        mm_exe_file: ABSENT,
+        file_mount: ABSENT,
+        file_dentry: ABSENT,
+        dentry_parent: ABSENT,
+        dentry_name: ABSENT,
+        vfsmount_root: ABSENT,
+        mount_mnt: ABSENT,
+        mount_parent: ABSENT,
+        mount_point: ABSENT,
+        cgroup_root: ABSENT,
+        root_hierarchy: ABSENT,
         bprm_filename: ABSENT,
         bprm_interp: ABSENT,
         skc_num: ABSENT,
@@ -265,4 +304,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 72 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 85 * 4 + 4 * 12);

@@ -8,12 +8,13 @@ pub mod config;
 pub mod counter;
 pub mod policy;
 pub mod record;
+pub mod standing;
 
 /// Raised by every change of a layout or of a meaning in this module. The loader refuses an object with another number.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// A global of the object that is named after [`ABI_VERSION`].
-pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_4";
+pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_5";
 
 /// Default size of the event ring, bytes. A power of two and a multiple of the page size (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BYTES: u32 = 16 << 20;

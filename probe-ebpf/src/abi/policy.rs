@@ -31,8 +31,8 @@ pub struct Kin {
     pub lineage: u64,
     /// Its pool, a number that workers of one pool share; 0 none.
     pub pool: u64,
-    /// Not 0 when it has more ancestors than these.
-    pub cut: u32,
+    /// Bits of [`known`].
+    pub known: u32,
     /// Allow rules that match it, a bit each ([`Rule`]).
     pub rules: u32,
     /// Names of its ancestors, nearest first; 0 none.
@@ -42,7 +42,15 @@ pub struct Kin {
 impl Kin {
     /// Nobody.
     pub const NONE: Self =
-        Self { name: 0, lineage: 0, pool: 0, cut: 0, rules: 0, ancestors: [0; ANCESTORS_MAX] };
+        Self { name: 0, lineage: 0, pool: 0, known: 0, rules: 0, ancestors: [0; ANCESTORS_MAX] };
+}
+
+/// What is known of a process: bits of [`Kin::known`].
+pub mod known {
+    /// It has more ancestors than are kept.
+    pub const CUT: u32 = 1;
+    /// Its pool and its rules were told when it executed its program: user space has nothing to add.
+    pub const SETTLED: u32 = 2;
 }
 
 /// Allow rules that are kept: bits of [`Kin::rules`].

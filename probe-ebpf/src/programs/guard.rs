@@ -6,17 +6,15 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
-use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
-use aya_ebpf::programs::{RawTracePointContext, SockContext};
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Denied, Task, door, hook, kind, option};
 
 use super::cgroup::was_denied;
 use super::{attempt, uring};
 use crate::emit::{Urgency, count, emit, head, reserve, submit};
-use crate::guard::{
-    Bound, KIN, Verdict, claim, claimed_here, forked, group_of, how, name_of, options_of, release, words,
-};
+use crate::guard::{Bound, KIN, Verdict, claim, claimed_here, group_of, how, options_of, release, words};
 use crate::kernel::{Addr, offset};
 use crate::maps::call;
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
@@ -286,39 +284,4 @@ pub fn census_release(ctx: SockContext) -> i32 {
         release(cookie);
     }
     ALLOW
-}
-
-/// Lineage and ancestors, as they are at fork.
-#[raw_tracepoint(tracepoint = "sched_process_fork")]
-pub fn kin_fork(ctx: RawTracePointContext) -> i32 {
-    let child = Addr(ctx.arg(1));
-    let tgid = task::tgid_of(child);
-    if tgid == child.read::<u32>(offset!(task_pid)) {
-        forked(tgid, name_of(child), task::tgid_of(child.follow(offset!(task_real_parent))));
-    }
-    0
-}
-
-/// Who executes a program begins a lineage.
-#[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn kin_exec(_ctx: RawTracePointContext) -> i32 {
-    if let Some(kin) = KIN.get_ptr_mut(task::tgid()) {
-        // SAFETY: a process executes in one thread, and only its own thread writes its entry.
-        unsafe {
-            (*kin).lineage = (*kin).name;
-            (*kin).pool = 0;
-            (*kin).rules = 0;
-        }
-    }
-    0
-}
-
-/// Who ended is nobody's parent any more; its children have kept its name.
-#[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn kin_exit(ctx: RawTracePointContext) -> i32 {
-    let task = Addr(ctx.arg(0));
-    if task.follow(offset!(task_signal)).read::<u32>(offset!(signal_live)) == 0 {
-        let _ = KIN.remove(task::tgid_of(task));
-    }
-    0
 }

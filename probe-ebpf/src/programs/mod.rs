@@ -9,6 +9,7 @@ mod ends;
 mod fexit;
 mod guard;
 mod iter;
+mod kin;
 mod kprobe;
 mod option;
 mod sched;

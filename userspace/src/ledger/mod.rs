@@ -36,6 +36,7 @@ mod waiting;
 
 pub use finding::{Finding, FindingId, Kind};
 pub use place::conflict;
+pub use pool::PoolOf;
 pub use settings::{AllowRule, PoolRule, RelatedBy, Settings, Standing};
 pub use stats::Stats;
 pub use view::{SocketView, View};

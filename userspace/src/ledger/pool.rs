@@ -2,8 +2,6 @@
 //!
 //! The marks are one table, here; docs/findings.md lists them with the versions they were checked on.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use crate::event::{Mark, Process, ProcessKey};
 
 use super::settings::PoolRule;
@@ -18,6 +16,19 @@ enum Pool<'a> {
     NodeCluster { parent: ProcessKey },
     /// Instances of a systemd template unit: `name@1.service` and `name@2.service` (systemd.unit(5)).
     Template { slice: &'a str, unit: &'a str },
+}
+
+/// A pool, as a single process shows it: workers of one show the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolOf {
+    /// Children of this process that Python's multiprocessing started.
+    Multiprocessing(ProcessKey),
+    /// Workers of Node.js's `cluster` of this process.
+    NodeCluster(ProcessKey),
+    /// Instances of a systemd template unit: its cgroup's path up to and with the `@`.
+    Template(String),
+    /// Workers by a user's rule, which is given by its number, and their supervisor, where the rule asks for one.
+    Rule(usize, Option<ProcessKey>),
 }
 
 /// Programs that start workers of `cluster`. Only asked to know what a mark that could not be read leaves open.
@@ -66,26 +77,19 @@ pub(super) fn is_meant<'a, I: Iterator<Item = &'a Process>>(
     })
 }
 
-/// The number of the pool that a process is a worker of, 0 none; `above` are its ancestors, nearest first. The marks go
-/// before the rules.
-pub(super) fn number(rules: &[PoolRule], process: &Process, above: &[Process]) -> u64 {
-    let supervisor = |rule: &PoolRule| above.iter().find(|one| rule.is_parent(one)).map(|one| one.process);
-    let by_rule = || {
-        rules.iter().enumerate().find_map(|(nth, rule)| {
-            let supervisor = supervisor(rule);
-            (rule.is_worker(process) && (rule.parent.is_none() || supervisor.is_some()))
-                .then_some((nth, supervisor))
-        })
-    };
-    let mut hasher = DefaultHasher::new();
+/// The pool that a process is a worker of; `above` are its ancestors, nearest first. The marks go before the rules.
+pub(super) fn of(rules: &[PoolRule], process: &Process, above: &[Process]) -> Option<PoolOf> {
     match Pool::of(process) {
-        Some(pool) => pool.hash(&mut hasher),
-        None => match by_rule() {
-            Some(pool) => pool.hash(&mut hasher),
-            None => return 0,
-        },
+        Some(Pool::Multiprocessing { parent }) => return Some(PoolOf::Multiprocessing(parent)),
+        Some(Pool::NodeCluster { parent }) => return Some(PoolOf::NodeCluster(parent)),
+        Some(Pool::Template { slice, unit }) => return Some(PoolOf::Template(format!("{slice}/{unit}@"))),
+        None => {}
     }
-    hasher.finish().max(1)
+    rules.iter().enumerate().find_map(|(nth, rule)| {
+        let supervisor = above.iter().find(|one| rule.is_parent(one)).map(|one| one.process);
+        (rule.is_worker(process) && (rule.parent.is_none() || supervisor.is_some()))
+            .then_some(PoolOf::Rule(nth, supervisor))
+    })
 }
 
 impl<'a> Pool<'a> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::finding::{Finding, Holder};
-use super::pool;
+use super::pool::{self, PoolOf};
 use crate::event::Process;
 
 /// When two processes count as one party. Everything else is unrelated, and sharing an endpoint is a finding.
@@ -80,12 +80,14 @@ pub struct PoolRule {
 }
 
 /// What the kernel has to know of a process to judge as the ledger does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// A number that the workers of one pool share; 0 none.
-    pub pool: u64,
+    /// The pool that it is a worker of.
+    pub pool: Option<PoolOf>,
     /// The allow rules whose program and cgroup match, a bit each, the first 32.
     pub rules: u32,
+    /// The pool rules for which it is a supervisor, a bit each, the first 32.
+    pub parents: u32,
 }
 
 impl Settings {
@@ -95,9 +97,11 @@ impl Settings {
         let matching = self.allow.iter().take(32).enumerate();
         let matching =
             matching.filter(|(_, rule)| rule.is_about(&process.comm, &process.exe, &process.cgroup));
+        let parents = self.pools.iter().take(32).enumerate().filter(|(_, rule)| rule.is_parent(process));
         Standing {
-            pool: pool::number(&self.pools, process, above),
+            pool: pool::of(&self.pools, process, above),
             rules: matching.fold(0, |bits, (nth, _)| bits | 1 << nth),
+            parents: parents.fold(0, |bits, (nth, _)| bits | 1 << nth),
         }
     }
 }

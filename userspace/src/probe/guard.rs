@@ -7,44 +7,15 @@ use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, loaded_programs};
-use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives};
+use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives, known};
 
 use super::load::{Guarding, Options, open_root, reason};
 use super::preload::load;
+use super::standing::{KIN_WORDS, Rules, Standings};
 use super::{Denial, Probe, ProbeError, pins, surroundings, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
-use crate::ledger::{AllowRule, Standing};
-
-/// Words of a `Kin`: name, lineage, pool, cut, ancestors.
-const KIN_WORDS: usize = 4 + ANCESTORS_MAX;
-
-/// How processes stand: what the guard decides with and only user space can tell.
-pub struct Standings(HashMap<MapData, u32, [u64; KIN_WORDS]>);
-
-impl Standings {
-    /// From now on what the process `tgid` binds is decided as if another did it.
-    pub fn stand_for(&mut self, tgid: u32, other: ProcessKey) {
-        match self.0.get(&other.tgid, 0).map(|words| (words.first().copied(), words)) {
-            Ok((Some(known), words)) if known == name(other) => drop(self.0.insert(tgid, words, 0)),
-            // Nobody knows how it stands: it is let through, and counted.
-            _ => drop(self.0.remove(&tgid)),
-        }
-    }
-
-    /// Tells how a process stands. Nothing happens when it is gone.
-    pub fn set(&mut self, process: ProcessKey, standing: Standing) {
-        let Ok(mut words) = self.0.get(&process.tgid, 0) else { return };
-        if let [known, _, pool, cut_and_rules, ..] = &mut words
-            && *known == name(process)
-        {
-            *pool = standing.pool;
-            *cut_and_rules = *cut_and_rules & 0xffff_ffff | u64::from(standing.rules) << 32;
-            // It may have ended meanwhile.
-            let _ = self.0.insert(process.tgid, words, BPF_EXIST);
-        }
-    }
-}
+use crate::ledger::{AllowRule, Settings};
 
 /// A live process and what relates it to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +29,9 @@ pub struct Kinship {
 }
 
 /// The programs that keep what the guard decides with, in the order in which they attach.
-const KIN_HOOKS: [(&str, &str); 3] = [
+const KIN_HOOKS: [(&str, &str); 5] = [
+    ("kin_cgroup", "cgroup_mkdir"),
+    ("kin_cgroup_gone", "cgroup_rmdir"),
     ("kin_exit", "sched_process_exit"),
     ("kin_exec", "sched_process_exec"),
     ("kin_fork", "sched_process_fork"),
@@ -112,40 +85,44 @@ impl Probe {
         Ok(denial)
     }
 
-    /// Begins to keep kinship and claims, by these allow rules. `scan` gives the live processes, once those that come and go are seen.
+    /// Begins to keep kinship and claims, by these rules. `scan` gives the live processes, once those that come and go are seen.
     ///
     /// # Errors
     /// When the kernel refuses a program: before about 5.17 it cannot deny a bind that has its port.
     pub fn guard(
         &mut self,
-        allow: &[AllowRule],
+        settings: &Settings,
         scan: impl FnOnce() -> Vec<Kinship>,
     ) -> Result<(), ProbeError> {
         let rules = self.ebpf.map_mut("RULES");
         let rules = rules.ok_or_else(|| refused("RULES", "it is not in the object".to_owned()))?;
         let mut rules: Array<_, [u64; 3]> =
             Array::try_from(rules).map_err(|error| refused("RULES", error.to_string()))?;
-        for (nth, rule) in (0..RULES_MAX).zip(allow) {
+        for (nth, rule) in (0..RULES_MAX).zip(&settings.allow) {
             rules.set(nth, rule_words(rule), 0).map_err(|error| refused("RULES", error.to_string()))?;
         }
+        let told = Rules::of(settings, self.seed);
+        told.tell(&mut self.ebpf)?;
         for (name, tracepoint) in KIN_HOOKS {
             let program = self.load_guard(name)?;
             let link = syscall::link_raw_tracepoint(program, tracepoint);
             let link = link.map_err(|error| refused(name, error.to_string()))?;
             self.guard_links.push(GuardLink { name, enforced: None, link });
         }
+        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
+        let cgroups = cgroup2::Paths::all(&root);
+        told.tell_places(&mut self.ebpf, cgroups.iter().map(|(id, path)| (*id, path.as_str())))?;
         let map =
             self.ebpf.map_mut("KIN").ok_or_else(|| refused("KIN", "it is not in the object".to_owned()))?;
         let mut kin: HashMap<_, u32, [u64; KIN_WORDS]> =
             HashMap::try_from(map).map_err(|error| refused("KIN", error.to_string()))?;
         let before = known_before();
-        for known in scan() {
-            let told = before.iter().find_map(|map| map.get(&known.process.tgid, 0).ok());
-            let told = told.filter(|told| told.first() == Some(&name(known.process))).map(without_standing);
+        for alive in scan() {
+            let told = before.iter().find_map(|map| map.get(&alive.process.tgid, 0).ok());
+            let told = told.filter(|told| told.first() == Some(&name(alive.process))).map(without_standing);
             // What fork and exec have told meanwhile is newer.
-            let _ = kin.insert(known.process.tgid, told.unwrap_or_else(|| words(&known)), BPF_NOEXIST);
+            let _ = kin.insert(alive.process.tgid, told.unwrap_or_else(|| words(&alive)), BPF_NOEXIST);
         }
-        let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         let root = open_root(&root)?;
         CENSUS_HOOKS.iter().try_for_each(|hook| self.attach_guard(*hook, &root, None))
     }
@@ -179,10 +156,20 @@ impl Probe {
     /// # Errors
     /// When the kernel does not give one.
     pub fn kin_again(&self) -> Result<Standings, ProbeError> {
-        let kin = self.kin()?.try_clone_to_owned().map_err(|error| refused("KIN", error.to_string()))?;
-        let map = MapData::from_fd(kin).map(Map::HashMap);
-        let map = map.map_err(|error| refused("KIN", error.to_string()))?;
-        HashMap::try_from(map).map(Standings).map_err(|error| refused("KIN", error.to_string()))
+        Ok(Standings { kin: self.shared("KIN")?, supervisors: self.shared("SUPERVISORS")?, seed: self.seed })
+    }
+
+    /// A map, by another handle.
+    fn shared<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, ProbeError> {
+        let Some(Map::HashMap(map)) = self.ebpf.map(name) else {
+            return Err(refused(name, "it is not in the object".to_owned()));
+        };
+        let fd = map.fd().as_fd().try_clone_to_owned().map_err(|error| refused(name, error.to_string()))?;
+        let map = MapData::from_fd(fd).map(Map::HashMap).and_then(HashMap::try_from);
+        map.map_err(|error| refused(name, error.to_string()))
     }
 
     fn kin(&self) -> Result<BorrowedFd<'_>, ProbeError> {
@@ -266,12 +253,11 @@ pub fn enforced(cgroup: &File) -> Enforced {
 }
 
 const BPF_NOEXIST: u64 = 1;
-const BPF_EXIST: u64 = 2;
 
 /// What EPERM means where a program is attached that was loaded.
 const EXCLUSIVE: &str = "another tool may have attached a program there that tolerates no other";
 
-fn refused(hook: &'static str, reason: String) -> ProbeError {
+pub(super) fn refused(hook: &'static str, reason: String) -> ProbeError {
     ProbeError::Guard { hook, reason }
 }
 
@@ -283,17 +269,17 @@ fn known_before() -> Vec<HashMap<MapData, u32, [u64; KIN_WORDS]>> {
 
 /// Pools and rules are told anew.
 const fn without_standing(mut words: [u64; KIN_WORDS]) -> [u64; KIN_WORDS] {
-    let [_, _, pool, cut_and_rules, ..] = &mut words;
+    let [_, _, pool, known_and_rules, ..] = &mut words;
     *pool = 0;
-    *cut_and_rules &= 0xffff_ffff;
+    *known_and_rules &= known::CUT as u64;
     words
 }
 
-fn words(known: &Kinship) -> [u64; KIN_WORDS] {
+fn words(kinship: &Kinship) -> [u64; KIN_WORDS] {
     let mut words = [0; KIN_WORDS];
     let names =
-        [name(known.process), name(known.lineage), 0, u64::from(known.ancestors.len() > ANCESTORS_MAX)];
-    let ancestors = known.ancestors.iter().map(|ancestor| name(*ancestor));
+        [name(kinship.process), name(kinship.lineage), 0, u64::from(kinship.ancestors.len() > ANCESTORS_MAX)];
+    let ancestors = kinship.ancestors.iter().map(|ancestor| name(*ancestor));
     for (word, value) in words.iter_mut().zip(names.into_iter().chain(ancestors)) {
         *word = value;
     }
@@ -322,7 +308,7 @@ fn rule_words(rule: &AllowRule) -> [u64; 3] {
 }
 
 /// The name of a process in the kernel's maps.
-const fn name(process: ProcessKey) -> u64 {
+pub(super) const fn name(process: ProcessKey) -> u64 {
     process.start << TGID_BITS | process.tgid as u64
 }
 

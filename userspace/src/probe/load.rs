@@ -16,6 +16,7 @@ use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
 use super::offsets::Resolved;
 use super::preload::{load, load_together};
+use super::standing::Rules;
 use super::{Backend, ProbeError, backend, offsets, surroundings, tracefs};
 use crate::ledger::RelatedBy;
 use crate::{cgroup2, wire};
@@ -171,6 +172,8 @@ pub struct Probe {
     /// The kernel's iterators take no lock.
     pub(super) plain_census: bool,
     pub(super) guard_links: Vec<GuardLink>,
+    /// Where the hashes of paths begin that the guard compares.
+    pub(super) seed: u64,
 }
 
 impl Probe {
@@ -223,6 +226,7 @@ impl Probe {
             guarding: options.guard,
             plain_census: false,
             guard_links: Vec::new(),
+            seed: Rules::seed(),
         })
     }
 
@@ -456,7 +460,7 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         .map_max_entries("RING", options.ring_bytes);
     if options.guard == Guarding::Off {
         // Made with the object, whether or not the guard is attached.
-        for map in ["KIN", "CLAIMED", "CLAIMED_SETS", "CLAIMS"] {
+        for map in ["KIN", "CLAIMED", "CLAIMED_SETS", "CLAIMS", "PATTERNS", "PLACES", "SUPERVISORS"] {
             loader.map_max_entries(map, 1);
         }
     }

@@ -15,6 +15,7 @@ mod pins;
 mod preload;
 mod ring;
 pub mod seccomp;
+mod standing;
 pub mod surroundings;
 mod syscall;
 mod task_files;
@@ -23,7 +24,7 @@ mod trial;
 mod vmlinux;
 
 pub use backend::Backend;
-pub use guard::{Enforced, Kinship, Standings, enforced, process_of};
+pub use guard::{Enforced, Kinship, enforced, process_of};
 pub use load::{
     Attached, Guarding, Needless, Options, Probe, Refused, map_large_blocks, missing_capabilities,
     release_memory,
@@ -32,6 +33,7 @@ pub use maps::{Accepted, Counters, Idle, Owners, Watched};
 pub use membership::{Group, is_member};
 pub use pins::{PinError, pinned, unpin};
 pub use ring::Ring;
+pub use standing::Standings;
 pub use task_files::FileRow;
 pub use trial::Denial;
 pub use vmlinux::VMLINUX;

@@ -12,7 +12,7 @@ use super::vmlinux::Types;
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
 
-const STRUCTS: [&str; 30] = [
+const STRUCTS: [&str; 36] = [
     "cred",
     "css_set",
     "task_struct",
@@ -43,6 +43,12 @@ const STRUCTS: [&str; 30] = [
     "inet_bind_bucket",
     "inet_bind2_bucket",
     "net_device",
+    "path",
+    "dentry",
+    "qstr",
+    "vfsmount",
+    "mount",
+    "cgroup_root",
 ];
 
 /// What io_uring binds with, where it can (6.11: io_uring/net.c).
@@ -139,6 +145,19 @@ fn from_btf(btf: &Btf<'_>) -> Offsets {
         pid_nr: btf.offset("pid", "numbers.nr"),
         mm_arg_start: btf.offset("mm_struct", "arg_start"),
         mm_arg_end: btf.offset("mm_struct", "arg_end"),
+        mm_env_start: btf.offset("mm_struct", "env_start"),
+        mm_env_end: btf.offset("mm_struct", "env_end"),
+        mm_exe_file: btf.offset("mm_struct", "exe_file"),
+        file_mount: btf.offset("file", "f_path.mnt"),
+        file_dentry: btf.offset("file", "f_path.dentry"),
+        dentry_parent: btf.offset("dentry", "d_parent"),
+        dentry_name: btf.offset("dentry", "d_name.name"),
+        vfsmount_root: btf.offset("vfsmount", "mnt_root"),
+        mount_mnt: btf.offset("mount", "mnt"),
+        mount_parent: btf.offset("mount", "mnt_parent"),
+        mount_point: btf.offset("mount", "mnt_mountpoint"),
+        cgroup_root: btf.offset("cgroup", "root"),
+        root_hierarchy: btf.offset("cgroup_root", "hierarchy_id"),
         bprm_filename: btf.offset("linux_binprm", "filename"),
         bprm_interp: btf.offset("linux_binprm", "interp"),
         skc_num: skc("skc_num"),

@@ -22,7 +22,7 @@ use crate::event::{
     Body, BootTime, Cookie, Event, Found, Hook, Inum, Inventory, InventoryPhase, Job, JobPhase, Limit, Lost,
     OptionSet, PortUse, ProcessKey, Protocol, Seq, Setting,
 };
-use crate::ledger::{AllowRule, Settings, Standing};
+use crate::ledger::{Settings, Standing};
 use crate::probe::{
     Attached, Counters, Guarding, Idle, Options, Probe, ProbeError, Ring, Standings, map_large_blocks,
     release_memory, surroundings,
@@ -107,14 +107,14 @@ const fn shares(call: &wire::Call) -> bool {
 
 impl Live {
     /// Attaches the probe and takes the inventory of what exists. The first events (the inventory) are appended to
-    /// `events`. Nothing that is bound after this returns is missed. `allow` is for the guard.
+    /// `events`. Nothing that is bound after this returns is missed. `settings` are for the guard.
     ///
     /// # Errors
     /// Without privileges, on a kernel that cannot carry the probe, or without socket tables.
     pub fn start(
         options: &Options,
         mut processes: Processes,
-        allow: &[AllowRule],
+        settings: &Settings,
         events: &mut Vec<Event>,
     ) -> Result<Self, LiveError> {
         surroundings::check()?;
@@ -128,7 +128,7 @@ impl Live {
         let root = cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?;
         processes.scan();
         if options.guard != Guarding::Off {
-            probe.guard(allow, || processes.kinships())?;
+            probe.guard(settings, || processes.kinships())?;
         }
         let mut enricher = Enricher::new(
             processes,
@@ -201,7 +201,7 @@ impl Live {
         if let Some((described, above)) = self.enricher.described(process) {
             let standing = settings.standing(&described, &above);
             if standing != Standing::default() {
-                standings.set(process, standing);
+                standings.set(process, &standing);
             }
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::enrich::Processes;
 use crate::event::{Cookie, Event};
+use crate::ledger::Settings;
 use crate::probe::{Attached, Options};
 use crate::source::live::Live;
 
@@ -57,7 +58,7 @@ impl Feed {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut first = Vec::new();
-                let mut live = match Live::start(&options, processes(), &[], &mut first) {
+                let mut live = match Live::start(&options, processes(), &Settings::default(), &mut first) {
                     Ok(live) => live,
                     Err(error) => {
                         drop(ready.send(Err(error)));
