@@ -52,7 +52,7 @@
 //! | `stay` | from now on the end of input does not end it, only a signal does |
 //! | `exit` | ends it |
 //!
-//! Arguments of the program are commands that come first. It ends when its input does.
+//! Arguments of the program are commands that come first, but for those that begin with `--`. It ends when its input does.
 
 mod bare;
 mod churn;
@@ -146,7 +146,8 @@ fn main() -> ExitCode {
         later: None,
         stays: false,
     };
-    let mut commands = std::env::args().skip(1).peekable();
+    // A mark of its supervisor is no command.
+    let mut commands = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
     if let Some(numbers) = commands.peek().and_then(|first| first.strip_prefix("--adopt=")).map(str::to_owned)
     {
         commands.next();

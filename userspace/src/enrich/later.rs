@@ -93,15 +93,6 @@ impl Later {
         self.joined.remove(&cookie)
     }
 
-    /// Whether a socket may be looked at out of turn.
-    pub(super) fn may_look(&mut self, at: BootTime) -> bool {
-        let may = at.since(self.looked) >= LOOK_EVERY_NS;
-        if may {
-            self.looked = at;
-        }
-        may
-    }
-
     /// A socket is to be looked at.
     pub(super) fn look(&mut self, cookie: Cookie, at: BootTime) {
         let due = (at.0 + LOOK_NS).max(self.looked.0 + LOOK_EVERY_NS);
@@ -162,14 +153,6 @@ impl<L: Lookups> Enricher<L> {
         if let Some(connections) = self.lookups.accepted(cookie, closed) {
             let body = Body::Accepted(Accepted { cookie, connections });
             facts.push(Fact { at, hook: Hook::SockOps, body });
-        }
-    }
-
-    /// Tells what sockets are now.
-    pub(super) fn look(&mut self, sockets: &BTreeSet<Cookie>, now: BootTime, facts: &mut Vec<Fact>) {
-        for (socket, state) in self.lookups.now(sockets) {
-            let body = Body::Changed(Changed { process: None, socket, state });
-            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
         }
     }
 

@@ -28,9 +28,9 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, CgroupRemoved, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone,
-    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol,
-    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
+    Bind, BindFailed, Body, BootTime, CgroupRemoved, Changed, Close, ConnectFailed, Cookie, Door, Errno,
+    Exit, Gone, Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey,
+    Protocol, Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
 use crate::ledger::conflict;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
@@ -256,10 +256,7 @@ impl<L: Lookups> Enricher<L> {
                 let setting = setting(&option);
                 if setting.is_none_or(|setting| matches!(setting, Setting::Device(_))) {
                     // It may not succeed, and only the socket knows the index of a name. This record came just before
-                    // the option took effect: most often it has by now, but that is looked at again.
-                    if self.later.may_look(at) {
-                        self.look(&BTreeSet::from([option.cookie]), at, facts);
-                    }
+                    // the option took effect.
                     self.later.look(option.cookie, at);
                 }
                 if let Some(setting) = setting {
@@ -337,20 +334,40 @@ impl<L: Lookups> Enricher<L> {
         own.into_iter().flatten().min()
     }
 
-    /// Tells what was held back, and looks up what no record tells: who holds the sockets whose known holders have ended, and long enough ago, and what
-    /// sockets have become.
-    pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) {
+    /// Tells what was held back, and looks up what no record tells: who holds the sockets whose known holders have ended, and
+    /// long enough ago. Gives what sockets have become, to be told by [`Enricher::looked`].
+    #[must_use]
+    pub fn due(&mut self, now: BootTime, facts: &mut Vec<Fact>) -> Vec<(SocketFacts, TcpState)> {
         self.stopping.due(now, facts);
         for begun in self.later.take_failed(now) {
             self.unresolved(begun, facts);
         }
         let mut wanted = self.later.take_look(now);
         self.crowds_due(&wanted, now, facts);
-        wanted.retain(|cookie| self.sockets.knows(*cookie));
-        if !wanted.is_empty() {
-            self.look(&wanted, now, facts);
-        }
         self.look_for_holders(now, now, facts);
+        wanted.retain(|cookie| self.sockets.knows(*cookie));
+        if wanted.is_empty() { Vec::new() } else { self.lookups.now(&wanted) }
+    }
+
+    /// Tells what sockets have become, as [`Enricher::due`] gave it, before the records that were made until then and are not yet
+    /// told: `meanwhile`. A socket of which one of these is will be looked at again: that record may be of what was seen.
+    pub fn looked(
+        &mut self,
+        seen: Vec<(SocketFacts, TcpState)>,
+        now: BootTime,
+        meanwhile: &[Stamped],
+        facts: &mut Vec<Fact>,
+    ) {
+        let touched: BTreeSet<Cookie> =
+            meanwhile.iter().filter_map(|stamped| stamped.record.cookie()).collect();
+        for (socket, state) in seen {
+            if touched.contains(&socket.cookie) {
+                self.later.look(socket.cookie, now);
+                continue;
+            }
+            let body = Body::Changed(Changed { process: None, socket, state });
+            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
+        }
     }
 
     /// Looks up who holds all of them, also those whose holders have only just ended: a judgement is about to rest on it.

@@ -130,9 +130,17 @@ impl Bench {
 
     /// Lets time pass, and does what is due then.
     fn wait(&mut self, ns: u64) -> Vec<Body> {
+        self.wait_beside(ns, &[])
+    }
+
+    /// As [`Bench::wait`], with records that are made before what is looked at has been.
+    fn wait_beside(&mut self, ns: u64, meanwhile: &[Record]) -> Vec<Body> {
         self.now += ns;
-        let mut facts = Vec::new();
-        self.enricher.due(BootTime(self.now), &mut facts);
+        let (now, mut facts) = (BootTime(self.now), Vec::new());
+        let seen = self.enricher.due(now, &mut facts);
+        let stamped = |record: &Record| Stamped { at: now, hook: Hook::Setsockopt, record: record.clone() };
+        let meanwhile: Vec<Stamped> = meanwhile.iter().map(stamped).collect();
+        self.enricher.looked(seen, now, &meanwhile, &mut facts);
         self.bodies(facts)
     }
 

@@ -5,7 +5,7 @@
 
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub struct Live {
     attached: Attached,
     only_conflicts: bool,
     facts: Vec<Fact>,
+    /// Records that were read before their turn.
+    ahead: VecDeque<Stamped>,
     seq: Seq,
     lost: [u64; counter::SLOTS as usize],
     undecodable: u64,
@@ -147,6 +149,7 @@ impl Live {
             only_conflicts: options.only_conflicts,
             facts: Vec::new(),
             seq: Seq(1),
+            ahead: VecDeque::new(),
             lost: [0; counter::SLOTS as usize],
             undecodable: 0,
             quiet_looks: 0,
@@ -285,8 +288,14 @@ impl Live {
         self.serve_waits(events);
         let now = clock::boot_now();
         if self.enricher.next_due().is_some_and(|due| due <= now) {
-            self.enricher.due(now, &mut self.facts);
+            let seen = self.enricher.due(now, &mut self.facts);
             self.stamp(events);
+            if !seen.is_empty() {
+                // What was made until then comes behind what was seen, as far as it is not what was seen.
+                self.read_ahead();
+                self.enricher.looked(seen, now, self.ahead.make_contiguous(), &mut self.facts);
+                self.stamp(events);
+            }
         }
         if self.moved.is_some_and(|due| due <= now) {
             self.moved = None;
@@ -300,7 +309,7 @@ impl Live {
             self.count_ports(events);
         }
         self.enricher.forget_listing();
-        Ok(taken >= DRAIN_MAX)
+        Ok(taken >= DRAIN_MAX || !self.ahead.is_empty())
     }
 
     /// Appends a fact of bindwatch's own. The processes that it names are made known first.
@@ -369,10 +378,33 @@ impl Live {
         self.stamp(events);
     }
 
+    /// Reads every record that was made until now.
+    fn read_ahead(&mut self) {
+        let now = clock::boot_now();
+        while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
+            match decoded {
+                Ok(record) => {
+                    let is_newer = record.at > now;
+                    self.ahead.push_back(record);
+                    if is_newer {
+                        break;
+                    }
+                }
+                Err(error) => self.undecodable(error),
+            }
+        }
+    }
+
+    fn undecodable(&mut self, error: impl std::fmt::Display) {
+        log::warn!("the probe sent {error}");
+        self.undecodable += 1;
+    }
+
     fn take_records(&mut self, events: &mut Vec<Event>) -> Result<usize, LiveError> {
         let (mut taken, mut unclaimed) = (0, false);
         while taken < DRAIN_MAX {
-            let Some(decoded) = self.ring.get_mut().next(wire::decode) else { break };
+            let ahead = self.ahead.pop_front().map(Ok);
+            let Some(decoded) = ahead.or_else(|| self.ring.get_mut().next(wire::decode)) else { break };
             taken += 1;
             match decoded {
                 Ok(mut record) => {
@@ -409,10 +441,7 @@ impl Live {
                     unclaimed |= late && self.guard.is_some();
                     self.stamp(events);
                 }
-                Err(error) => {
-                    log::warn!("the probe sent {error}");
-                    self.undecodable += 1;
-                }
+                Err(error) => self.undecodable(error),
             }
         }
         if unclaimed {
@@ -515,7 +544,7 @@ impl Live {
             self.leave_conflicts(&mut sockets)?;
         }
         let took = clock::boot_now().since(begin);
-        let mut pending: Vec<Stamped> = Vec::new();
+        let mut pending: Vec<Stamped> = self.ahead.drain(..).collect();
         while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
             match decoded {
                 Ok(record) => pending.push(record),

@@ -121,6 +121,24 @@ pub enum Record {
 }
 
 impl Record {
+    /// The socket that it is about.
+    #[must_use]
+    pub const fn cookie(&self) -> Option<Cookie> {
+        match self {
+            Self::Bind(call)
+            | Self::BindFailed(call)
+            | Self::Denied { call, .. }
+            | Self::Unresolved(call)
+            | Self::Listen(call)
+            | Self::Changed(call, _)
+            | Self::ListenFailed(call)
+            | Self::ConnectFailed(call) => Some(call.socket.cookie),
+            Self::Unlisten(small) | Self::Close(small) | Self::Destroy(small) => Some(small.cookie),
+            Self::Option(option) => Some(option.cookie),
+            _ => None,
+        }
+    }
+
     /// A socket has a port, or another one.
     #[must_use]
     pub const fn is_of_port(&self) -> bool {

@@ -76,7 +76,7 @@ fn a_bind_whose_end_was_not_seen_is_told_as_such_at_once() {
 
 /// The device is a name in the call; the socket has its index.
 #[test]
-fn a_device_is_read_from_the_socket_at_once_and_again() {
+fn a_device_is_read_from_the_socket_a_moment_later() {
     let mut bench = Bench::new();
     bench.bind(2, 70);
     let mut on_device = socket(70);
@@ -84,12 +84,36 @@ fn a_device_is_read_from_the_socket_at_once_and_again() {
     bench.enricher.lookups.now = vec![(on_device.clone(), TcpState::Close)];
     let to_device = SetOption { cookie: Cookie(70), level: 1, name: 25, value: 0x3068_7465 };
     let expected = Body::Changed(Changed { process: None, socket: on_device, state: TcpState::Close });
-    assert_eq!(bench.feed(Record::Option(to_device.clone())), std::slice::from_ref(&expected));
+    assert_eq!(bench.feed(Record::Option(to_device.clone())), []);
+    assert_eq!(bench.wait(1_000_000), []);
+    assert_eq!(bench.wait(1_000_000), std::slice::from_ref(&expected));
     // Right after a look the next one waits: each goes through every descriptor of the machine.
     assert_eq!(bench.feed(Record::Option(to_device)), []);
-    assert_eq!(bench.wait(1_000_000), []);
+    assert_eq!(bench.wait(2_000_000), []);
     assert_eq!(bench.wait(50_000_000), [expected]);
     assert_eq!(bench.wait(50_000_000), []);
+}
+
+/// The first socket leaves its device, and then the second comes: when it is looked at both have been, and neither record was
+/// read. What was seen is told behind them.
+#[test]
+fn a_device_that_was_set_again_before_the_look_is_not_told_too_early() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    bench.bind(3, 71);
+    let mut on_device = socket(71);
+    on_device.options.device = Ifindex(3);
+    bench.enricher.lookups.now = vec![(on_device, TcpState::Close)];
+    let option = Record::Option(SetOption { cookie: Cookie(71), level: 1, name: 25, value: 0x3068_7465 });
+    assert_eq!(bench.feed(option.clone()), []);
+    let close =
+        Small { cookie: Cookie(70), state: TcpState::Close, backlog: 0, tgid: 0, netns: Inum(1), port: 0 };
+    let meanwhile = [Record::Close(close), option];
+    assert_eq!(bench.wait_beside(2_000_000, &meanwhile), []);
+    let [close, option] = meanwhile;
+    assert_eq!(types(&bench.feed(close)), ["close"]);
+    assert_eq!(bench.feed(option), []);
+    assert_eq!(types(&bench.wait(50_000_000)), ["changed"]);
 }
 
 #[test]
