@@ -5,6 +5,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddrV4;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -55,6 +56,8 @@ impl Worker<'_> {
             None => r#"echo $$ > "$0"; exec "$@""#,
         };
         let mut command = Command::new(shell.unwrap_or(Path::new("sh")));
+        // Where it is a busybox, that is what makes it a shell.
+        command.arg0("sh");
         command.args(["-c", script]).arg(self.cgroup.join("cgroup.procs")).arg(&self.program);
         command.arg(format!("bind udp {} reuseport", self.address)).args(self.argument);
         command.envs(self.variable.iter().map(|(name, value)| (name, value)));
@@ -178,6 +181,7 @@ fn workers_below_one_supervisor() {
         // What a shell starts beside itself has no input unless it is given one.
         let script = r#"echo $$ > "$0"; exec 3<&0; "$@" <&3 & "$@" <&3 & wait"#;
         let mut command = Command::new(&boss);
+        command.arg0("sh");
         command.args(["-c", script]).arg(cgroup.path().join("cgroup.procs")).arg(&worker);
         command.arg(format!("bind udp {address}:{port} reuseport"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
