@@ -1,5 +1,6 @@
 //! Everything a developer of bindwatch runs, one verb a file: `cargo xtask VERB`.
 
+mod architecture;
 mod bench;
 mod build_ebpf;
 mod capture;
@@ -26,13 +27,15 @@ usage: cargo xtask VERB
   check                  format, tidy, clippy, dependencies, and the probe against its sources
   test [--real] [FILTER] every test, the scenarios with real processes included; needs root. Without FILTER also those of
                          vm --quick, and with --real those whose programs are large to install
-  vm [KERNEL…] [--all]   the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json unless
-                         told which; --quick: the most telling scenarios, --backend B, --scenario S, --update: newer
+  vm [KERNEL…] [--all] [--target x86_64|aarch64]
+                         the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json for this
+                         machine or another unless told which; --quick: the most telling scenarios, --backend B, --scenario S, --update: newer
                          packages, --append WORDS: for the kernel, --run LINE: of shell before scenarios,
                          --broken: whether scenarios notice a backend that tells nothing, --guests N: at once,
                          --continue: only what has not passed yet, --join: or has by another build, --no-run: nothing,
                          --write: the table of docs/kernels.md
-  dist                   what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials
+  dist [--target x86_64|aarch64]…
+                         what users get, in target/dist: a static binary as .tar.gz, .deb and .rpm, its bill of materials
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
   bench [--quick] [--json FILE] [P1…]
                          every goal, or those named, against its peers in turn, as a table; needs root
@@ -63,7 +66,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["test", "--real", filter] | ["test", filter, "--real"] => test::test(Some(filter), true),
         ["test", filter] => test::test(Some(filter), false),
         ["vm", words @ ..] => vm::vm(&vm::Options::of(words)?),
-        ["dist"] => dist::dist(),
+        ["dist", words @ ..] => dist::dist(words),
         ["capture"] => capture::capture(),
         ["bench", "compare", old, new] => bench::compare(old, new),
         ["bench", rest @ ..] => bench::goals(rest),

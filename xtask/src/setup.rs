@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
+use crate::architecture::Architecture;
 use crate::folders;
 use crate::shell;
 use crate::toolchain::{LINKER_VERSION, Toolchain};
@@ -29,8 +30,12 @@ pub(crate) enum Part {
     Bench,
     /// What boots other kernels.
     Guests,
+    /// What boots kernels of this machine.
+    GuestsOf(&'static Architecture),
     /// What packages are made with.
     Dist,
+    /// What builds for this machine on another, and starts what was built.
+    Cross(&'static Architecture),
 }
 
 /// A program that a Debian package brings.
@@ -80,8 +85,7 @@ const DIST: [Program; 3] = [
 ];
 
 /// What `vm` runs, and what it puts into a guest.
-const GUESTS: [Program; 10] = [
-    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots other kernels" },
+const GUESTS: [Program; 9] = [
     Program { name: "busybox", package: "busybox-static", why: "shell of a guest" },
     Program { name: "xz", package: "xz-utils", why: "unpacks kernels" },
     Program { name: "zstd", package: "zstd", why: "unpacks kernels" },
@@ -117,6 +121,16 @@ pub(crate) fn parts(parts: &[Part]) -> anyhow::Result<bool> {
     }
     if parts.contains(&Part::Dist) {
         installed |= apt_install(&missing(&DIST))?;
+    }
+    for part in parts {
+        match part {
+            Part::GuestsOf(architecture) => {
+                let (name, package) = architecture.guest;
+                installed |= apt_install(&missing(&[Program { name, package, why: "boots other kernels" }]))?;
+            }
+            Part::Cross(architecture) if !architecture.is_host() => installed |= cross(architecture)?,
+            _ => {}
+        }
     }
     if parts.contains(&Part::Test) {
         installed |= programs()?;
@@ -167,6 +181,28 @@ fn programs() -> anyhow::Result<bool> {
         packages.push("python3-venv");
     }
     apt_install(&packages)
+}
+
+/// The compiler, the libraries and the emulator that another machine's programs take.
+fn cross(architecture: &Architecture) -> anyhow::Result<bool> {
+    let linker = format!("{}-gcc", architecture.gnu);
+    let [library, compiler] = architecture.cross;
+    let mut packages = Vec::new();
+    if which(&linker).is_none() || !Path::new("/usr").join(architecture.gnu).join("lib/libc.a").is_file() {
+        println!("setup: {linker} or its C library is missing (builds for {})", architecture.name);
+        packages.extend([compiler, library]);
+    }
+    if which(architecture.user).is_none() {
+        println!("setup: {} is missing (starts what was built for {})", architecture.user, architecture.name);
+        packages.push("qemu-user");
+    }
+    let mut installed = apt_install(&packages)?;
+    if !architecture.has_std()? {
+        println!("setup: rustup target add {}", architecture.target);
+        shell::run(shell::command("rustup").args(["target", "add", architecture.target]))?;
+        installed = true;
+    }
+    Ok(installed)
 }
 
 fn toolchain() -> anyhow::Result<bool> {

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use crate::architecture::Architecture;
 use crate::setup::{self, Part};
 use crate::shell;
 
-/// The target; static glibc.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The largest that the binary may be, bytes.
 const SIZE_MAX: u64 = 12 << 20;
 /// Verbs with a manual page of their own.
@@ -41,6 +40,8 @@ const SUMMARY: &str = "see every socket bind, and who shared, took or held which
 
 /// What everything is made of.
 struct Dist {
+    /// For which machine.
+    architecture: &'static Architecture,
     folder: PathBuf,
     binary: PathBuf,
     version: String,
@@ -50,22 +51,53 @@ struct Dist {
     maintainer: String,
 }
 
-/// Runs the verb.
-pub(crate) fn dist() -> anyhow::Result<()> {
-    setup::parts(&[Part::Dist])?;
+/// Runs the verb: for the machines that `--target` names, or for this one.
+pub(crate) fn dist(words: &[&str]) -> anyhow::Result<()> {
+    let architectures = targets(words)?;
+    let parts: Vec<Part> = architectures.iter().map(|one| Part::Cross(one)).chain([Part::Dist]).collect();
+    setup::parts(&parts)?;
     let folder = shell::target_dir().join("dist");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
-    let binary = build()?;
-    let metadata = sbom::metadata(TARGET)?;
+    for architecture in architectures {
+        make(architecture, &folder)?;
+    }
+    let line = "sha256sum bindwatch* > SHA256SUMS && cat SHA256SUMS";
+    shell::run(shell::command("sh").current_dir(&folder).args(["-ec", line]))
+}
+
+fn targets(words: &[&str]) -> anyhow::Result<Vec<&'static Architecture>> {
+    let mut targets = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--target" => {
+                let target = Architecture::named(words.next().context("--target needs a value")?)?;
+                if !targets.contains(&target) {
+                    targets.push(target);
+                }
+            }
+            other => bail!("no such option: {other}"),
+        }
+    }
+    if targets.is_empty() {
+        targets.push(Architecture::host()?);
+    }
+    Ok(targets)
+}
+
+/// Everything of one machine.
+fn make(architecture: &'static Architecture, folder: &Path) -> anyhow::Result<()> {
+    let binary = build(architecture)?;
+    let metadata = sbom::metadata(architecture.target)?;
     let version = sbom::version(&metadata)?;
     let epoch = shell::output(shell::command("git").args(["log", "-1", "--format=%ct"]))?;
     let maintainer = shell::output(shell::command("git").args(["log", "-1", "--format=%an <%ae>"]))?;
     let (epoch, maintainer) = (epoch.trim().to_owned(), maintainer.trim().to_owned());
-    let dist = Dist { folder, binary, version, epoch, maintainer };
-    let name = format!("bindwatch-{}-x86_64-linux", dist.version);
+    let dist = Dist { architecture, folder: folder.to_owned(), binary, version, epoch, maintainer };
+    let name = format!("bindwatch-{}-{}-linux", dist.version, architecture.name);
 
     let tree = dist.folder.join(&name);
     dist.fill(&tree, &metadata)?;
@@ -78,34 +110,28 @@ pub(crate) fn dist() -> anyhow::Result<()> {
     for made in [&tree, &root] {
         std::fs::remove_dir_all(made)?;
     }
-    dist.checksums()
+    Ok(())
 }
 
 /// Builds the binary and looks at it.
-fn build() -> anyhow::Result<PathBuf> {
-    let target = shell::target_dir().join("static");
+fn build(architecture: &Architecture) -> anyhow::Result<PathBuf> {
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
         format!("--remap-path-prefix={}=bindwatch", shell::root().display()),
         format!("--remap-path-prefix={}=cargo", home.context("neither CARGO_HOME nor HOME is set")?),
     ];
-    println!("dist: building");
-    let mut cargo = shell::cargo();
-    cargo.args(["build", "--quiet", "--locked", "--profile", "dist", "--package", "bindwatch"]);
-    cargo.args(["--target", TARGET, "--target-dir"]).arg(&target);
+    println!("dist: building for {}", architecture.name);
+    let mut cargo = architecture.cargo(&["build", "--quiet", "--profile", "dist", "--package", "bindwatch"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
     shell::run(&mut cargo)?;
-    let binary = target.join(TARGET).join("dist/bindwatch");
+    let binary = architecture.built().join("dist/bindwatch");
     let size = std::fs::metadata(&binary)?.len();
     println!("dist: {size} bytes");
     if size > SIZE_MAX {
         bail!("{} has {size} bytes, more than {SIZE_MAX}", binary.display());
     }
-    let loader = shell::output(shell::command("readelf").args(["--program-headers", "--wide"]).arg(&binary))?;
-    if loader.contains("INTERP") {
-        bail!("{} is not static", binary.display());
-    }
+    Architecture::must_be_static(&binary)?;
     Ok(binary)
 }
 
@@ -116,7 +142,7 @@ impl Dist {
             std::fs::create_dir_all(tree.join(folder))?;
         }
         std::fs::copy(&self.binary, tree.join("bindwatch"))?;
-        let says = |words: &[&str]| shell::output(shell::command(&self.binary).args(words));
+        let says = |words: &[&str]| shell::output(self.architecture.start(&self.binary).args(words));
         std::fs::write(tree.join("man/bindwatch.1"), says(&["man"])? + "\n")?;
         for verb in VERBS {
             std::fs::write(tree.join(format!("man/bindwatch-{verb}.1")), says(&["man", verb])? + "\n")?;
@@ -194,9 +220,9 @@ impl Dist {
         let kilobytes = shell::output(shell::command("du").args(["-sk", "--apparent-size"]).arg(root))?;
         let kilobytes = kilobytes.split_whitespace().next().unwrap_or("0");
         let control = format!(
-            "Package: bindwatch\nVersion: {}-1\nArchitecture: amd64\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: net\nPriority: optional\nDescription: {SUMMARY}\n \
+            "Package: bindwatch\nVersion: {}-1\nArchitecture: {}\nMaintainer: {}\nInstalled-Size: {kilobytes}\nSection: net\nPriority: optional\nDescription: {SUMMARY}\n \
              Watches every bind of a machine by eBPF, and explains each port that was shared\n by accident or refused.\n",
-            self.version, self.maintainer
+            self.version, self.architecture.debian, self.maintainer
         );
         std::fs::write(tree.join("DEBIAN/control"), control)?;
         let sums = "cd \"$1\" && find usr -type f | LC_ALL=C sort | xargs md5sum > DEBIAN/md5sums && chmod 644 DEBIAN/* \
@@ -204,7 +230,8 @@ impl Dist {
         shell::run(shell::command("sh").args(["-ec", sums, "sh"]).arg(&tree).arg(&self.epoch))?;
         let mut deb = shell::command("dpkg-deb");
         deb.args(["--root-owner-group", "-Zxz", "--build"]).arg(&tree);
-        deb.arg(self.folder.join(format!("bindwatch_{}-1_amd64.deb", self.version)));
+        let name = format!("bindwatch_{}-1_{}.deb", self.version, self.architecture.debian);
+        deb.arg(self.folder.join(name));
         shell::run(deb.env("SOURCE_DATE_EPOCH", &self.epoch))?;
         std::fs::remove_dir_all(&tree)?;
         Ok(())
@@ -230,7 +257,8 @@ impl Dist {
         let file = top.join("bindwatch.spec");
         std::fs::write(&file, spec)?;
         let mut build = shell::command("rpmbuild");
-        build.args(["-bb", "--quiet", "--target", "x86_64-linux"]).env("SOURCE_DATE_EPOCH", &self.epoch);
+        let target = format!("{}-linux", self.architecture.name);
+        build.args(["-bb", "--quiet", "--target", &target]).env("SOURCE_DATE_EPOCH", &self.epoch);
         for define in [
             &format!("_topdir {}", top.display()),
             &format!("_rpmdir {}", self.folder.display()),
@@ -248,11 +276,6 @@ impl Dist {
         shell::run(build.arg(&file))?;
         std::fs::remove_dir_all(&top)?;
         Ok(())
-    }
-
-    fn checksums(&self) -> anyhow::Result<()> {
-        let line = "sha256sum bindwatch* > SHA256SUMS && cat SHA256SUMS";
-        shell::run(shell::command("sh").current_dir(&self.folder).args(["-ec", line]))
     }
 }
 
@@ -274,4 +297,22 @@ fn copyright() -> anyhow::Result<String> {
          THIRD-PARTY.txt. The program that runs in the kernel is under GPL-2.0-only: see LICENSE-GPL-2.0.probe.\n\n\
          License: MIT\n{indented}\nLicense: Apache-2.0\n See /usr/share/common-licenses/Apache-2.0.\n"
     ))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_named_once_each_and_this_machine_is_the_default() {
+        let names =
+            |words: &[&str]| -> Vec<&str> { targets(words).unwrap().iter().map(|one| one.name).collect() };
+        assert_eq!(names(&[]), [std::env::consts::ARCH]);
+        let both = ["--target", "x86_64", "--target", "aarch64", "--target", "x86_64"];
+        assert_eq!(names(&both), ["x86_64", "aarch64"]);
+        for wrong in [&["--target"][..], &["--target", "mips"], &["aarch64"]] {
+            assert!(targets(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

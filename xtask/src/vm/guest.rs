@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::outcome::{self, Outcome};
+use crate::architecture::Architecture;
 use crate::shell;
 
 /// Memory of a guest in MiB: its file system lies in it as well.
@@ -17,16 +18,48 @@ const MEMORY: u32 = 1536;
 const PROCESSORS: u32 = 2;
 /// How long a guest may say nothing.
 const SILENCE: Duration = Duration::from_secs(2000);
-/// Words of every guest's command line. A panic ends it at once, and warnings are shown: a splat is a failure. The rest makes it
-/// faster: time without asking a device, and no defences against speculation, which an emulator does not do; and a guest that has to
-/// wait for a processor does not take its timer for broken.
-const COMMAND_LINE: &[&str] =
-    &["console=ttyS0 loglevel=5 panic=-1", "tsc=reliable no_timer_check mitigations=off"];
+/// Words of every guest's command line. A panic ends it at once, and warnings are shown: a splat is a failure. It is faster without
+/// defences against speculation, which an emulator does not do.
+const COMMAND_LINE: &str = "loglevel=5 panic=-1 mitigations=off";
+
+/// What emulating a machine takes, and its kernel's words: where the console is.
+struct Machine {
+    qemu: &'static [&'static str],
+    words: &'static str,
+    /// Serial lines that it has of its own; more are on its bus, and begin to count anew.
+    lines: usize,
+}
+
+/// One thread for all processors: up to QEMU 8.0 a thread each can run an instruction that another has just replaced (LKML, July
+/// 2023: "qemu-x86_64 booting with 8.0.0 stil see int3"), which is a panic when tracepoints are switched. An emulator does strings
+/// of bytes one by one: kernels shall move words. Time comes without asking a device, and a guest that has to wait for a
+/// processor does not take its timer for broken.
+const X86_64: Machine = Machine {
+    qemu: &["-cpu", "max,erms=off,fsrm=off,la57=off"],
+    words: "console=ttyS0 tsc=reliable no_timer_check",
+    lines: 3,
+};
+
+/// The processor is that of many servers and of rented ones: a newer one takes longer, as it signs pointers. The board has one
+/// serial line, which is the console.
+const AARCH64: Machine = Machine {
+    qemu: &["-M", "virt,gic-version=3", "-cpu", "neoverse-n1"],
+    words: "console=ttyAMA0",
+    lines: 1,
+};
+
+impl Machine {
+    fn of(architecture: &Architecture) -> &'static Self {
+        if architecture.name == "aarch64" { &AARCH64 } else { &X86_64 }
+    }
+}
+
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What is booted, and where its output goes.
 pub(crate) struct Boot<'a> {
+    pub(crate) architecture: &'a Architecture,
     pub(crate) image: &'a Path,
     pub(crate) files: &'a Path,
     /// Words of the kernel's command line, after those that every guest has.
@@ -44,31 +77,30 @@ impl Boot<'_> {
         mut tell: impl FnMut(&str, &Outcome, u64),
     ) -> anyhow::Result<Outcome> {
         let path = |name: &str| self.folder.join(name);
-        let serial = |name: &str| format!("file:{}", path(name).display());
-        let mut qemu = shell::command("qemu-system-x86_64");
-        // One thread for all processors: up to QEMU 8.0 a thread each can run an instruction that another has just replaced
-        // (LKML, July 2023: "qemu-x86_64 booting with 8.0.0 stil see int3"), which is a panic when tracepoints are switched.
-        qemu.args([
-            "-accel",
-            "tcg,thread=single",
-            "-cpu",
-            // An emulator does strings of bytes one by one: kernels shall move words.
-            "max,erms=off,fsrm=off,la57=off",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-nodefaults",
-        ]);
+        let machine = Machine::of(self.architecture);
+        let mut qemu = shell::command(self.architecture.guest.0);
+        qemu.args(["-accel", "tcg,thread=single", "-display", "none", "-no-reboot", "-nodefaults"]);
+        qemu.args(machine.qemu);
         qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);
-        for name in ["console.log", "results.log", "files.tar.gz"] {
+        if machine.lines == 1 {
+            // So that what is `ttyS1` on one machine is `ttyS1` on all.
+            qemu.args(["-chardev", "null,id=ttyS0", "-device", "pci-serial,chardev=ttyS0"]);
+        }
+        for (at, name) in ["console.log", "results.log", "files.tar.gz"].iter().enumerate() {
             File::create(path(name)).with_context(|| format!("{name} cannot be written"))?;
-            qemu.args(["-serial", &serial(name)]);
+            let file = path(name).display().to_string();
+            if at < machine.lines {
+                qemu.args(["-serial", &format!("file:{file}")]);
+            } else {
+                let device = format!("pci-serial,chardev=line{at}");
+                qemu.args(["-chardev", &format!("file,id=line{at},path={file}"), "-device", &device]);
+            }
         }
         qemu.arg("-kernel").arg(self.image).arg("-initrd").arg(self.files);
-        let line = [COMMAND_LINE, self.append].concat().join(" ");
+        let line = [&[COMMAND_LINE, machine.words], self.append].concat().join(" ");
         qemu.args(["-append", &line]);
         qemu.stdout(Stdio::null()).stderr(File::create(path("qemu.log"))?);
-        let mut running = Running(qemu.spawn().context("qemu-system-x86_64 cannot be started")?);
+        let mut running = Running(qemu.spawn().context("QEMU cannot be started")?);
 
         let mut results = File::open(path("results.log"))?;
         let mut text = String::new();

@@ -5,17 +5,16 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use super::cpio::Archive;
 use super::list::Kernel;
 use super::packages::{self, Fetched};
+use super::tools::{Files, Tools};
+use crate::architecture::Architecture;
 use crate::shell;
 
-/// The target that is linked statically. Named, since with a target named the flags are not for build scripts.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// Programs of the machine that tests start, with the libraries they need. The rest is busybox's.
+/// Programs that tests start, with the libraries they need. The rest is busybox's.
 const TOOLS: [&str; 9] = ["bpftool", "dash", "env", "ip", "nsenter", "setpriv", "sleep", "unshare", "zstd"];
 
 /// The program that is alone in a guest with bindwatch: its first process.
@@ -35,40 +34,42 @@ const FILES: [(&str, &str); 4] = [
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 ];
 
-/// The static programs.
+/// The programs of a guest.
 pub(crate) struct Programs {
+    /// What they run on.
+    pub(crate) architecture: &'static Architecture,
     bindwatch: PathBuf,
     actors: PathBuf,
     /// Test programs, by the name that their scenarios go by.
     tests: Vec<(&'static str, PathBuf)>,
-    /// What they are linked with.
-    libraries: Vec<String>,
+    /// Whether they need libraries.
+    linked: bool,
 }
 
 impl Programs {
     /// Builds them as users get them: static.
-    pub(crate) fn build() -> anyhow::Result<Self> {
-        let target = shell::target_dir().join("static");
+    pub(crate) fn build(architecture: &'static Architecture) -> anyhow::Result<Self> {
+        // With a target named, as it is here, the flags are not for build scripts.
         let cargo = |verb: &[&str]| {
-            let mut cargo = shell::cargo();
-            cargo.args(verb).args(["--locked", "--target", TARGET, "--target-dir"]).arg(&target);
+            let mut cargo = architecture.cargo(verb);
             cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
             cargo
         };
-        println!("vm: building static programs");
+        println!("vm: building static programs for {}", architecture.name);
         let mut release = cargo(&["build", "--quiet", "--release", "--package", "bindwatch"]);
         shell::run(release.env("CARGO_PROFILE_RELEASE_LTO", "off"))?;
         let scenarios = ["--package", "scenarios", "--features", "guest"];
         let mut bins = cargo(&["build", "--quiet", "--profile", "guest", "--bins"]);
         shell::run(bins.args(scenarios))?;
-        let actors = target.join(TARGET).join("guest");
+        let actors = architecture.built().join("guest");
         let mut tests = cargo(&["test", "--no-run", "--profile", "guest", "--test", "guest"]);
         let guest = test_program(tests.args(scenarios))?;
         Ok(Self {
-            bindwatch: target.join(TARGET).join("release/bindwatch"),
+            architecture,
+            bindwatch: architecture.built().join("release/bindwatch"),
             tests: vec![("guest", guest), (ALONE, actors.join(ALONE))],
             actors,
-            libraries: Vec::new(),
+            linked: false,
         })
     }
 
@@ -91,16 +92,13 @@ impl Programs {
         let guest = shell::target_dir().join("vm/guest");
         std::fs::create_dir_all(shell::target_dir().join("vm"))?;
         shell::run(shell::command("strip").arg("-o").arg(&guest).arg(&tested))?;
-        let mut programs = Self {
+        Ok(Self {
+            architecture: Architecture::host()?,
             bindwatch: release.join("bindwatch"),
             actors: debug,
             tests: vec![("guest", guest)],
-            libraries: Vec::new(),
-        };
-        for file in programs.files() {
-            programs.libraries.extend(needed(&file)?);
-        }
-        Ok(programs)
+            linked: true,
+        })
     }
 
     /// Every program.
@@ -120,7 +118,7 @@ impl Programs {
     pub(crate) fn list(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
         let mut all = Vec::new();
         for (program, file) in &self.tests {
-            let listed = shell::output(shell::command(file).args(["--list", "--format", "terse"]))?;
+            let listed = shell::output(self.architecture.start(file).args(["--list", "--format", "terse"]))?;
             let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
             all.extend(names.map(|name| (*program, name.to_owned())));
         }
@@ -152,6 +150,7 @@ pub(crate) fn write(
     programs: &Programs,
     plan: &str,
 ) -> anyhow::Result<()> {
+    let tools = Tools::of(kernel)?;
     let out = File::create(file).with_context(|| format!("{} cannot be written", file.display()))?;
     let mut archive = Archive::new(BufWriter::new(out));
     archive.console()?;
@@ -165,19 +164,20 @@ pub(crate) fn write(
         let from = packages::folder(kernel).join(format!("{module}.ko"));
         archive.copy(&format!("modules/{at:02}-{module}.ko"), &from)?;
     }
-    archive.copy("bin/busybox", &tool("busybox")?)?;
-    let mut libraries = programs.libraries.clone();
+    archive.copy("bin/busybox", &tools.find("busybox")?)?;
+    let mut libraries = Files::new();
     for name in TOOLS {
-        let from = tool(name)?;
-        libraries.extend(needed(&from)?);
+        let from = tools.find(name)?;
+        tools.needed(&from, &mut libraries)?;
         archive.copy(&format!("usr/bin/{name}"), &from)?;
     }
     // busybox's shell runs its own programs, whatever `PATH` says.
     archive.link("usr/bin/sh", "dash")?;
-    libraries.sort_unstable();
-    libraries.dedup();
-    for library in libraries {
-        archive.copy(library.trim_start_matches('/'), Path::new(&library))?;
+    for file in programs.files().iter().filter(|_| programs.linked) {
+        tools.needed(file, &mut libraries)?;
+    }
+    for (path, from) in &libraries {
+        archive.copy(path, from)?;
     }
     archive.copy("t/bindwatch", &programs.bindwatch)?;
     // Where somebody in the guest looks for it.
@@ -206,25 +206,4 @@ pub(crate) fn write_alone(file: &Path, programs: &Programs) -> anyhow::Result<()
     archive.copy("bindwatch", &programs.bindwatch)?;
     archive.finish()?;
     Ok(())
-}
-
-/// A program of this machine.
-fn tool(name: &str) -> anyhow::Result<PathBuf> {
-    let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|file| file.is_file());
-    found.with_context(|| format!("{name} is missing: run `cargo xtask setup`"))
-}
-
-/// The libraries of a program, as its loader finds them.
-fn needed(program: &Path) -> anyhow::Result<Vec<String>> {
-    let listed = shell::output(shell::command("ldd").arg(program))?;
-    let mut libraries = Vec::new();
-    for line in listed.lines() {
-        if line.contains("not found") {
-            bail!("{}: {}", program.display(), line.trim());
-        }
-        let path = line.split_whitespace().find(|word| word.starts_with('/'));
-        libraries.extend(path.map(str::to_owned));
-    }
-    Ok(libraries)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
+use crate::architecture::Architecture;
 use crate::shell;
 
 /// The file.
@@ -87,6 +88,13 @@ struct Programs {
     why: String,
 }
 
+impl Kernel {
+    /// What it runs on.
+    pub(crate) fn architecture(&self) -> anyhow::Result<&'static Architecture> {
+        Architecture::of_debian(&self.architecture)
+    }
+}
+
 impl List {
     /// Reads it.
     pub(crate) fn read() -> anyhow::Result<Self> {
@@ -96,14 +104,21 @@ impl List {
         serde_json::from_str(&text).with_context(|| format!("{} is not what it should be", file.display()))
     }
 
-    /// The kernels of these names; the oldest and the newest when none is named.
-    pub(crate) fn choose(&self, names: &[&str], all: bool) -> anyhow::Result<Vec<Kernel>> {
-        if all {
-            return Ok(self.kernels.clone());
-        }
+    /// The kernels of these names, for whatever machine. When none is named: the oldest and the newest for this machine, or `all`
+    /// of them.
+    pub(crate) fn choose(
+        &self,
+        names: &[&str],
+        all: bool,
+        machine: &Architecture,
+    ) -> anyhow::Result<Vec<Kernel>> {
         if names.is_empty() {
-            let ends = self.kernels.first().into_iter().chain(self.kernels.last());
-            return Ok(ends.cloned().collect());
+            let of_machine = self.kernels.iter().filter(|kernel| kernel.architecture == machine.debian);
+            let mut kernels: Vec<Kernel> = of_machine.cloned().collect();
+            if !all && kernels.len() > 2 {
+                kernels.drain(1..kernels.len() - 1);
+            }
+            return Ok(kernels);
         }
         names
             .iter()
@@ -197,7 +212,8 @@ mod tests {
     #[test]
     fn a_test_is_skipped_where_its_feature_is_missing_and_nowhere_else() {
         let list = List::read().unwrap();
-        let [oldest, newest] = &list.choose(&[], false).unwrap()[..] else { panic!("two") };
+        let machine = Architecture::named("x86_64").unwrap();
+        let [oldest, newest] = &list.choose(&[], false, machine).unwrap()[..] else { panic!("two") };
         let skip = |test, kernel, release| list.skip(test, kernel, release);
         assert_eq!(skip("mptcp::a", oldest, "5.10.0-46").as_deref(), Some("mptcp: built without MPTCP"));
         assert_eq!(skip("mptcp::a", newest, "7.2.13+deb14-cloud-amd64"), None);
@@ -211,15 +227,33 @@ mod tests {
         assert_eq!(skip(udp_lite, newest, "7.2.13").as_deref(), Some("udp-lite went with 7.1"));
         let once = "not about the kernel: debian-12 alone runs it";
         assert_eq!(skip("replay::a", newest, "7.2.13").as_deref(), Some(once));
-        let one = list.choose(&["debian-12"], false).unwrap().remove(0);
+        let one = list.choose(&["debian-12"], false, machine).unwrap().remove(0);
         assert_eq!(skip("replay::a", &one, "6.1.0"), None);
-        assert!(list.choose(&["none"], false).is_err());
-        assert_eq!(list.choose(&[], true).unwrap().len(), list.kernels.len());
     }
+
+    #[test]
+    fn kernels_are_those_of_a_machine_unless_they_are_named() {
+        let list = List::read().unwrap();
+        let [one, other] = ["x86_64", "aarch64"].map(|name| Architecture::named(name).unwrap());
+        let names = |names: &[&str], all, machine| -> Vec<String> {
+            list.choose(names, all, machine).unwrap().into_iter().map(|kernel| kernel.name).collect()
+        };
+        for machine in [one, other] {
+            let (ends, all) = (names(&[], false, machine), names(&[], true, machine));
+            assert_eq!((ends.first(), ends.last()), (all.first(), all.last()));
+            assert!(ends.len() == 2 && all.len() >= 2, "{all:?}");
+            assert_eq!(all.iter().any(|name| name == "debian-12"), machine == one);
+            assert_eq!(names(&["debian-12"], false, machine), ["debian-12"]);
+        }
+        assert_eq!(names(&[], true, one).len() + names(&[], true, other).len(), list.kernels.len());
+        assert!(list.choose(&["none"], false, one).is_err());
+    }
+
     #[test]
     fn a_skip_on_a_kernel_that_has_the_feature_is_a_mistake() {
         let list = List::read().unwrap();
-        let [oldest, newest] = &list.choose(&[], false).unwrap()[..] else { panic!("two") };
+        let machine = Architecture::named("x86_64").unwrap();
+        let [oldest, newest] = &list.choose(&[], false, machine).unwrap()[..] else { panic!("two") };
         let found = |there: bool| BTreeMap::from([("mptcp".to_owned(), there)]);
         assert_eq!(
             list.mistakes(oldest, "5.10.0", &found(true)),

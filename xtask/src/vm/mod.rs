@@ -8,6 +8,7 @@ mod list;
 mod outcome;
 mod packages;
 mod table;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -24,6 +25,7 @@ use self::list::{Kernel, List};
 use self::outcome::Outcome;
 use self::packages::Fetched;
 use self::table::Column;
+use crate::architecture::Architecture;
 use crate::setup::{self, Part};
 use crate::shell;
 
@@ -43,6 +45,8 @@ const BROKEN: (&str, &str, &[&str]) = (
 pub(crate) struct Options<'a> {
     kernels: Vec<&'a str>,
     all: bool,
+    /// For which machine kernels are that are not named: for this one, unless it is another.
+    target: Option<&'a str>,
     backend: Option<&'a str>,
     scenarios: Vec<&'a str>,
     /// The scenarios of `quick` alone.
@@ -75,6 +79,7 @@ impl<'a> Options<'a> {
             let mut value = || words.next().copied().with_context(|| format!("{word} needs a value"));
             match *word {
                 "--all" => options.all = true,
+                "--target" => options.target = Some(value()?),
                 "--quick" => options.quick = true,
                 "--update" => options.update = true,
                 "--write" => options.write = true,
@@ -122,13 +127,13 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     let verdicts = verdicts(options)?;
     let failed = verdicts.iter().filter(|verdict| !verdict.wrong.is_empty()).count();
     let columns: Vec<Column> = verdicts.into_iter().map(|verdict| verdict.column).collect();
-    let table = table::markdown(&columns);
-    println!("\n{table}\n");
+    let booted = columns.len();
+    println!("\n{}\n", table::markdown(&columns));
     if options.write {
-        table::store(&columns, &table)?;
+        table::store(columns)?;
     }
     if failed > 0 {
-        bail!("{failed} of {} kernels failed: see {}", columns.len(), results().display());
+        bail!("{failed} of {booted} kernels failed: see {}", results().display());
     }
     Ok(())
 }
@@ -145,15 +150,39 @@ pub(crate) fn quick() -> anyhow::Result<(u32, u32)> {
     Ok((u32::try_from(passed)?, u32::try_from(wrong)?))
 }
 
+/// What is built for guests of one kind of machine.
+struct Built {
+    programs: Programs,
+    /// Its tests: the program of each, and its name there.
+    tests: Vec<(&'static str, String)>,
+    digest: String,
+}
+
+impl Built {
+    fn new(machine: &'static Architecture, quick: bool) -> anyhow::Result<Self> {
+        let programs = if quick { Programs::as_tested()? } else { Programs::build(machine)? };
+        Ok(Self { tests: programs.list()?, digest: programs.digest()?, programs })
+    }
+}
+
 /// Boots every kernel that is asked for.
 fn verdicts(options: &Options<'_>) -> anyhow::Result<Vec<Verdict>> {
-    setup::parts(&[Part::Guests])?;
     let list = List::read()?;
-    let kernels = list.choose(&options.kernels, options.all)?;
+    let machine = options.target.map_or_else(Architecture::host, Architecture::named)?;
+    let kernels = list.choose(&options.kernels, options.all, machine)?;
+    let mut machines: Vec<&'static Architecture> = Vec::new();
+    for kernel in &kernels {
+        let of_kernel = kernel.architecture()?;
+        if !machines.contains(&of_kernel) {
+            machines.push(of_kernel);
+        }
+    }
+    let of_machines = machines.iter().flat_map(|one| [Part::GuestsOf(one), Part::Cross(one)]);
+    setup::parts(&[Part::Guests].into_iter().chain(of_machines).collect::<Vec<_>>())?;
     let fetched: Vec<Fetched> =
         kernels.iter().map(|kernel| packages::fetch(kernel, options.update)).collect::<Result<_, _>>()?;
-    let programs = if options.quick { Programs::as_tested()? } else { Programs::build()? };
-    let (tests, build) = (programs.list()?, programs.digest()?);
+    let built: Vec<Built> =
+        machines.into_iter().map(|machine| Built::new(machine, options.quick)).collect::<Result<_, _>>()?;
 
     let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
@@ -165,7 +194,10 @@ fn verdicts(options: &Options<'_>) -> anyhow::Result<Vec<Verdict>> {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some((kernel, fetched)) = kernels.get(at).zip(fetched.get(at)) else { return };
-                    let verdict = run(&list, kernel, fetched, &programs, &tests, &build, options);
+                    let of_kernel =
+                        |built: &&Built| built.programs.architecture.debian == kernel.architecture;
+                    let Some(built) = built.iter().find(of_kernel) else { return };
+                    let verdict = run(&list, kernel, fetched, built, options);
                     done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, verdict);
                 }
             });
@@ -206,11 +238,10 @@ fn run(
     list: &List,
     kernel: &Kernel,
     fetched: &Fetched,
-    programs: &Programs,
-    tests: &[(&'static str, String)],
-    build: &str,
+    built: &Built,
     options: &Options<'_>,
 ) -> anyhow::Result<Verdict> {
+    let Built { programs, tests, digest } = built;
     let folder = results().join(&kernel.name);
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -237,7 +268,7 @@ fn run(
     if backends.is_empty() && !scenarios.is_empty() {
         bail!("{} has the backends {}", kernel.name, kernel.backends.join(", "));
     }
-    let mut kept = Kept::read(kernel, fetched, build, options.join);
+    let mut kept = Kept::read(kernel, fetched, digest, options.join);
     // What runs, in this order: a backend, and one of its scenarios.
     let chosen: Vec<(&str, &str)> = backends
         .iter()
@@ -268,7 +299,13 @@ fn run(
                 image::write(&files, kernel, fetched, programs, &plan)?;
             }
         }
-        let boot = Boot { image: &packages::image(kernel), files: &files, append: &append, folder: &folder };
+        let boot = Boot {
+            architecture: programs.architecture,
+            image: &packages::image(kernel),
+            files: &files,
+            append: &append,
+            folder: &folder,
+        };
         let of_boot = boot.run(&kernel.known, |line, so_far, spent| {
             if let Some(said) = line.strip_prefix("@@ end ") {
                 let seconds = began.elapsed().as_secs();

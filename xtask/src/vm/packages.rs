@@ -87,13 +87,13 @@ pub(crate) fn fetch(kernel: &Kernel, update: bool) -> anyhow::Result<Fetched> {
 
 /// apt with the sources of one kernel, apart from the machine's own: it asks the mirrors, checks what they have signed, and
 /// fetches.
-struct Apt {
+pub(super) struct Apt {
     folder: PathBuf,
 }
 
 impl Apt {
     /// Asks a kernel's mirrors what they have.
-    fn update(kernel: &Kernel) -> anyhow::Result<Self> {
+    pub(super) fn update(kernel: &Kernel) -> anyhow::Result<Self> {
         let apt = Self { folder: shell::target_dir().join("vm/apt").join(&kernel.name) };
         for folder in ["state/lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(apt.folder.join(folder))?;
@@ -143,6 +143,27 @@ impl Apt {
             command.args(["-o", &option]);
         }
         command
+    }
+
+    /// Fetches packages and all that they depend on, as for a machine that has nothing; the files.
+    pub(super) fn with_dependencies(&self, kernel: &Kernel, names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+        println!("vm: fetching {} for {}, and what they depend on", names.join(", "), kernel.architecture);
+        let (nothing, archives) = (self.folder.join("nothing"), self.folder.join("cache/archives"));
+        std::fs::write(&nothing, "")?;
+        let mut install = self.command("apt-get", kernel);
+        install.args([
+            "-o",
+            &format!("Dir::State::status={}", nothing.display()),
+            "-o",
+            "Debug::NoLocking=1",
+        ]);
+        install.args(["-qq", "-y", "--no-install-recommends", "--download-only", "install"]).args(names);
+        shell::output(&mut install)?;
+        let files = std::fs::read_dir(&archives)?.map(|entry| Ok(entry?.path()));
+        let mut files: Vec<PathBuf> = files.collect::<std::io::Result<_>>()?;
+        files.retain(|file| file.extension().is_some_and(|ending| ending == "deb"));
+        files.sort();
+        Ok(files)
     }
 
     /// The packages of a name, in all versions.

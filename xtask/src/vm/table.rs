@@ -8,8 +8,11 @@ use super::kept::{Entry, Kept};
 use super::list::Kernel;
 use crate::shell;
 
-/// Between these lines of docs/kernels.md the table is written.
-const BEGIN: &str = "<!-- made by `cargo xtask vm --all --write`: begin -->";
+/// Between these lines of docs/kernels.md the tables are written, one for each kind of machine.
+const BEGIN: [(&str, &str); 2] = [
+    ("amd64", "<!-- made by `cargo xtask vm --all --write`: begin -->"),
+    ("arm64", "<!-- made by `cargo xtask vm --target aarch64 --all --write`: begin -->"),
+];
 const END: &str = "<!-- end -->";
 
 /// A kernel, what came of it so far, and by scenario what is left out there: a test, and why.
@@ -95,12 +98,25 @@ fn release(release: &str) -> &str {
     release.split(['-', '+']).next().unwrap_or(release)
 }
 
-/// Writes it to docs/kernels.md, with the days of its results.
-pub(crate) fn store(columns: &[Column], table: &str) -> anyhow::Result<()> {
+/// Writes the table of each kind of machine to docs/kernels.md, with the days of its results.
+pub(crate) fn store(columns: Vec<Column>) -> anyhow::Result<()> {
+    let mut rest = columns;
+    for (architecture, begin) in BEGIN {
+        let (of_it, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|column| column.kernel.architecture == architecture);
+        if !of_it.is_empty() {
+            store_between(begin, &of_it)?;
+        }
+        rest = others;
+    }
+    Ok(())
+}
+
+fn store_between(begin: &str, columns: &[Column]) -> anyhow::Result<()> {
     let file = shell::root().join("docs/kernels.md");
     let text = std::fs::read_to_string(&file)?;
     let (before, rest) =
-        text.split_once(BEGIN).with_context(|| format!("docs/kernels.md has no line {BEGIN}"))?;
+        text.split_once(begin).with_context(|| format!("docs/kernels.md has no line {begin}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("docs/kernels.md has no line {END}"))?;
     let entries = || columns.iter().flat_map(|column| &column.kept.entries);
     let days: BTreeSet<&str> = entries().map(|entry| entry.day.as_str()).collect();
@@ -114,10 +130,11 @@ pub(crate) fn store(columns: &[Column], table: &str) -> anyhow::Result<()> {
             format!("{more} builds of bindwatch, {last} of {} results by the last one", entries().count())
         }
     };
+    let table = markdown(columns);
     let table = table.trim_end();
     std::fs::write(
         &file,
-        format!("{before}{BEGIN}\n\nRun on {days}, with {builds}.\n\n{table}\n\n{END}{after}"),
+        format!("{before}{begin}\n\nRun on {days}, with {builds}.\n\n{table}\n\n{END}{after}"),
     )?;
     println!("vm: docs/kernels.md has the table of {days}");
     Ok(())
@@ -127,12 +144,14 @@ pub(crate) fn store(columns: &[Column], table: &str) -> anyhow::Result<()> {
 #[expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 mod tests {
     use super::*;
+    use crate::architecture::Architecture;
     use crate::vm::list::List;
     use crate::vm::outcome::{Outcome, Scenario};
 
     #[test]
     fn a_cell_has_a_number_for_each_backend_and_says_what_was_left_out() {
-        let kernel = List::read().unwrap().choose(&["debian-11"], false).unwrap().remove(0);
+        let machine = Architecture::named("x86_64").unwrap();
+        let kernel = List::read().unwrap().choose(&["debian-11"], false, machine).unwrap().remove(0);
         let ran = |backend: &str, status, failed: &[&str]| Scenario {
             backend: backend.to_owned(),
             name: "storm".to_owned(),
