@@ -558,7 +558,8 @@ pub fn forked(child: u32, child_name: u64, parent: u32) {
     kin.lineage = parent.lineage;
     kin.pool = parent.pool;
     kin.rules = parent.rules;
-    kin.known = parent.known | known::CUT * u32::from(parent.ancestors[ANCESTORS_MAX - 1] != 0);
+    let cut = u32::from(parent.ancestors[ANCESTORS_MAX - 1] != 0);
+    kin.known = parent.known | (known::CUT * cut);
     kin.ancestors[0] = parent.name;
     let mut i = 1;
     while i < ANCESTORS_MAX {

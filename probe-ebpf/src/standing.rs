@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use bindwatch_probe::abi::counter;
-use bindwatch_probe::abi::policy::{ANCESTORS_MAX, Kin, TGID_BITS, known};
+use bindwatch_probe::abi::policy::{ANCESTORS_MAX, Kin, known};
 use bindwatch_probe::abi::standing::{
     Criteria, PATTERN_START, PATTERNS_MAX, PLACES_MAX, POOL_BITS, POOL_RULES_MAX, PREFIXES_MAX, PathState,
     Pattern, Place, SUPERVISORS_MAX, advance, pool, pool_number,
@@ -247,7 +247,7 @@ extern "C" fn compare(environment: u64) -> u64 {
         if byte == 0 && i > 15 {
             return pool::NODE_CLUSTER;
         }
-        if byte < b'0' || byte > b'9' {
+        if !byte.is_ascii_digit() {
             break;
         }
         i += 1;

@@ -15,7 +15,7 @@ use super::cgroup::was_denied;
 use super::{attempt, uring};
 use crate::emit::{Urgency, count, emit, head, reserve, submit};
 use crate::guard::{Bound, KIN, Verdict, claim, claimed_here, group_of, how, options_of, release, words};
-use crate::kernel::{Addr, offset};
+use crate::kernel::Addr;
 use crate::maps::call;
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
 use crate::task;

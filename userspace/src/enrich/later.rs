@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Enricher, Fact, Lookups};
-use crate::event::{Accepted, Body, BootTime, Changed, Cookie, Hook, TcpState, Tid, Unresolved};
-use crate::wire::Call;
+use crate::event::{Accepted, Body, BootTime, Changed, Cookie, Hook, SocketFacts, TcpState, Tid, Unresolved};
+use crate::wire::{Call, Stamped};
 
 /// How long a bind without an end may take, ns: its thread does nothing else meanwhile.
 const END_NS: u64 = 20_000_000;
@@ -153,6 +153,27 @@ impl<L: Lookups> Enricher<L> {
         if let Some(connections) = self.lookups.accepted(cookie, closed) {
             let body = Body::Accepted(Accepted { cookie, connections });
             facts.push(Fact { at, hook: Hook::SockOps, body });
+        }
+    }
+
+    /// Tells what sockets have become, as [`Enricher::due`] gave it, before the records that were made until then and are not yet
+    /// told: `meanwhile`. A socket of which one of these is will be looked at again: that record may be of what was seen.
+    pub fn looked(
+        &mut self,
+        seen: Vec<(SocketFacts, TcpState)>,
+        now: BootTime,
+        meanwhile: &[Stamped],
+        facts: &mut Vec<Fact>,
+    ) {
+        let touched: BTreeSet<Cookie> =
+            meanwhile.iter().filter_map(|stamped| stamped.record.cookie()).collect();
+        for (socket, state) in seen {
+            if touched.contains(&socket.cookie) {
+                self.later.look(socket.cookie, now);
+                continue;
+            }
+            let body = Body::Changed(Changed { process: None, socket, state });
+            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
         }
     }
 

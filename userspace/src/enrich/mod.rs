@@ -28,9 +28,9 @@ pub use processes::Processes;
 
 use crate::cgroup2;
 use crate::event::{
-    Bind, BindFailed, Body, BootTime, CgroupRemoved, Changed, Close, ConnectFailed, Cookie, Door, Errno,
-    Exit, Gone, Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey,
-    Protocol, Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
+    Bind, BindFailed, Body, BootTime, CgroupRemoved, Close, ConnectFailed, Cookie, Door, Errno, Exit, Gone,
+    Holders, Hook, Ifindex, Inum, Limit, Listen, ListenFailed, OptionSet, PortRange, ProcessKey, Protocol,
+    Seq, Setting, Signal, SocketFacts, TableRow, TcpState, Unlisten,
 };
 use crate::ledger::conflict;
 use crate::wire::{Call, Record, SetOption, Small, Stamped};
@@ -347,27 +347,6 @@ impl<L: Lookups> Enricher<L> {
         self.look_for_holders(now, now, facts);
         wanted.retain(|cookie| self.sockets.knows(*cookie));
         if wanted.is_empty() { Vec::new() } else { self.lookups.now(&wanted) }
-    }
-
-    /// Tells what sockets have become, as [`Enricher::due`] gave it, before the records that were made until then and are not yet
-    /// told: `meanwhile`. A socket of which one of these is will be looked at again: that record may be of what was seen.
-    pub fn looked(
-        &mut self,
-        seen: Vec<(SocketFacts, TcpState)>,
-        now: BootTime,
-        meanwhile: &[Stamped],
-        facts: &mut Vec<Fact>,
-    ) {
-        let touched: BTreeSet<Cookie> =
-            meanwhile.iter().filter_map(|stamped| stamped.record.cookie()).collect();
-        for (socket, state) in seen {
-            if touched.contains(&socket.cookie) {
-                self.later.look(socket.cookie, now);
-                continue;
-            }
-            let body = Body::Changed(Changed { process: None, socket, state });
-            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
-        }
     }
 
     /// Looks up who holds all of them, also those whose holders have only just ended: a judgement is about to rest on it.
