@@ -146,14 +146,14 @@ fn main() -> ExitCode {
         later: None,
         stays: false,
     };
-    // A mark of its supervisor is no command.
-    let mut commands = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
+    let mut commands = std::env::args().skip(1).peekable();
     if let Some(numbers) = commands.peek().and_then(|first| first.strip_prefix("--adopt=")).map(str::to_owned)
     {
         commands.next();
         actor.adopt(&numbers);
     }
-    for command in commands {
+    // A mark of its supervisor is no command.
+    for command in commands.filter(|argument| !argument.starts_with("--")) {
         if !actor.obey(&command) {
             return ExitCode::SUCCESS;
         }
