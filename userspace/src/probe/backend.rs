@@ -17,7 +17,7 @@ use super::{Probe, ProbeError, syscall};
 /// A way to learn how calls end; the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// Programs at the exits of kernel functions, by BPF trampolines (5.5, x86; arm64 from 6.0).
+    /// Programs at the exits of kernel functions, by BPF trampolines (5.5, x86; arm64 from 6.4).
     Fexit,
     /// The same by kretprobes.
     Kprobe,
