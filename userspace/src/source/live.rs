@@ -293,6 +293,10 @@ impl Live {
             if !seen.is_empty() {
                 // What was made until then comes behind what was seen, as far as it is not what was seen.
                 self.read_ahead();
+                // Whoever reads of another device finds it guarded.
+                if self.moved.take().is_some() {
+                    self.guard_older();
+                }
                 self.enricher.looked(seen, now, self.ahead.make_contiguous(), &mut self.facts);
                 self.stamp(events);
             }
