@@ -2,12 +2,13 @@
 
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 
 use rustix::process::Signal;
 use scenarios::wait::{Deadline, Process, SLOWNESS};
-use scenarios::{Actor, Folder, Log, Report, Run, bindwatch, loopback};
+use scenarios::{Actor, Cgroup, Finding, Folder, Log, Recording, Report, Run, bindwatch, loopback};
 
 /// An actor that is the command of an enforcing `run`, with two children that are strangers to each other.
 struct Job {
@@ -117,46 +118,170 @@ fn of_two_that_go_for_one_port_at_one_instant_one_wins() {
     assert_eq!(outcome.stdout, "one 0 both 100 none 0\n");
 }
 
-#[test]
-fn a_denied_socket_binds_elsewhere_and_the_port_is_free() {
-    let mut job = Job::start(&[]);
-    let (one, other) = (job.pid(1), job.pid(2));
-    let v4 = loopback();
-    for (family, protocol, place) in [
-        (4, "tcp", v4.to_string()),
-        (4, "udp", v4.to_string()),
-        (4, "mptcp", loopback().to_string()),
-        (6, "tcp", "[::1]".to_owned()),
-        (6, "udp", "[::1]".to_owned()),
-        (6, "mptcp", "[::1]".to_owned()),
-    ] {
-        let port = match protocol {
-            "tcp" => 8000,
-            "udp" => 8050,
-            _ => 8100,
-        };
-        let listen = if protocol == "udp" { "" } else { "listen" };
-        job.ok(1, &format!("bind {protocol} {place}:{port} reuseport {listen}"));
-        let answer = job.ok(2, &format!("socket {protocol} {family}"));
-        let id =
-            answer.split("id=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id").to_owned();
-        job.ok(2, &format!("opt {id} reuseport 1"));
-        job.refused(2, &format!("rebind {id} {place}:{port}"));
-        job.ok(2, &format!("rebind {id} {place}:{}", port + 1));
-        // Whose holder goes is free at once.
-        let answer = job.ok(1, &format!("bind {protocol} {place}:{} reuseport", port + 2));
-        let id =
-            answer.split("id=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an id").to_owned();
-        job.refused(2, &format!("bind {protocol} {place}:{} reuseport", port + 2));
-        job.ok(1, &format!("close {id}"));
-        job.ok(2, &format!("bind {protocol} {place}:{} reuseport", port + 2));
+/// Where a socket can be bound, of which family it is then, and where its port is reached.
+const PLACES: [(&str, u8, &[&str]); 5] = [
+    ("127.0.0.1", 4, &["127.0.0.1"]),
+    ("0.0.0.0", 4, &["127.0.0.1"]),
+    ("[::1]", 6, &["[::1]"]),
+    ("[::]", 6, &["[::1]", "127.0.0.1"]),
+    ("[::ffff:127.0.0.1]", 6, &["127.0.0.1"]),
+];
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "mptcp"];
+
+/// The socket of a process is of use: what is sent to its port arrives.
+#[track_caller]
+fn serves(process: &mut Actor, id: u64, protocol: &str, target: &str) {
+    let mut client = Actor::beside(process);
+    if protocol == "udp" {
+        client.ok(&format!("knock udp {target} 1"));
+        process.ok(&format!("receive {id}"));
+    } else {
+        client.ok(&format!("connect {protocol} {target}"));
+        process.ok(&format!("accept {id}"));
     }
-    let report = job.end();
-    let finding = report.only(v4, 8000);
-    assert_eq!((finding.kind(), finding.severity()), ("denied", "note"));
-    assert_eq!(finding.pids(), [one]);
-    assert_eq!((finding.victim().number("pid"), finding.victim().text("errno")), (other, "EADDRINUSE"));
-    assert!(report.at(v4).iter().all(|finding| finding.kind() == "denied"), "{report}");
+}
+
+#[test]
+fn a_denied_socket_binds_elsewhere_and_the_port_is_free_at_once() {
+    let cgroup = Cgroup::new();
+    let recording = Recording::enforcing::<&str>(&cgroup, []);
+    // Nobody else has a port in their network.
+    let mut holder = Actor::new();
+    holder.ok("unshare-net");
+    let (mut denied, mut inside, mut outside) =
+        (Actor::beside(&holder), Actor::beside(&holder), Actor::beside(&holder));
+    for enrolled in [&holder, &denied, &inside] {
+        cgroup.enrol(enrolled.pid());
+    }
+    let rounds = PROTOCOLS.iter().flat_map(|protocol| PLACES.map(|place| (*protocol, place)));
+    for ((protocol, (place, family, reached)), port) in rounds.clone().zip((8000..).step_by(10)) {
+        let listen = if protocol == "udp" { "" } else { "listen" };
+        let held = holder.bind(&format!("{protocol} {place}:{port} reuseport {listen}"));
+        let socket = denied.ok(&format!("socket {protocol} {family}")).number("id");
+        denied.ok(&format!("opt {socket} reuseport 1"));
+        let rebind = format!("rebind {socket} {place}:{port}");
+        assert_eq!(denied.err(&rebind), "EADDRINUSE", "{protocol} {place}");
+        // It is open, and has no port that it could hand out.
+        assert_eq!(denied.ok(&format!("port {socket}")).number("port"), 0, "{protocol} {place}");
+        holder.ok(&format!("close {}", held.id));
+        // Others have the port for themselves, at once: they do not agree to share it.
+        for other in [&mut outside, &mut inside] {
+            let taken = other.bind(&format!("{protocol} {place}:{port} {listen}"));
+            assert_eq!(denied.err(&rebind), "EADDRINUSE", "{protocol} {place}");
+            other.ok(&format!("close {}", taken.id));
+        }
+        // And the socket that was denied goes elsewhere, and is of use there.
+        denied.ok(&format!("rebind {socket} {place}:{}", port + 1));
+        if protocol != "udp" {
+            denied.ok(&format!("listen {socket}"));
+        }
+        for target in reached {
+            serves(&mut denied, socket, protocol, &format!("{target}:{}", port + 1));
+        }
+        // It keeps nothing where it was denied.
+        inside.bind(&format!("{protocol} {place}:{port} {listen}"));
+    }
+    recording.fence();
+    let report = recording.stop().report();
+    let findings = report.in_netns(holder.netns());
+    for ((protocol, (place, ..)), port) in rounds.zip((8000..).step_by(10)) {
+        let on = |finding: &&Finding| finding.number("port") == port && finding.kind() == "denied";
+        let found: Vec<_> = findings.iter().filter(on).collect();
+        let [finding] = found.as_slice() else { panic!("{protocol} {place}: {findings:#?}") };
+        assert_eq!(finding.severity(), "note");
+        assert_eq!(finding.pids(), [u64::from(holder.pid())], "{protocol} {place}");
+        let victim = finding.victim();
+        assert_eq!(victim.number("pid"), u64::from(denied.pid()), "{protocol} {place}");
+        assert_eq!(victim.text("errno"), "EADDRINUSE");
+        let hint = "give it another port; sharing that is meant is allowed with --allow";
+        assert_eq!(finding.text("hint"), hint, "{protocol} {place}");
+    }
+}
+
+#[test]
+fn a_port_that_the_kernel_chose_is_its_holders() {
+    let cgroup = Cgroup::new();
+    let recording = Recording::enforcing::<&str>(&cgroup, []);
+    let mut boss = Actor::new();
+    boss.ok("unshare-net");
+    cgroup.enrol(boss.pid());
+    let child = boss.ok("fork").number("child");
+    let mut stranger = Actor::beside(&boss);
+    cgroup.enrol(stranger.pid());
+    let mut denied = 0;
+    for protocol in PROTOCOLS {
+        for (place, ..) in PLACES {
+            let chosen = boss.ok(&format!("tell {child} bind {protocol} {place}:0 reuseport"));
+            let (id, port) = (chosen.number("id"), chosen.number("port"));
+            let bind = format!("bind {protocol} {place}:{port} reuseport");
+            assert_eq!(stranger.err(&bind), "EADDRINUSE", "{protocol} {place}");
+            denied += 1;
+            // It is no stranger's to its own party, and free after it.
+            let also = boss.ok(&bind).number("id");
+            boss.ok(&format!("tell {child} close {id}"));
+            assert_eq!(stranger.err(&bind), "EADDRINUSE", "{protocol} {place}");
+            denied += 1;
+            boss.ok(&format!("close {also}"));
+            let id = stranger.ok(&bind).number("id");
+            stranger.ok(&format!("close {id}"));
+        }
+    }
+    recording.fence();
+    let finished = recording.stop();
+    let report = finished.report();
+    let findings = report.in_netns(boss.netns());
+    assert!(findings.iter().all(|finding| finding.kind() == "denied"), "{findings:#?}");
+    // Where the kernel chose one port twice it is one incident.
+    assert_eq!(findings.iter().map(|finding| finding.number("count")).sum::<u64>(), denied);
+}
+
+/// Ports that the kernel may choose: a party shares half of them.
+const CHOICE: std::ops::Range<u64> = 30_000..30_010;
+
+#[test]
+fn port_0_never_leads_to_a_port_that_strangers_share() {
+    let cgroup = Cgroup::new();
+    let recording = Recording::enforcing::<&str>(&cgroup, []);
+    let mut holder = Actor::new();
+    holder.ok("unshare-net");
+    holder.ok(&format!("sysctl net/ipv4/ip_local_port_range {} {}", CHOICE.start, CHOICE.end - 1));
+    cgroup.enrol(holder.pid());
+    let mut stranger = Actor::beside(&holder);
+    cgroup.enrol(stranger.pid());
+    for protocol in PROTOCOLS {
+        for (place, ..) in PLACES {
+            let bind = |port: u64| format!("{protocol} {place}:{port} reuseport");
+            let (shared, free): (Vec<u64>, Vec<u64>) = CHOICE.partition(|port| port % 4 < 2);
+            let held: Vec<u64> = shared.iter().map(|port| holder.bind(&bind(*port)).id).collect();
+            let (mut got, mut ids) = (BTreeSet::new(), Vec::new());
+            for tries in 1.. {
+                assert!(tries < 2_000, "{protocol} {place}: {got:?}");
+                let answer = stranger.tell(&format!("bind {}", bind(0)));
+                if answer.is_ok() {
+                    got.insert(answer.number("port"));
+                    ids.push(answer.number("id"));
+                    if got.len() == free.len() {
+                        break;
+                    }
+                } else {
+                    // Of UDP the kernel also chooses ports that others share: then it is denied, and may ask again.
+                    assert_eq!((protocol, answer.to_string()), ("udp", "err EADDRINUSE".to_owned()));
+                }
+            }
+            assert!(got.iter().eq(&free), "{protocol} {place}: {got:?}");
+            for id in ids {
+                stranger.ok(&format!("close {id}"));
+            }
+            for id in held {
+                holder.ok(&format!("close {id}"));
+            }
+        }
+    }
+    recording.fence();
+    let report = recording.stop().report();
+    let findings = report.in_netns(holder.netns());
+    let of_udp = |finding: &Finding| finding.kind() == "denied" && finding.text("protocol") == "udp";
+    assert!(findings.iter().all(of_udp), "{findings:#?}");
 }
 
 #[test]

@@ -37,6 +37,7 @@
 //! | `knock PROTO ADDRESS N` | N connections, or a datagram from each of N sockets; answers `refused` |
 //! | `unreached` | how many of the datagrams came back since; `hang-up` closes what knocked |
 //! | `take ID` | takes the connections or datagrams that wait, and says how many |
+//! | `receive ID` | a datagram, which it waits for |
 //! | `serve ID first\|last` | from now on accepts in a thread, and closes each connection before or after the client |
 //! | `churn N ADDRESS first\|last` | N connections one after the other, each closed before or after the server; answers how many were `made`, and how the next `failed` |
 //! | `fork` | a child without exec; answers its `child` number and `pid` |
@@ -240,6 +241,7 @@ impl Actor {
                 Ok(String::new())
             }
             ["take", id] => self.take(id.parse()?),
+            ["receive", id] => self.receive(id.parse()?),
             ["connect-from", id, address] => self.connect_from(id.parse()?, address),
             ["serve", id, who] => self.serve(id.parse()?, who),
             ["churn", count, address, who] => churn::churn(count.parse()?, address, who),

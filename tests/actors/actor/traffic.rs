@@ -66,6 +66,12 @@ impl Actor {
         }
         Ok(format!("taken={taken}"))
     }
+
+    /// Waits for a datagram.
+    pub(crate) fn receive(&self, id: u64) -> Result<String, Failure> {
+        recv(self.get(id)?, &mut [0_u8; 16][..], RecvFlags::empty())?;
+        Ok(String::new())
+    }
 }
 
 fn waits(socket: &OwnedFd) -> Result<bool, Failure> {
