@@ -175,7 +175,7 @@ fn functions_show_what_system_calls_do_not() {
         for how in hows {
             let address = loopback();
             holder.bind(&format!("tcp {address}:8000 listen"));
-            assert_eq!(Actor::new().err(&format!("compat {how} {address}:8000 listen")), "EADDRINUSE");
+            assert_eq!(Actor::new().err(&format!("compat {how} tcp {address}:8000 listen")), "EADDRINUSE");
             refused.push(address);
         }
         let mut alone = Actor::new();

@@ -17,7 +17,7 @@ fn a_32_bit_server_shares_like_any_other() {
         let address = loopback();
         let (mut one, mut other) = (Actor::new(), Actor::new());
         one.bind(&format!("tcp {address}:8000 reuseport listen"));
-        other.ok(&format!("compat {how} {address}:8000 reuseport listen"));
+        other.ok(&format!("compat {how} tcp {address}:8000 reuseport listen"));
         let bind = recording.wait_for(address, "bind", 2).remove(1);
         assert_eq!(bind["door"], "compat", "{how}");
         recording.wait_for(address, "listen", 2);
@@ -59,7 +59,7 @@ fn a_32_bit_bind_that_is_refused_is_told_with_its_errno_where_the_backend_sees_i
         let address = loopback();
         holder.bind(&format!("tcp {address}:8000 listen"));
         let mut victim = Actor::new();
-        assert_eq!(victim.err(&format!("compat {how} {address}:8000 listen")), "EADDRINUSE");
+        assert_eq!(victim.err(&format!("compat {how} tcp {address}:8000 listen")), "EADDRINUSE");
         if !certain {
             recording.wait_for(address, "bind-unresolved", 1);
         }
@@ -87,7 +87,7 @@ fn a_32_bit_bind_that_fails_alone_is_no_finding() {
     let address = loopback();
     let mut actor = Actor::new();
     actor.ok("setuid 65534");
-    assert_eq!(actor.err(&format!("compat bind {address}:80")), "EACCES");
+    assert_eq!(actor.err(&format!("compat bind tcp {address}:80")), "EACCES");
     if sees_the_errno(&recording) {
         assert_eq!(told(&recording, address), [("bind-failed".to_owned(), Some("EACCES".to_owned()))],);
     } else {

@@ -1,6 +1,6 @@
 //! `run --on-conflict deny`: a bind of the command that would share a port with a stranger fails, and nothing else does.
 
-#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -306,6 +306,46 @@ fn whoever_was_there_before_counts_and_overlap_does() {
     outside.bind(&format!("tcp {wild}:8403 reuseport"));
     let report = job.end();
     assert_eq!(report.only(address, 8000).pids(), [u64::from(outside.pid())]);
+}
+
+#[test]
+fn whoever_was_there_before_counts_for_every_protocol_and_place() {
+    let (cgroup, mut outside) = (Cgroup::new(), Actor::new());
+    outside.ok("unshare-net");
+    let (mut inside, mut stranger) = (Actor::beside(&outside), Actor::beside(&outside));
+    cgroup.enrol(inside.pid());
+    cgroup.enrol(stranger.pid());
+    let mut held = Vec::new();
+    let rounds = PROTOCOLS.iter().flat_map(|protocol| PLACES.map(|(place, ..)| (*protocol, place)));
+    for ((protocol, place), port) in rounds.zip((8000_u64..).step_by(10)) {
+        let listen = if protocol == "udp" { "" } else { "listen" };
+        // Some outside of what will be enforced, and some within.
+        for (is_inside, port) in [(false, port), (true, port + 1)] {
+            let holder = if is_inside { &mut inside } else { &mut outside };
+            let bind = format!("{protocol} {place}:{port} reuseport {listen}");
+            held.push((is_inside, holder.bind(&bind).id, bind, port));
+        }
+    }
+    let recording = Recording::enforcing::<&str>(&cgroup, []);
+    for (_, _, bind, _) in &held {
+        assert_eq!(stranger.err(&format!("bind {bind}")), "EADDRINUSE", "{bind}");
+    }
+    recording.fence();
+    for (is_inside, id, bind, _) in &held {
+        let holder = if *is_inside { &mut inside } else { &mut outside };
+        holder.ok(&format!("close {id}"));
+        stranger.bind(bind);
+    }
+    recording.fence();
+    let report = recording.stop().report();
+    let findings = report.in_netns(outside.netns());
+    assert_eq!(findings.len(), held.len(), "{report}");
+    for (is_inside, _, bind, port) in held {
+        let finding = findings.iter().find(|finding| finding.number("port") == port);
+        let finding = finding.unwrap_or_else(|| panic!("{bind}: {report}"));
+        let holder = if is_inside { &inside } else { &outside };
+        assert_eq!((finding.kind(), finding.pids()), ("denied", vec![u64::from(holder.pid())]), "{bind}");
+    }
 }
 
 #[test]

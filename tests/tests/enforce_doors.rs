@@ -1,11 +1,11 @@
 //! Enforcement at the other doors to a port: io_uring, 32-bit system calls, listeners that are handed on, ports without a
 //! bind, options that are set late.
 
-#![expect(clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
-use scenarios::{Actor, Cgroup, Recording, loopback};
+use scenarios::{Actor, Cgroup, Finding, Recording, loopback};
 
-/// Two strangers in a cgroup in which binds are denied.
+/// Two strangers in a cgroup in which binds are denied, in a network where nobody else has a port.
 struct Enforced {
     recording: Recording,
     _cgroup: Cgroup,
@@ -15,9 +15,20 @@ struct Enforced {
 
 impl Enforced {
     fn new() -> Self {
+        let mut one = Actor::new();
+        one.ok("unshare-net");
+        let other = Actor::beside(&one);
+        Self::of(one, other)
+    }
+
+    /// The same, in the network of everybody.
+    fn outside() -> Self {
+        Self::of(Actor::new(), Actor::new())
+    }
+
+    fn of(one: Actor, other: Actor) -> Self {
         let cgroup = Cgroup::new();
         let recording = Recording::enforcing::<&str>(&cgroup, []);
-        let (one, other) = (Actor::new(), Actor::new());
         cgroup.enrol(one.pid());
         cgroup.enrol(other.pid());
         Self { recording, _cgroup: cgroup, one, other }
@@ -26,38 +37,52 @@ impl Enforced {
 
 #[test]
 fn a_bind_through_io_uring_is_denied() {
-    denied_by(&["uring inline tcp", "uring async tcp", "uring sqpoll tcp", "uring linked tcp"], 26_201);
+    denied_by(&["uring inline", "uring async", "uring sqpoll", "uring linked"]);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_bind_of_32_bits_is_denied() {
-    denied_by(&["compat bind", "compat socketcall"], 26_221);
+    denied_by(&["compat bind", "compat socketcall"]);
 }
 
-/// Each of these ways to bind is denied, on ports from `first` on.
-fn denied_by(hows: &[&str], first: u64) {
+/// By each of these ways a bind is denied, whatever it binds.
+fn denied_by(hows: &[&str]) {
     let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
-    let mut places = Vec::new();
-    // Of their own each: so many parties of one port are kept apart and no more, whatever their addresses.
-    for (how, port) in hows.iter().zip((first..).step_by(2)) {
-        let (address, next) = (loopback(), port + 1);
-        one.bind(&format!("tcp {address}:{port} reuseport listen"));
-        let denied = other.err(&format!("{how} {address}:{port} reuseport listen"));
-        assert_eq!(denied, "EADDRINUSE", "{how}");
-        // The port of what was denied is taken by nobody, and the caller gets another.
-        other.ok(&format!("{how} {address}:{next} reuseport listen"));
-        assert_eq!(one.err(&format!("{how} {address}:{next} reuseport")), "EADDRINUSE", "{how}");
-        places.push((how, address, port));
+    let netns = one.netns();
+    let mut ports = (8000_u64..).step_by(2);
+    let mut all = Vec::new();
+    for how in hows {
+        for protocol in ["tcp", "udp", "mptcp"] {
+            let listen = if protocol == "udp" { "" } else { "listen" };
+            if *how == "uring linked" && protocol == "udp" {
+                continue;
+            }
+            for address in ["127.0.0.1", "[::1]", "[::]"] {
+                let port = ports.next().expect("another port");
+                let bind = |port: u64| format!("{protocol} {address}:{port} reuseport {listen}");
+                let what = format!("{how} {}", bind(port));
+                one.bind(&bind(port));
+                assert_eq!(other.err(&what), "EADDRINUSE", "{what}");
+                // The port of what was denied is taken by nobody, and the caller gets another.
+                other.ok(&format!("{how} {}", bind(port + 1)));
+                assert_eq!(one.err(&format!("{how} {}", bind(port + 1))), "EADDRINUSE", "{what}");
+                all.push((what, port));
+            }
+        }
     }
     recording.fence();
     let report = recording.stop().report();
-    for (how, address, port) in places {
-        let kinds: Vec<_> = report.at(address).iter().map(|finding| finding.kind().to_owned()).collect();
-        assert_eq!(kinds, ["denied", "denied"], "{how}: {report}");
-        let finding = &report.on(address, port)[0];
-        assert_eq!(finding.pids(), [u64::from(one.pid())], "{how}");
-        assert_eq!(finding.victim().number("pid"), u64::from(other.pid()), "{how}");
+    let findings = report.in_netns(netns);
+    assert_eq!(findings.len(), 2 * all.len(), "{report}");
+    for (what, port) in all {
+        let (one, other) = (u64::from(one.pid()), u64::from(other.pid()));
+        for (port, holder, victim) in [(port, one, other), (port + 1, other, one)] {
+            let found: Vec<_> = findings.iter().filter(|finding| finding.number("port") == port).collect();
+            let [finding] = found.as_slice() else { panic!("{what}: {report}") };
+            assert_eq!((finding.kind(), finding.pids()), ("denied", vec![holder]), "{what}");
+            assert_eq!(finding.victim().number("pid"), victim, "{what}");
+        }
     }
 }
 
@@ -65,39 +90,56 @@ fn denied_by(hows: &[&str], first: u64) {
 #[test]
 fn a_listener_that_is_handed_on_is_not_denied_and_stays_its_binders() {
     let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
-    let address = loopback();
-    let mut outside = Actor::new();
-    let listener = outside.bind(&format!("tcp {address}:8000 reuseport listen"));
     let inbox = format!("bindwatch-test-handed-{}", std::process::id());
     one.ok(&format!("inbox {inbox}"));
-    outside.ok(&format!("post {} {inbox}", listener.id));
-    let taken = one.ok("unpost").number("id");
-    let binder = u64::from(outside.pid());
-    outside.exit();
-    // It serves, inside the cgroup.
-    let mut client = Actor::new();
-    client.ok(&format!("connect tcp {address}:8000"));
-    one.ok(&format!("accept {taken}"));
-    assert_eq!(other.err(&format!("bind tcp {address}:8000 reuseport")), "EADDRINUSE");
-    // Whoever has it and binds once more beside it is a stranger to its binder, too.
-    assert_eq!(one.err(&format!("bind tcp {address}:8000 reuseport")), "EADDRINUSE");
-    // Its end is that of the last who has it.
-    one.ok(&format!("close {taken}"));
-    other.bind(&format!("tcp {address}:8000 reuseport"));
+    let mut binders = Vec::new();
+    for (protocol, port) in [("tcp", 8000_u64), ("udp", 8010), ("mptcp", 8020)] {
+        for (address, port) in [("127.0.0.1", port), ("[::1]", port + 1)] {
+            let mut outside = Actor::beside(&one);
+            let listen = if protocol == "udp" { "" } else { "listen" };
+            let bind = format!("bind {protocol} {address}:{port} reuseport");
+            let listener = outside.ok(&format!("{bind} {listen}")).number("id");
+            outside.ok(&format!("post {listener} {inbox}"));
+            let taken = one.ok("unpost").number("id");
+            binders.push((port, u64::from(outside.pid())));
+            outside.exit();
+            // It serves, inside the cgroup.
+            let mut client = Actor::beside(&one);
+            if protocol == "udp" {
+                client.ok(&format!("knock udp {address}:{port} 1"));
+                one.ok(&format!("receive {taken}"));
+            } else {
+                // The client keeps no TIME_WAIT, so that the port is free after its end.
+                client.ok(&format!("knock {protocol} {address}:{port} 1"));
+                let accepted = one.ok(&format!("accept {taken}")).number("id");
+                client.ok("hang-up");
+                one.ok(&format!("close {accepted}"));
+            }
+            assert_eq!(other.err(&bind), "EADDRINUSE");
+            // Whoever has it and binds once more beside it is a stranger to its binder, too.
+            assert_eq!(one.err(&bind), "EADDRINUSE");
+            // Its end is that of the last who has it.
+            one.ok(&format!("close {taken}"));
+            other.ok(&bind);
+        }
+    }
     recording.fence();
     let report = recording.stop().report();
-    let findings: Vec<_> =
-        report.on(address, 8000).into_iter().filter(|finding| finding.kind() == "denied").collect();
-    assert!(!findings.is_empty(), "{report}");
-    for finding in findings {
-        let pids = finding.pids();
-        assert!(pids == [u64::from(one.pid())] || pids.contains(&binder), "{report}");
+    let findings = report.in_netns(one.netns());
+    for (port, binder) in binders {
+        let denied = |finding: &&Finding| finding.kind() == "denied" && finding.number("port") == port;
+        let denied: Vec<_> = findings.iter().filter(denied).collect();
+        assert!(!denied.is_empty(), "{port}: {report}");
+        for finding in denied {
+            let pids = finding.pids();
+            assert!(pids == [u64::from(one.pid())] || pids.contains(&binder), "{port}: {report}");
+        }
     }
 }
 
 #[test]
 fn a_port_that_came_without_a_bind_is_guarded_once_it_is_known() {
-    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::outside();
     one.ok("socket tcp 4");
     one.ok("opt 1 reuseport 1");
     one.ok("listen 1");
@@ -114,7 +156,7 @@ fn a_port_that_came_without_a_bind_is_guarded_once_it_is_known() {
 
 #[test]
 fn options_set_late_do_not_open_a_port() {
-    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::outside();
     for protocol in ["tcp", "udp", "mptcp"] {
         let address = loopback();
         // Sharing that is asked for after the bind, before and after listen().
@@ -145,18 +187,58 @@ fn options_set_late_do_not_open_a_port() {
         one.ok(&format!("close {}", late.id));
         other.bind(&format!("{protocol} {address}:8000 reuseport"));
     }
-    let v6 = one.bind("udp [::1]:8520 reuseaddr");
-    assert_eq!(other.err("bind udp [::]:8520 reuseaddr"), "EADDRINUSE");
-    one.ok(&format!("close {}", v6.id));
-    other.bind("udp [::1]:8520 reuseaddr");
     drop(recording.stop());
+}
+
+/// What overlaps, each way round.
+const OVERLAPS: [(&str, &str); 9] = [
+    ("127.0.0.1", "0.0.0.0"),
+    ("0.0.0.0", "127.0.0.1"),
+    ("[::1]", "[::]"),
+    ("[::]", "[::1]"),
+    ("127.0.0.1", "[::]"),
+    ("[::]", "127.0.0.1"),
+    ("0.0.0.0", "[::]"),
+    ("[::]", "0.0.0.0"),
+    ("[::ffff:127.0.0.1]", "127.0.0.1"),
+];
+
+#[test]
+fn options_set_late_do_not_open_what_overlaps() {
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    let mut outside = Actor::beside(&one);
+    let mut ports = 8000_u64..;
+    // SO_REUSEADDR lets nobody share a TCP port on which somebody listens.
+    let options = [("tcp", "reuseport"), ("mptcp", "reuseport"), ("udp", "reuseport"), ("udp", "reuseaddr")];
+    for (protocol, option) in options {
+        for (first, second) in OVERLAPS {
+            let port = ports.next().expect("another port");
+            let what = format!("{protocol} {second}:{port} {option}, beside {first}");
+            let late = one.bind(&format!("{protocol} {first}:{port}")).id;
+            one.ok(&format!("opt {late} {option} 1"));
+            let bind = format!("bind {protocol} {second}:{port} {option}");
+            // It is the guard that refuses, not the kernel, which lets others share.
+            assert_eq!(other.err(&bind), "EADDRINUSE", "{what}");
+            let shared = outside.ok(&bind).number("id");
+            outside.ok(&format!("close {shared}"));
+            assert_eq!(other.err(&bind), "EADDRINUSE", "{what}");
+            // Who looks at who holds it would keep it open for a moment longer.
+            recording.fence();
+            one.ok(&format!("close {late}"));
+            other.ok(&bind);
+        }
+    }
+    let report = recording.stop().report();
+    let denied = |finding: &&Finding| finding.kind() == "denied";
+    let findings = report.in_netns(one.netns());
+    assert_eq!(findings.iter().filter(denied).count(), options.len() * OVERLAPS.len(), "{report}");
 }
 
 /// A device decides who shares as an address does. What leaves one for another, or for all of them, is judged as a bind is: by
 /// name, by number and by none.
 #[test]
 fn a_device_set_late_is_no_way_to_a_strangers_endpoint() {
-    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::new();
+    let Enforced { recording, _cgroup, mut one, mut other } = Enforced::outside();
     one.ok("unshare-net");
     let number = one.ok("link bw0").number("number");
     one.ok("link bw1");

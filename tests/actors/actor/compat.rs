@@ -25,10 +25,15 @@ const SO_REUSEPORT: u32 = 15;
 const PAGE: usize = 4096;
 
 impl Actor {
-    pub(crate) fn compat(&mut self, how: &str, address: &str, flags: &[&str]) -> Result<String, Failure> {
+    pub(crate) fn compat(
+        &mut self,
+        how: &str,
+        protocol: &str,
+        address: &str,
+        flags: &[&str],
+    ) -> Result<String, Failure> {
         let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
-        let IpAddr::V4(ip) = address.ip() else { return Err(Failure::Usage) };
-        let socket = new("tcp", family_of(&address))?;
+        let socket = new(protocol, family_of(&address))?;
         let low = Low::new()?;
         for (flag, option) in [("reuseaddr", SO_REUSEADDR), ("reuseport", SO_REUSEPORT)] {
             if flags.contains(&flag) {
@@ -37,13 +42,28 @@ impl Actor {
                 call(SOCKETCALL, SYS_SETSOCKOPT, low.at(0), 0)?;
             }
         }
-        // struct sockaddr_in
-        let family_and_port = 2 | u32::from(address.port().to_be()) << 16;
-        low.write(128, &[family_and_port, u32::from_ne_bytes(ip.octets()), 0, 0]);
+        let family_and_port =
+            u32::from(family_of(&address).as_raw()) | u32::from(address.port().to_be()) << 16;
+        low.write(128, &[family_and_port]);
+        let length = match address.ip() {
+            // struct sockaddr_in
+            IpAddr::V4(ip) => {
+                low.write(132, &[u32::from_ne_bytes(ip.octets()), 0, 0]);
+                16
+            }
+            // struct sockaddr_in6
+            IpAddr::V6(ip) => {
+                let bits = ip.to_bits().to_be_bytes();
+                for (at, word) in (136..).step_by(4).zip(bits.as_chunks::<4>().0) {
+                    low.write(at, &[u32::from_ne_bytes(*word)]);
+                }
+                28
+            }
+        };
         match how {
-            "bind" => call(BIND, number(&socket), low.at(128), 16)?,
+            "bind" => call(BIND, number(&socket), low.at(128), length)?,
             "socketcall" => {
-                low.write(0, &[number(&socket), low.at(128), 16]);
+                low.write(0, &[number(&socket), low.at(128), length]);
                 call(SOCKETCALL, SYS_BIND, low.at(0), 0)?;
             }
             _ => return Err(Failure::Usage),

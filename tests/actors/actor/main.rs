@@ -4,7 +4,7 @@
 //! | command | what it does |
 //! |---|---|
 //! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, no-port (IP_BIND_ADDRESS_NO_PORT), listen, `dev=NAME` (SO_BINDTODEVICE), `uid=N` (the socket's owner) |
-//! | `compat HOW ADDRESS [FLAG…]` | as `bind tcp`, options and bind by 32-bit system calls. HOW: bind, socketcall |
+//! | `compat HOW PROTO ADDRESS [FLAG…]` | as `bind`, options and bind by 32-bit system calls. HOW: bind, socketcall |
 //! | `reconnect ID ADDRESS`, `disconnect ID`, `send ID ADDRESS` | connects a socket that is there; ends its connection (AF_UNSPEC); sends a datagram. Answer the local `port` |
 //! | `port ID` | its local `port` |
 //! | `rebind ID ADDRESS` | binds a socket that is there |
@@ -189,7 +189,7 @@ impl Actor {
         match words {
             ["bind", protocol, address, flags @ ..] => self.bind(protocol, address, flags),
             #[cfg(target_arch = "x86_64")]
-            ["compat", how, address, flags @ ..] => self.compat(how, address, flags),
+            ["compat", how, protocol, address, flags @ ..] => self.compat(how, protocol, address, flags),
             ["reconnect", id, address] => self.reconnect(id.parse()?, address),
             ["disconnect", id] => self.disconnect(id.parse()?),
             ["send", id, address] => self.send(id.parse()?, address),

@@ -113,7 +113,7 @@ fn every_protocol_family_and_door_waits() {
     check(&mut job, &format!("udp {v4}:PORT reuseaddr"), &format!("bind udp {v4}:PORT reuseaddr"));
     #[cfg(target_arch = "x86_64")]
     for how in ["bind", "socketcall"] {
-        check(&mut job, &format!("tcp {v4}:PORT listen"), &format!("compat {how} {v4}:PORT"));
+        check(&mut job, &format!("tcp {v4}:PORT listen"), &format!("compat {how} tcp {v4}:PORT"));
     }
     let report = job.end();
     for (address, port) in on {
