@@ -1,16 +1,17 @@
 //! Servers that share a port on purpose, in a cgroup where sharing by accident is denied: they run as ever.
 
-#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use rustix::process::Signal;
 use scenarios::servers::{
-    HAPROXY_MASTER, ask, haproxy_config, listens_again, nginx_config, reload, reload_haproxy,
+    HAPROXY_MASTER, ask, children, haproxy_config, listens_again, nginx_config, reload, reload_haproxy,
 };
 use scenarios::wait::Deadline;
-use scenarios::{Cgroup, Folder, Recording, Server, loopback};
+use scenarios::{Cgroup, Folder, Recording, Server, loopback, node};
 
 /// A cgroup that is enforced, with room for the servers' own.
 struct Enforced {
@@ -76,16 +77,27 @@ fn nginx_and_its_reload() {
 }
 
 #[test]
-fn gunicorn() {
+fn gunicorn_and_its_reload() {
     let enforced = Enforced::new();
-    enforced
-        .folder
-        .write("app.py", "def app(environ, start):\n    start('204 No Content', [])\n    return []\n");
-    let bind = format!("{}:8080", enforced.address);
-    let command = ["gunicorn", "--reuse-port", "--workers", "3", "--bind", &bind, "app:app"];
-    let server = enforced.start("gunicorn", enforced.folder.path(), &command);
-    enforced.recording.wait_for(enforced.address, "listen", 1);
-    assert!(ask(enforced.address).starts_with("HTTP/1.0 204"));
+    let (folder, address) = (&enforced.folder, enforced.address);
+    folder.write("app.py", "def app(environ, start):\n    start('204 No Content', [])\n    return []\n");
+    let configure = |bind: &str| {
+        folder.write("gunicorn.conf.py", format!("bind = {bind}\nworkers = 3\nreuse_port = True\n"))
+    };
+    configure(&format!("['{address}:8080']"));
+    let server = enforced.start("gunicorn", folder.path(), &["gunicorn", "app:app"]);
+    enforced.recording.wait_for(address, "listen", 1);
+    assert!(ask(address).starts_with("HTTP/1.0 204"));
+    // Its workers are replaced, and it keeps its socket.
+    reload(&server, Signal::HUP);
+    assert!(ask(address).starts_with("HTTP/1.0 204"));
+    // With another port beside it the first process binds both anew, while its old workers still have the port.
+    configure(&format!("['{address}:8080', '{address}:8081']"));
+    reload(&server, Signal::HUP);
+    assert!(ask(address).starts_with("HTTP/1.0 204"));
+    let binds = enforced.recording.wait_for(address, "bind", 3);
+    let on = |port: u64| binds.iter().filter(|line| line["socket"]["port"] == port).count();
+    assert_eq!((on(8080), on(8081)), (2, 1), "{binds:?}");
     enforced.nothing_was_denied(server);
 }
 
@@ -153,4 +165,51 @@ fn node_cluster() {
     enforced.recording.wait_for(address, "listen", 1);
     assert!(ask(address).starts_with("HTTP/1.1 204"));
     enforced.nothing_was_denied(server);
+}
+
+/// Each worker binds for itself; whoever is killed is replaced, and whoever fails ends all of them.
+const NODE_REUSE_PORT: &str = "
+const cluster = require('cluster'), http = require('http');
+if (cluster.isPrimary) {
+    cluster.on('exit', (worker, code, signal) => signal ? cluster.fork() : process.exit(code));
+    cluster.fork();
+    cluster.fork();
+} else {
+    http.createServer((request, answer) => { answer.statusCode = 204; answer.end(); })
+        .listen({ host: process.argv[2], port: 8080, reusePort: true });
+}
+";
+
+#[test]
+fn node_cluster_whose_workers_bind_for_themselves() {
+    let enforced = Enforced::new();
+    let (folder, address) = (enforced.folder.path(), enforced.address);
+    enforced.folder.write("cluster.js", NODE_REUSE_PORT);
+    let (node, host) = (node().display().to_string(), address.to_string());
+    let command = [&*node, "cluster.js", &host];
+    let server = enforced.start("node", folder, &command);
+    let workers = |count: usize| {
+        let listens = enforced.recording.wait_for(address, "listen", count);
+        let who = |name: &str| listens.iter().map(|line| line[name].to_string()).collect::<BTreeSet<_>>();
+        assert_eq!(who("process").len(), count, "a process each: {listens:?}");
+        let cookies: BTreeSet<_> = listens.iter().map(|line| line["socket"]["cookie"].as_u64()).collect();
+        assert_eq!(cookies.len(), count, "a socket each: {listens:?}");
+    };
+    workers(2);
+    assert!(ask(address).starts_with("HTTP/1.1 204"));
+    let first = children(server.pid()).into_iter().next().expect("a worker");
+    first.signal(Signal::KILL);
+    workers(3);
+    assert!(ask(address).starts_with("HTTP/1.1 204"));
+    // Workers of another cluster are strangers.
+    let other = enforced.start("other", folder, &command).started.outcome();
+    assert_ne!(other.code(), 0, "{other}");
+    assert!(other.stderr.contains("EADDRINUSE"), "{other}");
+    assert!(ask(address).starts_with("HTTP/1.1 204"));
+    enforced.recording.fence();
+    let finding = enforced.recording.stop().report().only(address, 8080);
+    assert_eq!(finding.kind(), "denied", "{finding:#?}");
+    let pool = server.processes();
+    assert!(finding.pids().iter().all(|pid| pool.iter().any(|one| u64::from(*one) == *pid)), "{finding:#?}");
+    drop(server);
 }
