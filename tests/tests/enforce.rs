@@ -1,6 +1,6 @@
 //! `run --on-conflict deny`: a bind of the command that would share a port with a stranger fails, and nothing else does.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};

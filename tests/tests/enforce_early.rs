@@ -148,7 +148,7 @@ fn a_bind_is_denied_before_it_has_a_port_where_that_is_the_only_way() {
     // What overlaps, in both planes.
     assert_eq!(early.tell(1, "bind tcp 0.0.0.0:8001 reuseport"), "err EPERM");
     assert_eq!(early.tell(1, "bind tcp [::]:8001 reuseport"), "err EPERM");
-    // A port that the kernel chooses is nobody else's.
+    // A port that the kernel chooses is not looked at.
     assert!(early.tell(1, &format!("bind udp {address}:0 reuseport")).starts_with("ok"));
     // One lineage.
     assert!(early.tell(1, &format!("bind tcp {address}:8003 reuseport listen")).starts_with("ok"));
