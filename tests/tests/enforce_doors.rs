@@ -291,8 +291,8 @@ fn a_device_set_late_is_no_way_to_a_strangers_endpoint() {
         assert_eq!(one.err(&format!("device {} -", wide.id)), "EADDRINUSE", "{protocol}");
     }
     recording.fence();
-    let report = recording.stop().report();
-    let findings = report.in_netns(netns);
+    let finished = recording.stop();
+    let findings = finished.report().in_netns(netns);
     assert!(!findings.is_empty());
     for finding in findings {
         assert_eq!(finding.kind(), "denied", "{finding:#?}");
