@@ -18,6 +18,8 @@ mod causes;
 mod co_bind;
 #[path = "containers.rs"]
 mod containers;
+#[path = "doctor.rs"]
+mod doctor;
 #[path = "doors_compat.rs"]
 mod doors_compat;
 #[path = "doors_uring.rs"]
