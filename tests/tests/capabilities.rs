@@ -1,10 +1,12 @@
 //! What docs/security.md says that each command needs: with it the command works, and without any part of it it does not.
 
-#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 
-use scenarios::{Cgroup, Folder, Run, bindwatch};
+use scenarios::{Actor, Cgroup, Folder, Log, Run, bindwatch, loopback};
+use serde_json::Value;
 
 const NEEDED: [&str; 3] = ["bpf", "perfmon", "net_admin"];
 
@@ -77,6 +79,61 @@ fn run_needs_a_cgroup_as_well_that_it_may_write_to() {
     drop(run(&delegated()).outcome().expect(0));
 }
 
+/// The arguments of a `run` that lets a bind of its command wait, on a port that the actor has, and what that does.
+struct Waiting {
+    // The command lies in it: nobody may enter the folders of the checkout.
+    folder: Folder,
+    address: Ipv4Addr,
+    holder: Actor,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        let folder = Folder::new();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("permissions");
+        let (from, to) = (Actor::program(), folder.file("actor"));
+        drop(Run::new("cp").args(["--".as_ref(), from.as_path(), to.as_path()]).outcome().expect(0));
+        // There before it is written, so that it can be read from its first line on.
+        chown(folder.write("log.jsonl", ""), Some(65534), Some(65534)).expect("another owner");
+        Self { folder, address: loopback(), holder: Actor::new() }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let (log, actor) = (self.folder.file("log.jsonl"), self.folder.file("actor"));
+        let bind = format!("bind tcp {}:8000 listen", self.address);
+        let words = ["run", "--quiet", "--on-conflict", "wait=50s", "--output"].map(str::to_owned);
+        let rest = [log.display().to_string(), "--".to_owned(), actor.display().to_string(), bind];
+        words.into_iter().chain(rest).collect()
+    }
+
+    /// The run's bind waits until the port is free, and no longer.
+    fn holds(mut self, run: Run) {
+        let held = self.holder.bind(&format!("tcp {}:8000 listen", self.address)).id;
+        let log = self.folder.file("log.jsonl");
+        let run = run.start();
+        let is_ours = |line: &Value| line["type"] == "waiting" && line["socket"]["port"] == 8000;
+        Log::at(&log).wait_for(&run.process, "\"type\":\"waiting\"", 1, is_ours);
+        self.holder.ok(&format!("close {held}"));
+        let outcome = run.outcome().expect(0);
+        assert!(outcome.stdout.starts_with("ok id="), "{outcome}");
+        let finding = Log::at(&log).report().only(self.address, 8000);
+        assert_eq!((finding.kind(), finding.text("wait_outcome")), ("denied", "done"), "{finding:#?}");
+        assert_eq!(finding.pids(), [u64::from(self.holder.pid())]);
+    }
+}
+
+#[test]
+fn waiting_needs_no_more_than_denying() {
+    let (waiting, delegated) = (Waiting::new(), delegated());
+    let run = Run::bindwatch(waiting.arguments()).as_nobody_with(&NEEDED).inside(&delegated);
+    waiting.holds(run);
+    for one in NEEDED {
+        let waiting = Waiting::new();
+        let run = Run::bindwatch(waiting.arguments()).as_nobody_with(&without(one)).inside(&delegated);
+        run.outcome().expect_one_line(125);
+    }
+}
+
 /// The way of docs/security.md for a program that all may execute, by its own words: who does has the capabilities, and the
 /// command of a `run` has not.
 #[test]
@@ -115,6 +172,10 @@ fn a_program_with_its_capabilities_needs_no_root() {
     let outcome = nobody(&run).inside(&delegated).outcome().expect(0);
     let has_none = |line: &str| line.ends_with("\t0000000000000000");
     assert_eq!(outcome.stdout.lines().filter(|line| has_none(line)).count(), 3, "{outcome}");
+    let waiting = Waiting::new();
+    let arguments = waiting.arguments();
+    let run = nobody(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).inside(&delegated);
+    waiting.holds(run);
 }
 
 /// The unit of docs/security.md is one to systemd, and gives what the command needs and no more.
