@@ -12,10 +12,14 @@ mod autobind;
 mod backend;
 #[path = "bad_input.rs"]
 mod bad_input;
+#[path = "capabilities.rs"]
+mod capabilities;
 #[path = "causes.rs"]
 mod causes;
 #[path = "co_bind.rs"]
 mod co_bind;
+#[path = "conflicts.rs"]
+mod conflicts;
 #[path = "containers.rs"]
 mod containers;
 #[path = "doctor.rs"]
@@ -72,3 +76,5 @@ mod scale;
 mod storm;
 #[path = "truth/main.rs"]
 mod truth;
+#[path = "wait/main.rs"]
+mod wait;

@@ -1,10 +1,10 @@
 //! Who calls, and how: children, threads with descriptors of their own, memory that changes, filters, io_uring.
 
-use scenarios::wait::{Deadline, Signal};
+use scenarios::wait::{Deadline, SLOWNESS, Signal};
 use scenarios::{Actor, Run, bindwatch, loopback};
 
-use crate::job::Job;
-use crate::outcome;
+use super::job::Job;
+use super::outcome;
 
 #[test]
 fn children_wait_as_the_command_does() {
@@ -86,8 +86,8 @@ fn io_uring_is_refused_at_once_and_told() {
     assert_eq!(kinds, if is_refused { vec!["refused"] } else { vec![] }, "{report}");
 }
 
-/// Rounds of starting and killing.
-const ROUNDS: u32 = 12;
+/// Rounds of starting and killing, fewer where each takes longer.
+const ROUNDS: u32 = if SLOWNESS > 1 { 6 } else { 12 };
 
 #[test]
 fn whenever_bindwatch_is_killed_its_command_goes_on() {
@@ -105,7 +105,7 @@ fn whenever_bindwatch_is_killed_its_command_goes_on() {
             _ => format!("bind tcp {address}:{port}"),
         };
         job.actor.begin(&command);
-        if round % 3 == 1 && round > 6 {
+        if round % 6 == 1 {
             job.waits(8000);
         }
         job.actor.process.signal(Signal::KILL);

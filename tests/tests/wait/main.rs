@@ -8,7 +8,7 @@ mod job;
 use std::net::{IpAddr, Ipv4Addr};
 
 use job::Job;
-use scenarios::wait::{Deadline, Signal};
+use scenarios::wait::{Deadline, SLOWNESS, Signal, TERM};
 use scenarios::{Actor, Finding, Folder, Log, Run, bindwatch, loopback};
 use serde_json::Value;
 
@@ -37,6 +37,21 @@ fn delay_ms(log: &Log, address: Ipv4Addr, port: u16) -> f64 {
     (*next as f64 - *released as f64) / 1e6
 }
 
+/// How a predecessor lets go.
+#[derive(Clone, Copy, Debug)]
+enum Goes {
+    /// It closes its socket, and lives on.
+    Closes,
+    /// It ends by a signal.
+    Ends(Signal),
+}
+
+/// Restarts of each kind, fewer where each takes longer.
+const RESTARTS: u32 = if SLOWNESS > 1 { 1 } else { 3 };
+/// How many times as long as half of them a single restart may take: bindwatch, the command and the kernel that closes
+/// the socket each need a processor, and may have to wait for a slice of it where others work.
+const LONGEST: f64 = 5.0;
+
 #[test]
 fn a_restarted_server_starts_when_its_predecessor_lets_go() {
     let address = loopback();
@@ -49,30 +64,41 @@ fn a_restarted_server_starts_when_its_predecessor_lets_go() {
     actor.exit();
     old.ok(&format!("close {}", socket.id));
 
+    drop(old);
+
     let mut delays = Vec::new();
-    for _ in 0..5 {
-        let mut job = Job::start("10s");
-        let socket = old.bind(&format!("tcp {address}:8000 reuseaddr listen"));
-        job.actor.begin(&format!("bind tcp {address}:8000 reuseaddr listen"));
-        job.waits(8000);
-        old.ok(&format!("close {}", socket.id));
-        let answer = job.actor.answer();
-        assert!(answer.is_ok(), "{answer}");
-        let (log, pid) = (job.log(), job.pid);
-        let folder = job.folder;
-        job.actor.exit();
-        delays.push(delay_ms(&log, address, 8000));
-        let finding = log.report().only(address, 8000);
-        assert_eq!((finding.kind(), finding.severity(), outcome(&finding)), ("denied", "note", "done"));
-        assert_eq!(finding.pids(), [u64::from(old.pid())], "for whom");
-        let victim = finding.victim();
-        assert_eq!((victim.number("pid"), &victim.0["errno"]), (u64::from(pid), &Value::Null), "who");
-        assert!(finding.0["waited_ms"].is_u64(), "how long: {finding:?}");
-        drop(folder);
+    for goes in [Goes::Closes, Goes::Ends(TERM), Goes::Ends(Signal::KILL)] {
+        for _ in 0..RESTARTS {
+            let (mut job, mut old) = (Job::start("10s"), Actor::new());
+            let predecessor = u64::from(old.pid());
+            let socket = old.bind(&format!("tcp {address}:8000 reuseaddr listen"));
+            job.actor.begin(&format!("bind tcp {address}:8000 reuseaddr listen"));
+            job.waits(8000);
+            match goes {
+                Goes::Closes => drop(old.ok(&format!("close {}", socket.id))),
+                Goes::Ends(signal) => old.process.signal(signal),
+            }
+            let answer = job.actor.answer();
+            assert!(answer.is_ok(), "{answer}");
+            let (log, pid) = (job.log(), job.pid);
+            let folder = job.folder;
+            job.actor.exit();
+            delays.push((goes, delay_ms(&log, address, 8000)));
+            let finding = log.report().only(address, 8000);
+            assert_eq!((finding.kind(), finding.severity(), outcome(&finding)), ("denied", "note", "done"));
+            assert_eq!(finding.pids(), [predecessor], "for whom");
+            let victim = finding.victim();
+            assert_eq!((victim.number("pid"), &victim.0["errno"]), (u64::from(pid), &Value::Null), "who");
+            assert!(finding.0["waited_ms"].is_u64(), "how long: {finding:?}");
+            drop(folder);
+        }
     }
     println!("bound after the release, ms: {delays:.1?}");
-    delays.sort_by(f64::total_cmp);
-    assert!((0.0..20.0).contains(&delays[2]), "the median: {delays:?}");
+    let mut sorted: Vec<f64> = delays.iter().map(|(_, delay)| *delay).collect();
+    sorted.sort_by(f64::total_cmp);
+    let bound = 20.0 * SLOWNESS as f64;
+    assert!(sorted[0] >= 0.0 && sorted[sorted.len() / 2] <= bound, "the median: {delays:.1?}");
+    assert!(sorted.iter().all(|delay| *delay <= LONGEST * bound), "each: {delays:.1?}");
 }
 
 #[test]
@@ -306,7 +332,9 @@ fn what_outlives_the_run_binds_as_ever() {
 fn the_callers_rights_decide() {
     let folder = Folder::new();
     let (address, port) = (loopback(), 81);
-    let program = Actor::program();
+    // The command lies there: nobody may enter the folders of the checkout.
+    let (from, program) = (Actor::program(), folder.file("actor"));
+    drop(Run::new("cp").args(["--".as_ref(), from.as_path(), program.as_path()]).outcome().expect(0));
     let run = |user: &[&str], command: &[&str]| {
         let run = Run::bindwatch(["run", "--quiet", "--on-conflict", "wait=200ms", "--output"]);
         run.args([folder.file("log.jsonl")]).args(user).args(["--"]).args(command).outcome().expect(0).stdout
@@ -315,11 +343,8 @@ fn the_callers_rights_decide() {
     let said = run(&["--user", "nobody"], &["grep", "NoNewPrivs", "/proc/self/status"]);
     assert_eq!(said, "NoNewPrivs:\t0\n");
     let bind = format!("bind tcp {address}:{port}");
-    let python = format!(
-        "import socket; s = socket.socket()\ntry: s.bind(('{address}', {port})); print('bound')\nexcept OSError as error: print(error.errno)"
-    );
-    assert_eq!(run(&["--user", "nobody"], &["/usr/bin/python3", "-c", &python]), "13\n", "EACCES");
     let program = program.display().to_string();
+    assert_eq!(run(&["--user", "nobody"], &[&program, &bind]), "err EACCES\n");
     assert!(run(&[], &[&program, &bind]).starts_with("ok"), "root may");
     let mut old = Actor::new();
     old.bind(&format!("tcp {address}:{port} listen"));
@@ -345,6 +370,9 @@ fn one_inside_another_says_so() {
 const ROUNDS: u16 = 20;
 /// Binds of a round.
 const BINDS: u16 = 500;
+/// How many times as long a bind may take that need not wait, in half of the rounds: four times what was seen on a busy
+/// machine.
+const RATIO: f64 = 100.0;
 
 /// What a bind costs that need not wait. `cargo xtask test ten_thousand` prints it.
 #[test]
@@ -366,6 +394,8 @@ fn ten_thousand_other_binds_are_not_delayed() {
         "ns of a bind without and with wait: {:?}; ratio {:.1} ({ratios:.1?})",
         pairs[middle], ratios[middle]
     );
+    // It goes by way of bindwatch and back (docs/kernels.md).
+    assert!(ratios[middle] <= RATIO * SLOWNESS as f64, "{ratios:.1?}");
     // It may cost; it does not wait for anything.
     assert!(pairs.iter().any(|(_, with)| *with < 1_000_000), "{pairs:?}");
     without.actor.exit();
