@@ -50,9 +50,9 @@ fn three_capabilities_are_needed_and_enough() {
     let outcome = doctor(&NEEDED).expect(0);
     assert!(outcome.stdout.contains("bindwatch can record here."), "{outcome}");
     let json = Run::bindwatch(["doctor", "--format", "json"]).as_nobody_with(&NEEDED).outcome().expect(0);
-    let json: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
     // Where tracefs is root's the trace events are refused: each says what to do.
-    let hooks = json.get("hooks").and_then(serde_json::Value::as_array).expect("hooks");
+    let hooks = json.get("hooks").and_then(Value::as_array).expect("hooks");
     let fixed = hooks.iter().filter_map(|hook| hook.get("fix")?.as_str());
     assert!(fixed.clone().count() > 0, "{json:#}");
     for fix in fixed {
