@@ -18,7 +18,9 @@ pub(crate) fn test(filter: Option<&str>, real: bool) -> anyhow::Result<()> {
     if !shell::is_root()? {
         bail!("the scenarios attach programs to the kernel and need root: run `sudo -E cargo xtask test`");
     }
-    setup::parts(if real { &[Part::Test, Part::Real] } else { &[Part::Test] })?;
+    // Dist: packages are made of a small program and looked into.
+    let parts = [Part::Test, Part::Dist, Part::Real];
+    setup::parts(if real { &parts } else { &parts[..2] })?;
     shell::run(shell::cargo().args(["build", "--quiet", "--locked", "--release", "--package", "bindwatch"]))?;
     let before = Traces::now()?;
 

@@ -3,6 +3,7 @@
 //!
 //! The same commit, toolchain and tools give the same bytes: times are the commit's, and no path of this machine is in it.
 
+mod content;
 mod licenses;
 mod sbom;
 
@@ -97,20 +98,7 @@ fn make(architecture: &'static Architecture, folder: &Path) -> anyhow::Result<()
     let maintainer = shell::output(shell::command("git").args(["log", "-1", "--format=%an <%ae>"]))?;
     let (epoch, maintainer) = (epoch.trim().to_owned(), maintainer.trim().to_owned());
     let dist = Dist { architecture, folder: folder.to_owned(), binary, version, epoch, maintainer };
-    let name = format!("bindwatch-{}-{}-linux", dist.version, architecture.name);
-
-    let tree = dist.folder.join(&name);
-    dist.fill(&tree, &metadata)?;
-    dist.archive(&name)?;
-    std::fs::copy(tree.join("bindwatch.cdx.json"), dist.folder.join(format!("{name}.cdx.json")))?;
-    let root = dist.folder.join("root");
-    dist.install(&tree, &root)?;
-    dist.deb(&root)?;
-    dist.rpm(&root)?;
-    for made in [&tree, &root] {
-        std::fs::remove_dir_all(made)?;
-    }
-    Ok(())
+    dist.packages(&metadata)
 }
 
 /// Builds the binary and looks at it.
@@ -136,6 +124,36 @@ fn build(architecture: &Architecture) -> anyhow::Result<PathBuf> {
 }
 
 impl Dist {
+    /// Makes the packages, and looks whether all is in them.
+    fn packages(&self, metadata: &serde_json::Value) -> anyhow::Result<()> {
+        let name = self.name();
+        let tree = self.folder.join(&name);
+        self.fill(&tree, metadata)?;
+        self.archive(&name)?;
+        std::fs::copy(tree.join("bindwatch.cdx.json"), self.folder.join(format!("{name}.cdx.json")))?;
+        let root = self.folder.join("root");
+        self.install(&tree, &root)?;
+        self.deb(&root)?;
+        self.rpm(&root)?;
+        for made in [&tree, &root] {
+            std::fs::remove_dir_all(made)?;
+        }
+        self.check()
+    }
+
+    /// What the archive is called, and its folder.
+    fn name(&self) -> String {
+        format!("bindwatch-{}-{}-linux", self.version, self.architecture.name)
+    }
+
+    fn deb_name(&self) -> String {
+        format!("bindwatch_{}-1_{}.deb", self.version, self.architecture.debian)
+    }
+
+    fn rpm_name(&self) -> String {
+        format!("bindwatch-{}-1.{}.rpm", self.version, self.architecture.name)
+    }
+
     /// The archive's content.
     fn fill(&self, tree: &Path, metadata: &serde_json::Value) -> anyhow::Result<()> {
         for folder in ["man", "completions"] {
@@ -161,7 +179,7 @@ impl Dist {
 
     /// `NAME.tar.gz`, of the folder `NAME`.
     fn archive(&self, name: &str) -> anyhow::Result<()> {
-        let line = "tar --sort=name --mtime=\"@$2\" --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r,go-w \
+        let line = "tar --sort=name --mtime=\"@$2\" --owner=0 --group=0 --numeric-owner --mode=u+rw,go=u,go-w \
                     --format=gnu -cf - \"$1\" | gzip -9n > \"$1.tar.gz\"";
         let mut tar = shell::command("sh");
         shell::run(tar.current_dir(&self.folder).args(["-ec", line, "sh", name, &self.epoch]))
@@ -225,13 +243,13 @@ impl Dist {
             self.version, self.architecture.debian, self.maintainer
         );
         std::fs::write(tree.join("DEBIAN/control"), control)?;
-        let sums = "cd \"$1\" && find usr -type f | LC_ALL=C sort | xargs md5sum > DEBIAN/md5sums && chmod 644 DEBIAN/* \
-                    usr/share/doc/bindwatch/copyright && find . -exec touch --no-dereference --date=\"@$2\" {} +";
+        let sums = "cd \"$1\" && find usr -type f | LC_ALL=C sort | xargs md5sum > DEBIAN/md5sums && cd usr/share/doc/bindwatch && \
+                    chmod 644 copyright changelog.Debian.gz ../../../../DEBIAN/* && chmod 755 ../../../../DEBIAN && cd ../../../.. && \
+                    find . -exec touch --no-dereference --date=\"@$2\" {} +";
         shell::run(shell::command("sh").args(["-ec", sums, "sh"]).arg(&tree).arg(&self.epoch))?;
         let mut deb = shell::command("dpkg-deb");
         deb.args(["--root-owner-group", "-Zxz", "--build"]).arg(&tree);
-        let name = format!("bindwatch_{}-1_{}.deb", self.version, self.architecture.debian);
-        deb.arg(self.folder.join(name));
+        deb.arg(self.folder.join(self.deb_name()));
         shell::run(deb.env("SOURCE_DATE_EPOCH", &self.epoch))?;
         std::fs::remove_dir_all(&tree)?;
         Ok(())

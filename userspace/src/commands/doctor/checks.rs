@@ -228,7 +228,8 @@ fn probe() -> (Check, Option<Attached>) {
                 State::Degraded => Some("what each of the refused hooks says".to_owned()),
                 State::Missing => Some(remedy::KERNEL.to_owned()),
             };
-            (Check { name, state, found, costs: None, fix }, Some(attached))
+            let costs = (state == State::Degraded).then_some("what the refused hooks tell is not seen");
+            (Check { name, state, found, costs, fix }, Some(attached))
         }
         Err(error) => {
             let found = match &error {
