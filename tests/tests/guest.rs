@@ -54,6 +54,8 @@ mod holders;
 mod killed;
 #[path = "late_options.rs"]
 mod late_options;
+#[path = "lockdown.rs"]
+mod lockdown;
 #[path = "matrix/main.rs"]
 mod matrix;
 #[path = "mptcp.rs"]
