@@ -16,6 +16,10 @@ pub struct Account {
     pub name: String,
     /// Home directory; None when the user database does not know the user.
     pub home: Option<PathBuf>,
+    /// Login shell, likewise.
+    pub shell: Option<PathBuf>,
+    /// Whether it is who called sudo: the environment of that call is the command's.
+    pub called_sudo: bool,
 }
 
 /// A user that the command cannot run as.
@@ -71,8 +75,9 @@ impl Account {
         let uid: u32 = variable("SUDO_UID")?.parse().ok()?;
         let gid: u32 = variable("SUDO_GID")?.parse().ok()?;
         let name = variable("SUDO_USER")?;
-        let home = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.dir);
-        (uid != 0).then_some(Self { uid, gid, name, home })
+        let known = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let (home, shell) = known.map(|user| (user.dir, user.shell)).unzip();
+        (uid != 0).then_some(Self { uid, gid, name, home, shell, called_sudo: true })
     }
 
     /// How `__launch` is told.
@@ -82,16 +87,21 @@ impl Account {
             .chain(["--user-name", &self.name])
             .map(OsString::from)
             .collect();
-        if let Some(home) = &self.home {
-            arguments.extend(["--home".into(), home.clone().into_os_string()]);
+        for (option, path) in [("--home", &self.home), ("--shell", &self.shell)] {
+            let path = path.as_ref().filter(|path| !path.as_os_str().is_empty());
+            arguments.extend(path.into_iter().flat_map(|path| [option.into(), path.into()]));
+        }
+        if self.called_sudo {
+            arguments.extend(["--environment", "caller"].map(OsString::from));
         }
         arguments
     }
 }
 
 impl From<User> for Account {
-    fn from(User { uid, gid, name, dir, .. }: User) -> Self {
-        Self { uid: Uid::as_raw(uid), gid: Gid::as_raw(gid), name, home: Some(dir) }
+    fn from(User { uid, gid, name, dir, shell, .. }: User) -> Self {
+        let (home, shell) = (Some(dir), Some(shell));
+        Self { uid: Uid::as_raw(uid), gid: Gid::as_raw(gid), name, home, shell, called_sudo: false }
     }
 }
 
@@ -122,7 +132,8 @@ mod tests {
         assert!(geteuid().is_root(), "under sudo one is root: run this test as root");
         let account = Account::resolve(None, under_sudo("4242", "4343", "dev")).unwrap().unwrap();
         assert_eq!((account.uid, account.gid, account.name.as_str()), (4242, 4343, "dev"));
-        assert_eq!(account.home, None, "the user database does not know 4242");
+        assert!(account.called_sudo);
+        assert_eq!((account.home, account.shell), (None, None), "the user database does not know 4242");
         assert_eq!(Account::resolve(None, under_sudo("0", "0", "root")).unwrap(), None);
         assert_eq!(Account::resolve(None, under_sudo("x", "0", "root")).unwrap(), None);
         assert_eq!(Account::resolve(None, |_| None).unwrap(), None);
@@ -133,7 +144,8 @@ mod tests {
         let nobody = User::from_name("nobody").unwrap().unwrap();
         let account = Account::resolve(Some("nobody"), under_sudo("4242", "4343", "dev")).unwrap().unwrap();
         assert_eq!((account.uid, account.name.as_str()), (nobody.uid.as_raw(), "nobody"));
-        assert_eq!(account.home, Some(nobody.dir));
+        assert_eq!((account.home, account.shell), (Some(nobody.dir), Some(nobody.shell)));
+        assert!(!account.called_sudo);
         assert_eq!(Account::resolve(Some("root"), |_| None).unwrap(), None, "it is root already");
         let error = Account::resolve(Some("no\nbody"), |_| None).unwrap_err();
         assert_eq!(error.to_string(), "there is no user \"no\\nbody\"");

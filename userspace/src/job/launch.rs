@@ -12,6 +12,7 @@ use std::process::Command;
 
 use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 
+use super::environment::{self, Entry, Environment};
 use super::shown;
 use crate::probe::seccomp;
 
@@ -30,21 +31,29 @@ struct Plan {
     gid: Option<u32>,
     user: Option<OsString>,
     home: Option<OsString>,
+    shell: Option<OsString>,
+    /// The user called sudo, and the environment is that of the call.
+    called_sudo: bool,
     /// The socket over which the listener is wanted.
     hand_over: Option<i32>,
     command: Vec<OsString>,
 }
 
-/// Becomes the command: `--cgroup DIRECTORY [--uid N --gid N --user-name NAME [--home PATH]] [--hand-over N] -- CMD [ARG]…`.
+/// Becomes the command: `--cgroup DIRECTORY [--uid N --gid N --user-name NAME [--home PATH] [--shell PATH] [--environment
+/// caller]] [--hand-over N] -- CMD [ARG]…`.
 ///
 /// Returns only when that failed, after one line on standard error, with the exit code.
 #[must_use]
 pub fn launch(arguments: &[OsString]) -> u8 {
     let (message, code) = match parse(arguments) {
-        Some(plan) => match enter(&plan) {
-            Ok(()) => become_command(&plan),
-            Err(message) => (message, EXIT_SETUP),
-        },
+        Some(plan) => {
+            // As root: whose it is may not look into sudo.
+            let environment = environment_of(&plan);
+            match enter(&plan) {
+                Ok(()) => become_command(&plan, environment),
+                Err(message) => (message, EXIT_SETUP),
+            }
+        }
         None => ("__launch is an inner stage of bindwatch run, not a command".to_owned(), EXIT_SETUP),
     };
     let _ = writeln!(io::stderr(), "bindwatch: {message}");
@@ -67,6 +76,8 @@ fn parse(arguments: &[OsString]) -> Option<Plan> {
             "--user-name" => plan.user = Some(value.clone()),
             "--hand-over" => plan.hand_over = Some(value.to_str()?.parse().ok()?),
             "--home" => plan.home = Some(value.clone()),
+            "--shell" => plan.shell = Some(value.clone()),
+            "--environment" if value == "caller" => plan.called_sudo = true,
             _ => return None,
         }
     }
@@ -108,18 +119,24 @@ fn hand_over(number: i32) -> Result<(), String> {
     }
 }
 
+/// The user's environment; None where the command has that of bindwatch.
+fn environment_of(plan: &Plan) -> Option<Environment> {
+    let (name, uid) = (plan.user.as_deref()?, plan.uid?);
+    let caller = if plan.called_sudo { environment::of_caller(uid) } else { None };
+    let entry = Entry { name, home: plan.home.as_deref(), shell: plan.shell.as_deref() };
+    Some(environment::merged(caller, entry, std::env::vars_os()))
+}
+
 /// Executes the command; what it returns is why that failed.
-fn become_command(plan: &Plan) -> (String, u8) {
+fn become_command(plan: &Plan, environment: Option<Environment>) -> (String, u8) {
     let Some((program, arguments)) = plan.command.split_first() else {
         return ("no command was given".to_owned(), EXIT_SETUP);
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    if let Some(user) = &plan.user {
-        command.env("USER", user).env("LOGNAME", user);
-        if let Some(home) = &plan.home {
-            command.env("HOME", home);
-        }
+    if let Some(environment) = environment {
+        // The program is looked for in the PATH that it gets.
+        command.env_clear().envs(environment);
     }
     let error = command.exec();
     let name = shown(program);
@@ -151,8 +168,11 @@ mod tests {
 
     #[test]
     fn arguments() {
-        let plan =
-            parsed("--cgroup /c/x --uid 7 --gid 8 --user-name u --home /home/u -- make --cgroup y").unwrap();
+        let plan = parsed(
+            "--cgroup /c/x --uid 7 --gid 8 --user-name u --home /home/u --environment caller -- make --cgroup y",
+        );
+        let plan = plan.unwrap();
+        assert!(plan.called_sudo);
         assert_eq!((plan.uid, plan.gid, plan.cgroup.to_str()), (Some(7), Some(8), Some("/c/x")));
         assert_eq!(plan.command, ["make", "--cgroup", "y"], "what follows -- is the command's");
         assert_eq!(parsed("--cgroup /c -- -- x").unwrap().command, ["--", "x"]);
@@ -166,6 +186,7 @@ mod tests {
             "--cgroup /c --uid x --gid 8 --user-name u -- x",
             "--cgroup /c --gid 8 --user-name u -- x",
             "--other /c -- x",
+            "--cgroup /c --environment x -- x",
             "",
         ] {
             assert_eq!(parsed(wrong), None, "{wrong}");

@@ -5,6 +5,7 @@
 //! bindwatch, removes it should bindwatch be killed.
 
 mod account;
+mod environment;
 mod group;
 mod janitor;
 mod launch;

@@ -16,6 +16,7 @@ mod tests;
 pub use cgroup::{container_id, container_of, unified_path};
 pub use mounts::{Mount, mounts};
 pub(crate) use read::{Folder, PidPath, link_at, read_at};
+pub(crate) use scan::uids_of;
 pub use scan::{CMDLINE_MAX, Proc, uids};
 pub use stat::Stat;
 pub(crate) use stat::number;

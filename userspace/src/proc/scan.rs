@@ -285,7 +285,7 @@ fn real_uid(status: &[u8]) -> Option<Uid> {
 }
 
 /// Real, effective, saved and filesystem user id (proc_pid_status(5)).
-fn uids_of(status: &[u8]) -> impl Iterator<Item = Uid> {
+pub(crate) fn uids_of(status: &[u8]) -> impl Iterator<Item = Uid> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"));
     let digits = line.into_iter().flat_map(|line| line.split(|&b| b == b'\t'));
     digits.map_while(|digits| number(digits).and_then(|uid| u32::try_from(uid).ok()).map(Uid))
