@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 
-use scenarios::{Actor, Cgroup, Folder, Log, Run, bindwatch, loopback};
+use scenarios::{Actor, Cgroup, Folder, Log, Recording, Run, bindwatch, loopback};
 use serde_json::Value;
 
 const NEEDED: [&str; 3] = ["bpf", "perfmon", "net_admin"];
@@ -210,4 +210,66 @@ fn the_unit_is_what_systemd_takes() {
         .collect();
     let run = Run::bindwatch(arguments).args(["--quiet", "--duration", "1ms"]).as_nobody_with(&NEEDED);
     drop(run.outcome().expect(0));
+}
+
+/// What reads, and what writes a note, needs nothing; the live screen needs what a recording does.
+#[test]
+fn what_needs_nothing_works_without_anything() {
+    let recording = Recording::start();
+    let address = loopback();
+    let mut actor = Actor::new();
+    actor.bind(&format!("tcp {address}:8000 listen"));
+    let noted = "noted by nobody";
+    drop(Run::bindwatch(["mark", noted]).as_nobody().outcome().expect(0));
+    recording.fence();
+    let finished = recording.stop();
+    assert_eq!(finished.log.lines(&format!("\"text\":\"{noted}\"")).len(), 1);
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(finished.log.path(), readable).expect("permissions");
+    let log = finished.log.path().display().to_string();
+    let story = Run::bindwatch(["explain", &log, &address.to_string()]).as_nobody().outcome().expect(0);
+    assert!(story.stdout.contains("8000"), "{story}");
+    for command in [&["report", &log][..], &["top", "--once", "--replay", &log], &["check", "127.0.0.1:1"]] {
+        drop(Run::bindwatch(command).as_nobody().outcome().expect(0));
+    }
+    let top = ["top", "--once"];
+    drop(Run::bindwatch(top).as_nobody_with(&NEEDED).outcome().expect(0));
+    for one in NEEDED {
+        Run::bindwatch(top).as_nobody_with(&without(one)).outcome().expect_one_line(125);
+    }
+}
+
+/// Who is not root moves a process of their own where they may write to `cgroup.procs` of the cgroup it comes to, and of the
+/// nearest that is above both: those of the cgroup that it leaves are not asked for.
+#[test]
+fn enroll_needs_the_cgroup_and_the_one_above_both() {
+    let above = Cgroup::new();
+    let name = above.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let [from, to] = ["from", "to"].map(|part| Cgroup::named(&format!("{name}/{part}")));
+    let (enforcing, folder) = (Recording::enforcing::<&str>(&to, []), Folder::new());
+    let ids = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+    let enter = format!("echo $$ > {}/cgroup.procs && exec setpriv \"$@\"", from.path().display());
+    let theirs = Run::new("sh").args(["-c", &enter, "sh"]).args(ids).args([
+        "sh",
+        "-c",
+        "echo > there; read x < never",
+    ]);
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("permissions");
+    drop(Run::new("mkfifo").args(["-m", "666", "there", "never"]).folder(folder.path()).outcome().expect(0));
+    let theirs = theirs.folder(folder.path()).start();
+    drop(Run::new("cat").args(["there"]).folder(folder.path()).outcome().expect(0));
+    let pid = theirs.process.id().to_string();
+    let place = to.path().display().to_string();
+    let enroll = || Run::bindwatch(["enroll", "--quiet", "--cgroup", &place, &pid]).as_nobody().outcome();
+    let give = |cgroup: &Cgroup| {
+        chown(cgroup.path().join("cgroup.procs"), Some(65534), Some(65534)).expect("another owner");
+    };
+    enroll().expect_one_line(125);
+    give(&to);
+    enroll().expect_one_line(125);
+    give(&above);
+    drop(enroll().expect(0));
+    assert_eq!(to.processes(), [theirs.process.id()]);
+    drop(theirs);
+    drop(enforcing.stop());
 }
