@@ -1,7 +1,8 @@
-//! Another tool with a program at a cgroup that denies: `denier CGROUP bind4|post_bind4`.
+//! Another tool with programs at a cgroup: `denier CGROUP bind4|post_bind4|nothing`.
 //!
 //! `bind4` has the shape of systemd's SocketBindDeny=: EPERM before the port is known. `post_bind4` denies with EACCES when
-//! it is. Answers each line with `ok`, and goes on until its input ends.
+//! it is. `nothing` allows whatever it is asked, wherever bindwatch looks: what programs cost that do nothing. Answers each line
+//! with `ok`, and goes on until its input ends.
 
 #![expect(unsafe_code, reason = "a system call that no crate has")]
 
@@ -17,8 +18,12 @@ const BPF_PROG_LOAD: u32 = 5;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_PROG_TYPE_CGROUP_SOCK: u32 = 9;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_PROG_TYPE_CGROUP_SOCKOPT: u32 = 25;
+const BPF_CGROUP_INET_SOCK_CREATE: u32 = 2;
 const BPF_CGROUP_INET4_BIND: u32 = 8;
 const BPF_CGROUP_INET4_POST_BIND: u32 = 12;
+const BPF_CGROUP_SETSOCKOPT: u32 = 22;
+const BPF_CGROUP_INET_SOCK_RELEASE: u32 = 34;
 const BPF_FUNC_SET_RETVAL: i32 = 187;
 
 /// `struct bpf_insn`: `r0 = 0`, `exit`, `r1 = NUMBER`, `call NUMBER`.
@@ -37,28 +42,39 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (cgroup, kind) = (arguments.next().context("CGROUP")?, arguments.next().context("KIND")?);
-    let (program_type, attach_type, instructions) = match kind.as_str() {
-        "bind4" => (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_BIND, RETURN_0.to_vec()),
+    let cgroup = File::open(cgroup).context("the cgroup")?;
+    let sock = |attach_type| (BPF_PROG_TYPE_CGROUP_SOCK, attach_type);
+    let bind4 = (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_BIND);
+    let post_bind4 = sock(BPF_CGROUP_INET4_POST_BIND);
+    let (programs, instructions) = match kind.as_str() {
+        "bind4" => (vec![bind4], RETURN_0.to_vec()),
         "post_bind4" => {
             let errno = immediate(0x1b7, -libc::EACCES);
             let set = immediate(0x85, BPF_FUNC_SET_RETVAL);
-            (BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET4_POST_BIND, [&[errno, set], &RETURN_0[..]].concat())
+            (vec![post_bind4], [&[errno, set], &RETURN_0[..]].concat())
+        }
+        "nothing" => {
+            let (made, gone) = (sock(BPF_CGROUP_INET_SOCK_CREATE), sock(BPF_CGROUP_INET_SOCK_RELEASE));
+            let option = (BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_CGROUP_SETSOCKOPT);
+            (vec![made, option, bind4, post_bind4, gone], vec![immediate(0xb7, 1), 0x95])
         }
         _ => bail!("unknown kind {kind}"),
     };
-    let program = load(program_type, attach_type, &instructions).context("the program is refused")?;
-    let cgroup = File::open(cgroup).context("the cgroup")?;
-    let mut create = [0_u32; 4];
-    create[0] = program.as_raw_fd().cast_unsigned();
-    create[1] = cgroup.as_raw_fd().cast_unsigned();
-    create[2] = attach_type;
-    let link = bpf(BPF_LINK_CREATE, create.as_ptr().cast(), 16).context("it cannot be attached")?;
+    let links = programs.into_iter().map(|(program_type, attach_type)| {
+        let program = load(program_type, attach_type, &instructions).context("the program is refused")?;
+        let mut create = [0_u32; 4];
+        create[0] = program.as_raw_fd().cast_unsigned();
+        create[1] = cgroup.as_raw_fd().cast_unsigned();
+        create[2] = attach_type;
+        bpf(BPF_LINK_CREATE, create.as_ptr().cast(), 16).context("it cannot be attached")
+    });
+    let links = links.collect::<anyhow::Result<Vec<_>>>()?;
     for line in std::io::stdin().lines() {
         line?;
         println!("ok");
         std::io::stdout().flush()?;
     }
-    drop(link);
+    drop(links);
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! What a recording costs those that bind, and those that do not.
 
+use std::process::Command;
+
 use anyhow::Context as _;
-use scenarios::{Cgroup, Recording, Run};
+use scenarios::{Actor, Cgroup, Recording, Run};
 use serde_json::Value;
 
 use crate::goals::{Amount, Measured};
@@ -23,9 +25,27 @@ fn ratios(amount: Amount, load: anyhow::Result<Load>, options: &[&str]) -> anyho
     Ok(rounds.iter().map(|round| round.with[0] / round.without).collect())
 }
 
+/// The load's time beside programs that do nothing, where the recording has its own, ns.
+fn beside_nothing(load: &mut Load) -> anyhow::Result<f64> {
+    let root = bindwatch::cgroup2::mount_point().context("no cgroup2 hierarchy is mounted")?;
+    let mut denier = Command::new(Actor::program().with_file_name("denier"));
+    let mut programs = Actor::start(denier.arg(root).arg("nothing"));
+    programs.ok("are you there");
+    load.side(0)
+}
+
 pub(crate) fn one_process(amount: Amount) -> Measured {
-    let values = ratios(amount, Load::cycles(1), &[])?;
-    Ok(vec![Row::new("P1", "cycle recorded / not, 1 process", 1.40, 1.25, values)])
+    let mut load = Load::cycles(1)?;
+    let mut ours = |load: &mut Load| recorded(load, &[]);
+    let found = rounds(&mut load, amount.pairs(), [&mut ours, &mut beside_nothing])?;
+    let ratios = |of: usize| found.iter().map(|round| round.with[of] / round.without).collect::<Vec<_>>();
+    let each = median(&found.iter().map(|round| round.without).collect::<Vec<_>>());
+    let floor = "the same beside programs at the same five cgroup hooks that do nothing";
+    let note = format!("a cycle takes {each:.0} ns");
+    Ok(vec![
+        Row::new("P1", "cycle recorded / not, 1 process", 1.40, 1.25, ratios(0)).note(note),
+        Row::told("P1", floor, ratios(1)),
+    ])
 }
 
 pub(crate) fn two_processes(amount: Amount) -> Measured {
@@ -107,5 +127,5 @@ pub(crate) fn live_sockets(amount: Amount) -> Measured {
         values.push(extra(100_000 / amount.part)? / extra(100)?);
     }
     let what = format!("recorded / not, with {} live sockets / with 100", 100_000 / amount.part);
-    Ok(vec![Row::new("P15", &what, 1.2, 1.0, values)])
+    Ok(vec![Row::new("P15", &what, 1.2, 1.0, values).of_a_part(amount.part)])
 }

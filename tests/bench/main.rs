@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use goals::{Amount, GOALS};
 use scenarios::synthetic::{self, Plan};
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -67,6 +68,7 @@ fn log(events: &str, path: &str, seed: &str) -> anyhow::Result<()> {
 /// Measures the goals that are named, or all.
 fn goals(words: &[&str]) -> anyhow::Result<()> {
     let (mut amount, mut json, mut chosen) = (Amount { rounds: 5, part: 1 }, None, Vec::new());
+    let said = words;
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
@@ -76,6 +78,7 @@ fn goals(words: &[&str]) -> anyhow::Result<()> {
             other => bail!("no such goal: {other}"),
         }
     }
+    let said = said.join(" ");
     let mut rows = Vec::new();
     for (name, goal) in GOALS {
         if chosen.is_empty() || chosen.contains(&name) {
@@ -89,7 +92,23 @@ fn goals(words: &[&str]) -> anyhow::Result<()> {
     }
     print!("{}", table::markdown(&rows));
     if let Some(path) = json {
-        std::fs::write(path, format!("{:#}\n", table::json(&rows))).with_context(|| path.to_owned())?;
+        let json = table::json(&rows, &how(&said)?);
+        std::fs::write(path, format!("{json:#}\n")).with_context(|| path.to_owned())?;
     }
     Ok(())
+}
+
+/// What tells of a run: when, on what, of what, and by which words.
+fn how(words: &str) -> anyhow::Result<Value> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let now = bindwatch::clock::boot_now();
+    let version = std::process::Command::new(scenarios::bindwatch()).arg("--version").output()?;
+    Ok(json!({
+        "at": bindwatch::clock::Anchors::now().rfc3339(now),
+        "kernel": kernel.trim(),
+        "machine": std::env::consts::ARCH,
+        "processors": std::thread::available_parallelism()?.get(),
+        "bindwatch": String::from_utf8_lossy(&version.stdout).trim(),
+        "words": words,
+    }))
 }

@@ -65,8 +65,13 @@ impl Load {
         Ok(Self { workers: vec![Worker::start(&["getppids"])?], count: CALLS, made: 0 })
     }
 
+    /// The first of its processes.
+    pub(crate) fn pid(&self) -> u32 {
+        self.workers.first().map_or(0, Worker::pid)
+    }
+
     /// Time of one cycle or call, ns: the mean of the processes.
-    fn slice(&mut self) -> anyhow::Result<f64> {
+    pub(crate) fn slice(&mut self) -> anyhow::Result<f64> {
         for worker in &mut self.workers {
             worker.ask(self.count)?;
         }

@@ -1,15 +1,17 @@
-//! bindwatch beside other tools that do the same: bpftrace and ss.
+//! bindwatch beside other tools that do the same: bpftrace, strace, ss and lsof.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use scenarios::wait::Process;
 use scenarios::{Folder, Recording, loopback};
 
+use crate::cost::recorded;
 use crate::goals::{Amount, Measured, cpu, ticks};
 use crate::paired::{Load, Round, rounds};
 use crate::table::{Row, least, median};
@@ -36,35 +38,53 @@ struct Bpftrace {
 }
 
 impl Bpftrace {
-    fn start() -> anyhow::Result<Self> {
+    /// All that is done before it is started, and waits for a line then. It is told how to write its own lines.
+    fn prepare(buffering: &str) -> anyhow::Result<Self> {
         let folder = Folder::new();
         let out = folder.file("bpftrace.txt");
         // It finds trace events by tracefs, which not every machine has mounted: then in a namespace of its own.
         const MOUNTED: &str = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; \
-            exec bpftrace -e \"$0\"";
+            echo prepared; read go; exec bpftrace -B \"$1\" -e \"$0\"";
         let child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", MOUNTED, PROGRAM])
+            .args(["--mount", "sh", "-c", MOUNTED, PROGRAM, buffering])
+            .stdin(Stdio::piped())
             .stdout(fs::File::create(&out)?)
             .stderr(Stdio::null())
             .spawn()
             .context("bpftrace")?;
-        Ok(Self { child, out, _folder: folder })
+        let prepared = Self { child, out, _folder: folder };
+        time_until(|| Ok(!fs::read(&prepared.out)?.is_empty()))?;
+        Ok(prepared)
     }
 
-    /// Waits until it has told this many lines, its greeting among them.
-    fn until(&self, lines: usize) -> anyhow::Result<()> {
-        time_until(|| Ok(self.lines()? >= lines)).map(drop)
+    fn go(&mut self) -> anyhow::Result<()> {
+        writeln!(self.child.stdin.take().context("its input")?, "go").map_err(Into::into)
     }
 
-    fn lines(&self) -> anyhow::Result<usize> {
-        Ok(fs::read(&self.out)?.iter().filter(|byte| **byte == b'\n').count())
+    /// Starts one that tells of the binds of a load by now. That it has greeted says nothing: it attaches to the calls later.
+    fn start(load: &mut Load) -> anyhow::Result<Self> {
+        let mut peer = Self::prepare("full")?;
+        peer.go()?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while peer.told()? == 0 {
+            ensure!(Instant::now() < deadline, "bpftrace tells of nothing");
+            load.slice()?;
+        }
+        Ok(peer)
     }
 
-    /// Ends it; how many lines it told.
-    fn stop(mut self) -> anyhow::Result<usize> {
+    /// How many binds it has told.
+    fn told(&self) -> anyhow::Result<u64> {
+        let text = fs::read(&self.out)?;
+        let lines = text.split(|byte| *byte == b'\n');
+        Ok(lines.filter(|line| line.windows(5).any(|part| part == b" 127.")).count() as u64)
+    }
+
+    /// Ends it; how many binds it has told.
+    fn stop(mut self) -> anyhow::Result<u64> {
         Process::of(self.child.id()).signal(Signal::INT);
         self.child.wait()?;
-        self.lines()
+        self.told()
     }
 }
 
@@ -110,10 +130,12 @@ pub(crate) fn against_bpftrace(amount: Amount) -> Measured {
             time
         };
         let mut beside_theirs = |load: &mut Load| {
-            let peer = Bpftrace::start()?;
-            peer.until(1)?;
+            let before = load.made();
+            let peer = Bpftrace::start(load)?;
+            let begun = load.made() - before;
             let time = theirs.beside(peer.child.id(), load, 0);
-            theirs.told += (peer.stop()? as u64).saturating_sub(1);
+            // Of those before it was attached nobody knows how many it could have told.
+            theirs.told += peer.stop()?.saturating_sub(begun);
             time
         };
         let count = amount.pairs() / 2 + 1;
@@ -134,53 +156,108 @@ pub(crate) fn against_bpftrace(amount: Amount) -> Measured {
         rows.push(Row::new("P4", &what, 0.12, 0.05, ratios(0.0, 0.0)).note(note));
         let note = format!("readers {:.0} and {:.0} ns", ours.each(), theirs.each());
         let what = format!("{what}, the reader's processor time included");
-        rows.push(Row::new("P4", &what, 1.0, 1.0, ratios(ours.each(), theirs.each())).note(note));
+        rows.push(Row::told("P4", &what, ratios(ours.each(), theirs.each())).note(note));
     }
+    rows.push(against_strace(amount)?);
     Ok(rows)
+}
+
+/// strace stops whoever it watches at each call, two times.
+fn against_strace(amount: Amount) -> anyhow::Result<Row> {
+    let mut load = Load::cycles(1)?;
+    let mut ours = |load: &mut Load| recorded(load, &[]);
+    let mut theirs = |load: &mut Load| {
+        let folder = Folder::new();
+        let out = folder.file("strace.txt");
+        let mut command = Command::new("strace");
+        command.args(["--quiet=attach,exit", "--trace=bind", "--output"]).arg(&out);
+        let mut child = command.args(["--attach", &load.pid().to_string()]).spawn().context("strace")?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::metadata(&out).map_or(0, |file| file.len()) == 0 {
+            ensure!(Instant::now() < deadline, "strace tells of nothing");
+            load.slice()?;
+        }
+        let time = load.side(0);
+        Process::of(child.id()).signal(Signal::INT);
+        child.wait()?;
+        time
+    };
+    let found = rounds(&mut load, amount.pairs() / 2 + 1, [&mut ours, &mut theirs])?;
+    let values = found.iter().map(|round| {
+        let [ours, theirs] = round.with.map(|time| (time - round.without).max(1.0));
+        ours / theirs
+    });
+    let values: Vec<f64> = values.collect();
+    let cycle = median(&found.iter().map(|round| round.with[1] / round.without).collect::<Vec<_>>());
+    let note = format!("with strace a cycle takes {cycle:.1} times as much processor time of its own");
+    Ok(Row::told("P4", "extra of a cycle as fast as it goes: bindwatch's / strace's", values).note(note))
 }
 
 /// How often each of two takes its turn in a round; the quickest counts.
 const TURNS: usize = 3;
 
+/// How long it takes from now until a file has a line with these words in it, s. Looked at five thousand times a second: both cores
+/// are left to who writes it.
+fn until_written(path: &Path, words: [&str; 2]) -> anyhow::Result<f64> {
+    const EVERY: Duration = Duration::from_micros(200);
+    let start = Instant::now();
+    let is_there = |text: &str| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    while !fs::read(path).is_ok_and(|text| is_there(&String::from_utf8_lossy(&text))) {
+        ensure!(start.elapsed() < Duration::from_secs(60), "nothing is told");
+        std::thread::sleep(EVERY);
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
 pub(crate) fn first_event(amount: Amount) -> Measured {
+    let address = loopback().to_string();
+    // Binds a thousand times a second.
+    let _worker = Worker::start(&["binds", &address])?;
     let mut values = Vec::new();
-    // What is not recorded: the log would be of these binds alone.
+    let (mut all_ours, mut all_theirs) = (Vec::new(), Vec::new());
     for _ in 0..amount.pairs() {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
-            let start = Instant::now();
-            let recording = Recording::start();
-            ours.push(start.elapsed().as_secs_f64());
-            drop(recording.stop());
-            let worker = Worker::start(&["binds", &loopback().to_string()])?;
-            let start = Instant::now();
-            let peer = Bpftrace::start()?;
-            peer.until(2)?;
-            theirs.push(start.elapsed().as_secs_f64());
+            let folder = Folder::new();
+            let log = folder.file("log.jsonl");
+            let mut command = Command::new(scenarios::bindwatch());
+            command.args(["record", "--quiet", "--output"]).arg(&log).stdout(Stdio::null());
+            let mut child = command.spawn().context("bindwatch")?;
+            ours.push(until_written(&log, ["{\"type\":\"bind\"", &address])?);
+            Process::of(child.id()).signal(Signal::INT);
+            child.wait()?;
+            let mut peer = Bpftrace::prepare("line")?;
+            peer.go()?;
+            theirs.push(until_written(&peer.out, ["", &address])?);
             peer.stop()?;
-            drop(worker);
         }
         values.push(least(&ours) / least(&theirs));
+        all_ours.push(least(&ours) * 1e3);
+        all_theirs.push(least(&theirs) * 1e3);
     }
-    let what = "exec to ready (a bind from then on is seen) / bpftrace's exec to first line";
-    Ok(vec![Row::new("P7", what, 0.35, 0.15, values)])
+    let note = format!("{:.0} and {:.0} ms", median(&all_ours), median(&all_theirs));
+    let what = "start to the first bind in the log / bpftrace's to its first line of one";
+    Ok(vec![Row::new("P7", what, 0.35, 0.15, values).note(note)])
 }
 
 pub(crate) fn list(amount: Amount) -> Measured {
     let mut rows = Vec::new();
     for (count, must, aim) in [(10_000, 0.60, 0.45), (50_000, 0.25, 0.10)] {
         let held = holders(count)?;
-        let mut values = Vec::new();
+        let (mut to_ss, mut to_lsof) = (Vec::new(), Vec::new());
         for _ in 0..amount.pairs() {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..TURNS {
                 ours.push(cpu(Command::new(scenarios::bindwatch()).arg("list"))?);
                 theirs.push(cpu(Command::new("ss").arg("-tlnp"))?);
             }
-            values.push(least(&ours) / least(&theirs));
+            to_ss.push(least(&ours) / least(&theirs));
+            let lsof = cpu(Command::new("lsof").args(["-nP", "-iTCP", "-sTCP:LISTEN"]))?;
+            to_lsof.push(least(&ours) / lsof);
         }
         drop(held);
-        rows.push(Row::new("P12", &format!("`list` / `ss -tlnp`, {count} sockets"), must, aim, values));
+        rows.push(Row::new("P12", &format!("`list` / `ss -tlnp`, {count} sockets"), must, aim, to_ss));
+        rows.push(Row::told("P12", &format!("`list` / `lsof -nP -iTCP`, {count} sockets"), to_lsof));
     }
     Ok(rows)
 }

@@ -10,8 +10,11 @@ use serde_json::{Value, json};
 pub(crate) struct Row {
     pub(crate) id: &'static str,
     pub(crate) what: String,
+    /// NaN where nothing is asked of it.
     pub(crate) must: f64,
     pub(crate) aim: f64,
+    /// It is a time: another machine's says nothing.
+    is_time: bool,
     pub(crate) outcome: Outcome,
 }
 
@@ -30,8 +33,28 @@ impl Row {
             what: what.to_owned(),
             must,
             aim,
+            is_time: false,
             outcome: Outcome::Measured { values, note: String::new() },
         }
+    }
+
+    /// A measurement of which nothing is asked: what it is compared with.
+    pub(crate) fn told(id: &'static str, what: &str, values: Vec<f64>) -> Self {
+        Self::new(id, what, f64::NAN, f64::NAN, values)
+    }
+
+    /// Not judged, as it is of a part of what the goal is about.
+    pub(crate) fn of_a_part(mut self, part: u32) -> Self {
+        if part > 1 {
+            (self.must, self.aim) = (f64::NAN, f64::NAN);
+        }
+        self
+    }
+
+    /// It is a time, and no ratio.
+    pub(crate) const fn time(mut self) -> Self {
+        self.is_time = true;
+        self
     }
 
     pub(crate) fn note(mut self, text: String) -> Self {
@@ -47,6 +70,7 @@ impl Row {
             what: what.to_owned(),
             must: f64::NAN,
             aim: f64::NAN,
+            is_time: false,
             outcome: Outcome::NotHere(why.to_owned()),
         }
     }
@@ -73,7 +97,9 @@ impl Row {
     fn verdict(&self) -> &'static str {
         match self.spread() {
             None => "not measured here",
+            Some(_) if self.must.is_nan() && self.aim.is_nan() => "told",
             Some((median, ..)) if median <= self.aim => "aim met",
+            Some(_) if self.must.is_nan() => "aim missed",
             Some((median, ..)) if median <= self.must => "met",
             Some(_) => "MISSED",
         }
@@ -101,6 +127,7 @@ fn most(values: &[f64]) -> f64 {
 
 fn short(value: f64) -> String {
     match value.abs() {
+        v if v.is_nan() => "–".to_owned(),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 0.1 => format!("{value:.2}"),
@@ -142,46 +169,97 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     out
 }
 
-/// As JSON, which `compare` reads.
-pub(crate) fn json(rows: &[Row]) -> Value {
+/// As JSON, which `compare` reads. `how` is what tells of this run: when, where and with which words.
+pub(crate) fn json(rows: &[Row], how: &Value) -> Value {
     let rows = rows.iter().map(|row| {
         let (median, least, most) = row.spread().unwrap_or((f64::NAN, f64::NAN, f64::NAN));
         let values = row.values().unwrap_or_default();
         let (low, high) = row.quartiles().unwrap_or((f64::NAN, f64::NAN));
+        let note = match &row.outcome {
+            Outcome::Measured { note, .. } => note,
+            Outcome::NotHere(why) => why,
+        };
         json!({"id": row.id, "what": row.what, "median": median, "quartiles": [low, high], "min": least, "max": most, "must": row.must,
-               "aim": row.aim, "values": values, "verdict": row.verdict()})
+               "aim": row.aim, "values": values, "time": row.is_time, "note": note, "verdict": row.verdict()})
     });
-    json!({"schema": "bindwatch.bench/1", "rows": rows.collect::<Vec<_>>()})
+    json!({"schema": "bindwatch.bench/2", "run": how, "rows": rows.collect::<Vec<_>>()})
 }
 
-/// Rows of `new` that are much worse than in `old`: ratios on one machine are, but for noise, those of another.
+/// What is much worse in one run than in another, by the files of both.
 pub(crate) fn worse(old: &Path, new: &Path) -> anyhow::Result<Vec<String>> {
+    let read = |path: &Path| -> anyhow::Result<Value> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| path.display().to_string())
+    };
+    Ok(worse_rows(&read(old)?, &read(new)?))
+}
+
+/// Rows of `new` that are much worse than in `old`, or were measured there and are not now: ratios on one machine are, but for noise,
+/// those of another. Times are not.
+fn worse_rows(old: &Value, new: &Value) -> Vec<String> {
     /// How much worse is too much, as a factor, and on top of it.
     const FACTOR: f64 = 1.5;
     const SLACK: f64 = 0.05;
-    let read = |path: &Path| -> anyhow::Result<Value> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        Ok(serde_json::from_str(&text)?)
-    };
-    let (old, new) = (read(old)?, read(new)?);
     let rows = |value: &Value| value.get("rows").and_then(Value::as_array).cloned().unwrap_or_default();
     let key = |row: &Value| (row.get("id").cloned(), row.get("what").cloned());
     let median = |row: &Value| row.get("median").and_then(Value::as_f64);
+    let now = rows(new);
     let mut found = Vec::new();
-    for before in rows(&old) {
-        let after = rows(&new).into_iter().find(|row| key(row) == key(&before));
-        if let (Some(before_median), Some(after_median)) = (median(&before), after.as_ref().and_then(median))
-            && after_median > before_median * FACTOR + SLACK
-        {
-            let (id, what) = key(&before);
-            found.push(format!(
-                "{} {}: {} before, {} now",
-                id.unwrap_or_default(),
-                what.unwrap_or_default(),
-                short(before_median),
-                short(after_median)
-            ));
+    for before in rows(old) {
+        let Some(was) = median(&before) else { continue };
+        if before.get("time") == Some(&Value::Bool(true)) {
+            continue;
         }
+        let is = now.iter().find(|row| key(row) == key(&before)).and_then(median);
+        let is = match is {
+            Some(is) if is <= was * FACTOR + SLACK => continue,
+            Some(is) => format!("{} now", short(is)),
+            None => "not measured now".to_owned(),
+        };
+        let (id, what) = key(&before);
+        let word = |value: Option<Value>| {
+            value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+        };
+        found.push(format!("{} {}: {} before, {is}", word(id), word(what), short(was)));
     }
-    Ok(found)
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Row, json, markdown, worse_rows};
+    use serde_json::Value;
+
+    fn run(rows: &[Row]) -> Value {
+        json(rows, &Value::Null)
+    }
+
+    #[test]
+    fn what_is_much_worse_or_gone_is_told() {
+        let row = |what: &str, value: f64| Row::new("P1", what, 1.0, 1.0, vec![value]);
+        let old = run(&[row("a", 1.0), row("b", 1.0), row("c", 1.0), row("d", 1.0).time(), row("e", 0.0)]);
+        let new = run(&[row("a", 1.54), row("b", 1.56), row("d", 9.0).time(), row("e", 0.05)]);
+        assert_eq!(
+            worse_rows(&old, &new),
+            ["P1 b: 1.00 before, 1.56 now", "P1 c: 1.00 before, not measured now"]
+        );
+        let unmeasured = run(&[Row::not_here("P1", "a", "no such program")]);
+        assert_eq!(worse_rows(&run(&[row("a", 1.0)]), &unmeasured), ["P1 a: 1.00 before, not measured now"]);
+        assert_eq!(worse_rows(&unmeasured, &old), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_verdict_is_of_what_was_asked() {
+        let table = markdown(&[
+            Row::new("P1", "a", 1.4, 1.2, vec![1.3]),
+            Row::new("P1", "b", 1.4, 1.2, vec![1.5]),
+            Row::new("P1", "c", 1.4, 1.2, vec![1.1]),
+            Row::new("P1", "d", 1.4, 1.2, vec![1.5]).of_a_part(10),
+            Row::told("P1", "e", vec![1.5]),
+            Row::new("P1", "f", f64::NAN, 1.0, vec![1.5]),
+        ]);
+        let verdicts = table.lines().skip(2).filter_map(|line| line.rsplit(" | ").next());
+        let expected = ["met |", "MISSED |", "aim met |", "told |", "told |", "aim missed |"];
+        assert_eq!(verdicts.collect::<Vec<_>>(), expected);
+    }
 }

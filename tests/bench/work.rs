@@ -60,6 +60,7 @@ pub(crate) fn work(words: &[&str]) -> anyhow::Result<()> {
             let ended = std::thread::spawn(line);
             while !ended.is_finished() {
                 cycle(at)?;
+                std::thread::sleep(Duration::from_millis(1));
             }
             say("0")
         }

@@ -98,10 +98,12 @@ const GUESTS: [Program; 9] = [
 ];
 
 /// What bindwatch is compared with.
-const PEERS: [Program; 3] = [
+const PEERS: [Program; 5] = [
     Program { name: "bpftrace", package: "bpftrace", why: "bench: binds by tracepoints" },
     Program { name: "ss", package: "iproute2", why: "bench: who listens" },
     Program { name: "jq", package: "jq", why: "bench: counting a log's lines" },
+    Program { name: "lsof", package: "lsof", why: "bench: who listens" },
+    Program { name: "strace", package: "strace", why: "bench: binds by stopping who binds" },
 ];
 
 /// Installs all parts.
