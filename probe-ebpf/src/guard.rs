@@ -22,6 +22,7 @@ use crate::task;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_NOEXIST: u64 = 1;
+const EEXIST: i32 = 17;
 
 /// No slot was found.
 const NO_SLOT: u64 = SLOTS as u64;
@@ -566,5 +567,9 @@ pub fn forked(child: u32, child_name: u64, parent: u32) {
         kin.ancestors[i] = parent.ancestors[i - 1];
         i += 1;
     }
-    let _ = KIN.insert(child, kin, BPF_NOEXIST);
+    // User space may have been faster, at the start.
+    if KIN.insert(child, kin, BPF_NOEXIST).is_err_and(|error| error != -EEXIST) {
+        // Whoever it shares with is let through.
+        count(counter::GUARD);
+    }
 }

@@ -13,6 +13,8 @@ use crate::sink::{Remark, json};
 /// How long a finding that may still turn out to be meant is not told, ns: a socket joins its multicast group after its
 /// bind, at once or when its program has looked at the interfaces.
 const MEANT_WITHIN_NS: u64 = 1_000_000_000;
+/// What is recorded without a pause can be read in the log after this time, ns.
+const VISIBLE_NS: u64 = 20_000_000;
 
 /// Writes events to a log and judges them.
 pub struct Recorder {
@@ -35,6 +37,8 @@ pub struct Recorder {
     /// Notes of users, the first of them.
     notes: Vec<Remark>,
     dirty: bool,
+    /// When the log was made readable because of the time.
+    flushed: BootTime,
 }
 
 /// Notes of users that are kept for the reports; all of them are in the log.
@@ -61,6 +65,7 @@ impl Recorder {
             unseen: Unseen::default(),
             notes: Vec::new(),
             dirty: false,
+            flushed: BootTime(0),
         }
     }
 
@@ -171,6 +176,17 @@ impl Recorder {
         {
             self.failure.get_or_insert(error);
         }
+    }
+
+    /// As [`Recorder::flush`], where that has not been done for [`VISIBLE_NS`]: whoever follows the log sees what happens, and what
+    /// is killed loses little. Not for a compressed log, which would grow with every flush: it is flushed when nothing comes, and
+    /// once a second.
+    pub fn flush_soon(&mut self, now: BootTime) {
+        if now.since(self.flushed) < VISIBLE_NS || self.writer.as_ref().is_some_and(Writer::is_compressed) {
+            return;
+        }
+        self.flushed = now;
+        self.flush();
     }
 
     /// The first thing that went wrong with the log, once.
@@ -360,5 +376,22 @@ mod tests {
     #[test]
     fn on_a_specific_address_nothing_is_waited_for() {
         assert_eq!(Bench::new("127.0.0.1").told(), 1);
+    }
+
+    #[test]
+    fn what_comes_without_a_pause_can_be_read_soon() {
+        let mut bench = Bench::new("127.0.0.1");
+        let ms = |ms: u64| BootTime(ms * 1_000_000);
+        let lines =
+            |bench: &Bench| std::fs::read_to_string(bench.folder.path().join("log")).unwrap().lines().count();
+        bench.recorder.flush_soon(ms(100));
+        let first = lines(&bench);
+        // The header, two processes and two binds.
+        assert_eq!(first, 5);
+        bench.join(110, 1);
+        bench.recorder.flush_soon(ms(110));
+        assert_eq!(lines(&bench), first, "not with every event");
+        bench.recorder.flush_soon(ms(120));
+        assert_eq!(lines(&bench), first + 1);
     }
 }

@@ -198,6 +198,7 @@ impl Recording {
             self.recorder.take(&mut self.events);
         }
         self.recorder.tick(now);
+        self.recorder.flush_soon(now);
         if let Some(diagnostics) = &mut self.diagnostics {
             diagnostics.flush();
         }

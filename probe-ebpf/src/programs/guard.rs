@@ -256,6 +256,10 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
         // By the guard, a moment ago.
         return ALLOW;
     }
+    if bound.shares == 0 {
+        // SO_REUSEADDR of TCP, as most servers have it.
+        return ALLOW;
+    }
     // SAFETY: the entry lives as long as the process, which is running.
     let Some(owner) = (unsafe { KIN.get(task::tgid()) }) else {
         count(counter::GUARD);

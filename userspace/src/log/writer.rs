@@ -375,6 +375,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether the log is compressed.
+    #[must_use]
+    pub const fn is_compressed(&self) -> bool {
+        matches!(self.output, Output::Zstd(_))
+    }
+
     /// Whether writing has failed.
     #[must_use]
     pub fn is_broken(&self) -> bool {

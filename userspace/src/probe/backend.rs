@@ -11,7 +11,7 @@ use aya::maps::Array;
 use aya::programs::Program;
 
 use super::btf::{Function, with_functions};
-use super::load::reason;
+use super::refusal::reason;
 use super::{Probe, ProbeError, syscall};
 
 /// A way to learn how calls end; the best first.

@@ -9,8 +9,9 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, loaded_programs};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives, known};
 
-use super::load::{Guarding, Options, open_root, reason};
+use super::load::{Guarding, Options, open_root};
 use super::preload::load;
+use super::refusal::reason;
 use super::standing::{KIN_WORDS, Rules, Standings};
 use super::{Denial, Probe, ProbeError, pins, surroundings, syscall};
 use crate::cgroup2;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use bindwatch_probe::abi::config::{ABSENT, Offsets};
 use bindwatch_probe::abi::policy::related_by;
@@ -12,10 +12,12 @@ use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, only_conflicts};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
+use super::btf::with_functions;
 use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
-use super::offsets::Resolved;
+use super::offsets::{Resolved, TASK_FILE};
 use super::preload::{load, load_together};
+use super::refusal::{chain, io_error, reason};
 use super::standing::Rules;
 use super::{Backend, ProbeError, backend, offsets, surroundings, tracefs};
 use crate::ledger::RelatedBy;
@@ -157,7 +159,9 @@ impl Attached {
 /// The loaded probe. Dropping it detaches everything.
 pub struct Probe {
     pub(super) ebpf: Ebpf,
-    /// Id of the function that the listing of descriptors attaches to.
+    /// In which the listing of descriptors finds the function that it attaches to, until it is loaded.
+    types: Option<Btf>,
+    /// The id of that function.
     pub(super) task_file: Option<u32>,
     /// The functions that carry calls out, as far as the kernel has them.
     pub(super) inside: backend::Found,
@@ -214,9 +218,15 @@ impl Probe {
                 }
             });
         }
-        let ebpf = load_object(options, &offsets)?;
+        // Beside each other: both take some milliseconds, and neither needs what the other makes.
+        let (ebpf, types) = std::thread::scope(|scope| {
+            let wanted = task_file.filter(|_| options.only.is_none());
+            let types = scope.spawn(move || wanted.map(|id| with_functions(&[(TASK_FILE, id)])));
+            (load_object(options, &offsets), types.join().ok().flatten())
+        });
         Ok(Self {
-            ebpf,
+            ebpf: ebpf?,
+            types,
             task_file,
             inside,
             binds_by_uring,
@@ -308,7 +318,7 @@ impl Probe {
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
-        load_together(&mut self.ebpf, &names, self.task_file.filter(|_| options.only.is_none()));
+        load_together(&mut self.ebpf, &names, self.types.take().as_ref());
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if let Some(reason) = self.needless(hook, is_inside) {
                 self.attached.needless.push(Needless { hook: hook.name, reason });
@@ -515,49 +525,6 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     NEEDED.into_iter().filter(|(cap, _)| !has(*cap)).map(|(_, name)| name).collect()
 }
 
-/// Why a program was refused, on one line: the last thing the verifier said, if it said something.
-pub(super) fn reason(error: &ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
-        log::debug!("the verifier's log:\n{verifier_log}");
-        let log = verifier_log.to_string();
-        let said = last_said(&log);
-        return if said.is_empty() { io_error.to_string() } else { format!("{io_error}: {said}") };
-    }
-    chain(error)
-}
-
-/// The verifier's complaint: its last line that is not about its own work.
-fn last_said(log: &str) -> &str {
-    const ABOUT_ITSELF: [&str; 3] = ["processed ", "verification time ", "stack depth "];
-    log.lines()
-        .rfind(|line| !line.is_empty() && !ABOUT_ITSELF.iter().any(|own| line.starts_with(own)))
-        .unwrap_or("")
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn io_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = at {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error();
-        }
-        at = error.source();
-    }
-    None
-}
-
 /// Large blocks become mappings of their own, which go back to the kernel when they are freed, whichever thread had them.
 /// glibc would raise that bound with the first of them (the kernel's types), and keep the next in the arena of a thread,
 /// which [`release_memory`] does not reach (mallopt(3), `M_MMAP_THRESHOLD`).
@@ -581,18 +548,5 @@ pub fn release_memory() {
     // SAFETY: malloc_trim(3) may be called at any time; it only returns free pages to the kernel.
     unsafe {
         nix::libc::malloc_trim(0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::last_said;
-
-    #[test]
-    fn the_verifiers_complaint_is_found_in_its_log() {
-        let log = "94: (85) call bpf_get_current_pid_tgid#14\nunknown func bpf_get_current_pid_tgid#14\n\
-                   verification time 9097 usec\nstack depth 32\nprocessed 77 insns (limit 1000000)\n";
-        assert_eq!(last_said(log), "unknown func bpf_get_current_pid_tgid#14");
-        assert_eq!(last_said(""), "");
     }
 }

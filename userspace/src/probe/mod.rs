@@ -13,6 +13,7 @@ mod membership;
 mod offsets;
 mod pins;
 mod preload;
+mod refusal;
 mod ring;
 pub mod seccomp;
 mod standing;

@@ -5,20 +5,17 @@
 
 use std::sync::Mutex;
 
-use aya::Ebpf;
 use aya::programs::{Program, ProgramError};
-
-use super::btf::with_functions;
-use super::offsets::TASK_FILE;
+use aya::{Btf, Ebpf};
 
 /// Threads that load, this one included.
 const THREADS_MAX: usize = 4;
 
-/// Loads these programs, and the listing of descriptors where the id of its function is given.
+/// Loads these programs, and the listing of descriptors where the types are given in which its function is found.
 ///
 /// A program that is refused stays as it was: whoever attaches it loads it again and is told why.
-pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], task_file: Option<u32>) {
-    let wanted = |name: &str| names.contains(&name) || (name == "task_file" && task_file.is_some());
+pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], types: Option<&Btf>) {
+    let wanted = |name: &str| names.contains(&name) || (name == "task_file" && types.is_some());
     // Iterators first: they take the longest.
     let mut waiting: Vec<&mut Program> =
         ebpf.programs_mut().filter(|(name, _)| wanted(name)).map(|(_, program)| program).collect();
@@ -28,7 +25,7 @@ pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], task_file: Option<u
     let work = || {
         loop {
             let Some(program) = queue.lock().ok().and_then(|mut waiting| waiting.pop()) else { return };
-            if let Err(error) = load(program, task_file) {
+            if let Err(error) = load(program, types) {
                 log::debug!("a program was refused at first: {error}");
             }
         }
@@ -41,8 +38,8 @@ pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], task_file: Option<u
     });
 }
 
-/// Loads a program, unless it is loaded.
-pub(super) fn load(program: &mut Program, task_file: Option<u32>) -> Result<(), ProgramError> {
+/// Loads a program, unless it is loaded; one that lists descriptors by the types in which its function is found.
+pub(super) fn load(program: &mut Program, types: Option<&Btf>) -> Result<(), ProgramError> {
     if program.fd().is_ok() {
         return Ok(());
     }
@@ -54,8 +51,7 @@ pub(super) fn load(program: &mut Program, task_file: Option<u32>) -> Result<(), 
         Program::RawTracePoint(program) => program.load(),
         Program::TracePoint(program) => program.load(),
         Program::Iter(program) => {
-            let id = task_file.ok_or(ProgramError::UnexpectedProgramType)?;
-            program.load("task_file", &with_functions(&[(TASK_FILE, id)]))
+            program.load("task_file", types.ok_or(ProgramError::UnexpectedProgramType)?)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }

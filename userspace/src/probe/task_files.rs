@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use aya::programs::Iter;
 use aya::programs::iter::IterLink;
 
+use super::btf::with_functions;
 use super::offsets::TASK_FILE;
 use super::preload::load;
 use super::{Probe, ProbeError};
@@ -61,7 +62,8 @@ impl Probe {
         let id = self
             .task_file
             .ok_or_else(|| ProbeError::Iterator { reason: format!("this kernel has no {TASK_FILE}") })?;
-        load(program, Some(id)).map_err(|error| refused(&error))?;
+        let types = program.fd().is_err().then(|| with_functions(&[(TASK_FILE, id)]));
+        load(program, types.as_ref()).map_err(|error| refused(&error))?;
         let program: &mut Iter =
             program.try_into().map_err(|error: aya::programs::ProgramError| refused(&error))?;
         let link = program.attach().map_err(|error| refused(&error))?;

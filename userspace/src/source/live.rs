@@ -219,6 +219,10 @@ impl Live {
     /// # Errors
     /// When the ring cannot be waited for.
     pub async fn ready(&mut self) -> Result<(), LiveError> {
+        // It came while sockets were looked at.
+        if !self.ahead.is_empty() {
+            return Ok(());
+        }
         let Some(reception) = self.waits.as_ref().map(Waits::reception) else {
             return self.has_records().await;
         };
@@ -548,14 +552,10 @@ impl Live {
             self.leave_conflicts(&mut sockets)?;
         }
         let took = clock::boot_now().since(begin);
-        let mut pending: Vec<Stamped> = self.ahead.drain(..).collect();
-        while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
-            match decoded {
-                Ok(record) => pending.push(record),
-                Err(_) => self.undecodable += 1,
-            }
-        }
-        let in_records: BTreeSet<Cookie> = pending
+        // They are taken as all others are, after what is found.
+        self.read_ahead();
+        let in_records: BTreeSet<Cookie> = self
+            .ahead
             .iter()
             .filter_map(|stamped| match &stamped.record {
                 Record::Bind(call) | Record::Listen(call) => Some(call.socket.cookie),
@@ -583,13 +583,6 @@ impl Live {
         self.facts.push(Fact { at: begin, hook: Hook::Bindwatch, body: phase(InventoryPhase::End, unseen) });
         self.stamp(events);
         self.tell_ports(ports, begin, took, events);
-        for record in pending {
-            if record.record.is_of_port() {
-                self.follow_shared_ports()?;
-            }
-            self.enricher.record(record, self.seq, &mut self.facts);
-            self.stamp(events);
-        }
         Ok(())
     }
 }
