@@ -1,14 +1,17 @@
 //! Enforcement from its beginning to its end: with bindwatch, unless it is pinned; beside another bindwatch and other tools.
 
-#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::inotify;
 use rustix::process::Signal;
-use scenarios::wait::{Deadline, Process};
+use scenarios::wait::{Deadline, Process, readable};
 use scenarios::{Actor, Cgroup, Folder, Log, Recording, Run, bindwatch, cgroup2, loopback};
 
 /// Two strangers in a cgroup.
@@ -24,25 +27,46 @@ fn refused(actor: &mut Actor, command: &str) {
     assert_eq!(actor.tell(command).to_string(), "err EADDRINUSE", "{command}");
 }
 
-/// A BPF file system at its usual place, for as long as a test needs one.
-struct BpfMount(bool);
+/// A BPF file system at its usual place, for as long as a test needs one: for one test at once.
+struct BpfMount {
+    mounted: bool,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Where enforcement is pinned.
+const PINS: &str = "/sys/fs/bpf/bindwatch";
+
+/// The folders of pins, with the names in each.
+fn pins() -> BTreeMap<PathBuf, BTreeSet<String>> {
+    let names = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<BTreeSet<_>>()
+    };
+    names(Path::new(PINS))
+        .into_iter()
+        .map(|name: String| Path::new(PINS).join(name))
+        .map(|one| (one.clone(), names(&one)))
+        .collect()
+}
 
 impl BpfMount {
     fn new() -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let point = "/sys/fs/bpf";
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
         let there = mounts.lines().any(|line| line.contains(" - bpf "));
         if !there {
             drop(Run::new("mount").args(["-t", "bpf", "bpf", point]).outcome().expect(0));
         }
-        Self(!there)
+        Self { mounted: !there, _alone: alone }
     }
 }
 
 impl Drop for BpfMount {
     fn drop(&mut self) {
         drop(Run::bindwatch(["enforce", "--unpin"]).outcome());
-        if self.0 {
+        if self.mounted {
             drop(Run::new("umount").args(["/sys/fs/bpf"]).outcome());
         }
     }
@@ -90,6 +114,39 @@ fn what_is_pinned_outlives_bindwatch_and_is_taken_over() {
     assert!(outcome.stderr.contains("binds are no longer denied in /bindwatch-test-"), "{outcome}");
     assert!(!Path::new("/sys/fs/bpf/bindwatch").exists());
     other.bind(&format!("tcp {address}:8000 reuseport"));
+}
+
+/// Whoever is killed while it pins, or unpins, leaves a part: IPv4 guarded, and IPv6 not. That is no enforcement.
+#[test]
+fn what_was_pinned_in_part_goes_with_the_next_start() {
+    let _mount = BpfMount::new();
+    for gone in ["guard_bind6-", "guard_option-", "guard_"] {
+        let (cgroup, whole, other) = (Cgroup::new(), Cgroup::new(), Cgroup::new());
+        drop(Recording::enforcing(&whole, ["--pin"]).stop());
+        let kept = pins();
+        let recording = Recording::enforcing(&cgroup, ["--pin"]);
+        // What a living one is about to pin is not touched.
+        let part: Vec<_> = pins().into_iter().filter(|(folder, _)| !kept.contains_key(folder)).collect();
+        let [(folder, names)] = part.as_slice() else { panic!("one folder more: {part:?}") };
+        for name in names.iter().filter(|name| name.starts_with(gone)) {
+            std::fs::remove_file(folder.join(name)).expect("a pin to remove");
+        }
+        drop(Recording::enforcing::<&str>(&other, []).stop());
+        assert!(folder.exists(), "{gone}");
+        drop(recording.kill());
+
+        let said = Run::bindwatch(["doctor"]).outcome().expect(0).stdout;
+        assert!(
+            said.contains("was killed while it pinned") && said.contains(&*folder.to_string_lossy()),
+            "{said}"
+        );
+        drop(Recording::enforcing::<&str>(&other, []).stop());
+        assert_eq!(pins(), kept, "{gone}");
+        let said = Run::bindwatch(["doctor"]).outcome().expect(0).stdout;
+        assert!(!said.contains("was killed while it pinned"), "{said}");
+        drop(Run::bindwatch(["enforce", "--unpin"]).outcome().expect(0));
+        assert!(!Path::new(PINS).exists());
+    }
 }
 
 #[test]
@@ -207,11 +264,9 @@ fn programs_of(pid: u32) -> BTreeSet<u64> {
 #[test]
 fn killed_at_any_moment_it_leaves_nothing() {
     const BATCHES: u32 = 20;
-    const AT_ONCE: u32 = 5;
-    let seed = std::env::var("BINDWATCH_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
-    println!("BINDWATCH_SEED={seed}");
-    let mut dice = Dice(seed);
+    const AT_ONCE: u32 = 8;
+    let _mount = BpfMount::new();
+    let mut dice = Dice(seed());
     let (cgroup, folder) = (Cgroup::new(), Folder::new());
     // Jobs' cgroups are made beside the tests' own.
     let own = scenarios::cgroup_of(std::process::id());
@@ -224,13 +279,20 @@ fn killed_at_any_moment_it_leaves_nothing() {
             let run = Run::bindwatch(["run", "--quiet", "--on-conflict", how, "--output"]).args([&log]);
             run.args(["--", "sleep", "0.05"]).start()
         } else {
+            // Half of them end by themselves, so that some are killed while they do.
             let run = Run::bindwatch(["enforce", "--quiet", "--output"]).args([&log]);
-            run.args(["--cgroup"]).args([cgroup.path()]).start()
+            let options: &[&str] = match nth % 8 {
+                1 => &[],
+                3 => &["--duration", "50ms"],
+                5 => &["--pin"],
+                _ => &["--pin", "--duration", "50ms"],
+            };
+            run.args(options).args(["--cgroup"]).args([cgroup.path()]).start()
         }
     };
     // How long as many starts take on this machine now.
     let begin = Instant::now();
-    for one in (0..AT_ONCE).map(|nth| start(2 * nth)).collect::<Vec<_>>() {
+    for one in (0..5).map(|nth| start(2 * nth)).collect::<Vec<_>>() {
         drop(one.outcome().expect(0));
     }
     let longest = u64::try_from(begin.elapsed().as_millis()).expect("less than an age").clamp(1, 800);
@@ -261,6 +323,13 @@ fn killed_at_any_moment_it_leaves_nothing() {
     let rounds = BATCHES * AT_ONCE;
     println!("{live} of {rounds} had programs in the kernel when they were killed, within {longest} ms");
     assert!(live > 0, "all were killed too early");
+    // What is pinned is pinned whole, once another has started; and then it can be unpinned.
+    println!("{} were killed when they had pinned something", pins().len());
+    drop(Recording::enforcing::<&str>(&Cgroup::new(), []).stop());
+    let left = pins();
+    assert!(left.values().all(is_whole), "in part: {left:?}");
+    drop(Run::bindwatch(["enforce", "--unpin"]).outcome().expect(0));
+    assert_eq!(pins(), BTreeMap::new());
     let deadline = Deadline::patient();
     let left = || {
         let mut left: Vec<String> =
@@ -292,5 +361,67 @@ fn killed_at_any_moment_it_leaves_nothing() {
     while !last.is_empty() {
         assert!(!deadline.over(), "left behind: {last:#?}");
         last = left();
+    }
+}
+
+/// What is pinned in a cgroup denies all kinds of binds.
+fn is_whole(names: &BTreeSet<String>) -> bool {
+    let hooks = |kind: &str| names.iter().filter(|name| name.starts_with(kind)).count();
+    hooks("guard_") == 3 || hooks("check_") == 2
+}
+
+/// A number for the dice: of the environment, or a new one.
+fn seed() -> u64 {
+    let seed = std::env::var("BINDWATCH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+    println!("BINDWATCH_SEED={seed}");
+    seed
+}
+
+/// One by one, each in the moments in which it pins, or ends.
+#[test]
+fn killed_while_it_pins_or_ends_it_leaves_nothing() {
+    const ROUNDS: u32 = 16;
+    let _mount = BpfMount::new();
+    let (mut dice, cgroup, kept) = (Dice(seed()), Cgroup::new(), Cgroup::new());
+    // With these there is a folder to watch.
+    drop(Recording::enforcing(&kept, ["--pin"]).stop());
+    let (others, mut loaded, mut partly, mut in_time) = (pins(), BTreeSet::new(), 0, 0);
+    for nth in 0..ROUNDS {
+        let (folder, place) = (Folder::new(), Folder::new());
+        let (options, watched, longest): (&[&str], _, _) = match nth % 2 {
+            0 => (&["--pin"], Path::new(PINS), 1_000),
+            _ => (&["--duration", "1ms"], place.path(), 100_000),
+        };
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify");
+        inotify::add_watch(&watch, watched, inotify::WatchFlags::CREATE).expect("a watch on the folder");
+        let run = Run::bindwatch(["enforce", "--quiet", "--output"]).args([folder.file("log.jsonl")]);
+        let run = run.args(["--ready-file"]).args([place.file("ready")]).args(options);
+        let one = run.args(["--cgroup"]).args([cgroup.path()]).start();
+        let begun = readable([watch.as_fd(), one.process.as_fd()], Deadline::patient());
+        assert_eq!(begun, Some(0), "{}", one.outcome());
+        if nth % 2 == 1 {
+            loaded.extend(programs_of(one.process.id()));
+        }
+        in_time += u32::from(!one.process.ended(Deadline::after(Duration::from_micros(dice.below(longest)))));
+        one.process.signal(Signal::KILL);
+        drop(one.outcome());
+        partly += u32::from(!pins().values().all(is_whole));
+    }
+    println!("{in_time} of {ROUNDS} were killed, {partly} when they had pinned a part");
+    assert!(in_time > 0, "all ended by themselves");
+    drop(Recording::enforcing::<&str>(&Cgroup::new(), []).stop());
+    let left = pins();
+    assert!(left.values().all(is_whole) && others.keys().all(|other| left.contains_key(other)), "{left:?}");
+    drop(Run::bindwatch(["enforce", "--unpin"]).outcome().expect(0));
+    assert_eq!(pins(), BTreeMap::new());
+    let deadline = Deadline::patient();
+    loop {
+        let attached = Run::new("bpftool").args(["cgroup", "show"]).args([cgroup.path()]).outcome().stdout;
+        let running: Vec<_> = programs().intersection(&loaded).copied().collect();
+        if attached.lines().count() <= 1 && running.is_empty() {
+            break;
+        }
+        assert!(!deadline.over(), "left behind: programs {running:?}\n{attached}");
     }
 }

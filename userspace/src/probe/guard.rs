@@ -45,13 +45,13 @@ const CENSUS_HOOKS: [(&str, u32); 4] = [
     ("census_option", syscall::SETSOCKOPT),
 ];
 /// Attached to the enforced cgroups.
-const GUARD_HOOKS: [(&str, u32); 3] = [
+pub(super) const GUARD_HOOKS: [(&str, u32); 3] = [
     ("guard_bind4", syscall::INET4_POST_BIND),
     ("guard_bind6", syscall::INET6_POST_BIND),
     ("guard_option", syscall::SETSOCKOPT),
 ];
 /// In their place where the kernel cannot deny a bind that has its port.
-const CHECK_HOOKS: [(&str, u32); 2] =
+pub(super) const CHECK_HOOKS: [(&str, u32); 2] =
     [("check_bind4", syscall::INET4_BIND), ("check_bind6", syscall::INET6_BIND)];
 
 /// Those that are attached to the enforced cgroups.
@@ -95,6 +95,9 @@ impl Probe {
         settings: &Settings,
         scan: impl FnOnce() -> Vec<Kinship>,
     ) -> Result<(), ProbeError> {
+        if let Err(error) = pins::sweep() {
+            log::warn!("what was pinned in part stays: {error}");
+        }
         let rules = self.ebpf.map_mut("RULES");
         let rules = rules.ok_or_else(|| refused("RULES", "it is not in the object".to_owned()))?;
         let mut rules: Array<_, [u64; 3]> =

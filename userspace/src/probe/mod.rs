@@ -32,7 +32,7 @@ pub use load::{
 };
 pub use maps::{Accepted, Counters, Idle, Owners, Watched};
 pub use membership::{Group, is_member};
-pub use pins::{PinError, pinned, unpin};
+pub use pins::{PinError, partly_pinned, pinned, unpin};
 pub use ring::Ring;
 pub use standing::Standings;
 pub use task_files::FileRow;

@@ -12,6 +12,8 @@ use crate::source::sockets::{Scope, States, Tables};
 
 /// The oldest kernel bindwatch works on: the first with the hook on a socket's release (BPF ring buffers came with 5.8).
 const KERNEL_MIN: (u32, u32) = (5, 9);
+/// Folders of pins in part that are named; the rest are counted.
+const PARTS_NAMED: usize = 3;
 
 /// All checks, and what became of the programs, where they could be tried.
 pub(super) fn all(kernel: &str) -> (Vec<Check>, Option<Attached>) {
@@ -29,6 +31,7 @@ pub(super) fn all(kernel: &str) -> (Vec<Check>, Option<Attached>) {
     checks.push(probe);
     checks.push(guard());
     checks.push(waiting());
+    checks.extend(partly_pinned());
     for check in checks.iter_mut().filter(|check| check.state != State::Ok) {
         check.costs = check.costs.or_else(|| costs(check.name));
     }
@@ -278,6 +281,24 @@ fn guard() -> Check {
             fix: Some("a newer kernel; everything else works without".to_owned()),
         },
     }
+}
+
+/// What bindwatches left that were killed while they pinned or unpinned.
+fn partly_pinned() -> Option<Check> {
+    let folders = probe::partly_pinned();
+    let names: Vec<_> = folders.iter().take(PARTS_NAMED).map(|folder| folder.display().to_string()).collect();
+    let more = folders.len().saturating_sub(PARTS_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!names.is_empty()).then(|| Check {
+        name: "pins",
+        state: State::Degraded,
+        found: format!(
+            "a bindwatch was killed while it pinned, so only a part is in force: {}{more}",
+            names.join(", ")
+        ),
+        costs: None,
+        fix: Some("the next `bindwatch enforce` removes it; with --pin it pins all of it".to_owned()),
+    })
 }
 
 /// Whether binds can be handed over.
