@@ -57,6 +57,9 @@ impl Spoilt {
     }
 }
 
+/// What is said of a program that denies the binds of bindwatch's own cgroup.
+const ANOTHER: &str = "another program denies binds in bindwatch's own cgroup";
+
 /// A job with two strangers in it, which found that it can only deny before a bind has its port.
 struct Early {
     folder: Folder,
@@ -110,8 +113,12 @@ impl Early {
         let Self { folder, job, spoilt, .. } = self;
         job.exit();
         let said = std::fs::read_to_string(folder.file("stderr")).expect("what it said");
-        assert!(said.starts_with("bindwatch: this kernel cannot deny a bind that has its port"), "{said}");
-        let why = if spoilt.denier.is_some() { "a socket to try it with cannot be had" } else { "" };
+        // Another tool's program is no incapacity of the kernel's.
+        let (who, why) = match spoilt.denier {
+            Some(_) => ("it cannot be tried here whether a bind that has its port can be denied", ANOTHER),
+            None => ("this kernel cannot deny a bind that has its port", ""),
+        };
+        assert!(said.starts_with(&format!("bindwatch: {who}")), "{said}");
         assert!(said.contains(&format!("both can get it ({why}")), "{said}");
         let log = Log::at(&folder.file("log.jsonl"));
         let header = log.lines("\"type\":\"header\"").into_iter().next().expect("a header");
@@ -194,9 +201,33 @@ fn strict_refuses_what_is_not_exact() {
         let outcome = Run::bindwatch(arguments).inside(&spoilt.cgroup).outcome();
         outcome.expect_one_line(125);
         assert!(outcome.stderr.contains("--strict refuses that"), "{outcome}");
+        assert_eq!(outcome.stderr.contains(ANOTHER), spoilt.denier.is_some(), "{outcome}");
+        assert_eq!(outcome.stderr.contains("this kernel cannot"), spoilt.denier.is_none(), "{outcome}");
         assert!(!log.exists());
     }
     drop(another.stop());
+}
+
+/// The doctor says that binds are denied before they have a port, and what is in the way: a program like that of systemd's
+/// SocketBindDeny, or one that denies later, is another matter than the kernel.
+#[test]
+fn the_doctor_says_what_is_in_the_way() {
+    for kind in ["post_bind4", "bind4"] {
+        let cgroup = Cgroup::new();
+        let exact = denies_exactly();
+        let mut denier = exact.then(|| {
+            let mut denier = Command::new(Actor::program().with_file_name("denier"));
+            Actor::start(denier.arg(cgroup.path()).arg(kind))
+        });
+        if let Some(denier) = &mut denier {
+            denier.ok("there");
+        }
+        let outcome = Run::bindwatch(["doctor"]).inside(&cgroup).outcome().expect(0);
+        assert!(outcome.stdout.contains("before they have a port, with EPERM"), "{outcome}");
+        assert_eq!(outcome.stdout.contains(ANOTHER), exact, "{outcome}");
+        assert_eq!(outcome.stdout.contains("SocketBindDeny"), exact, "{outcome}");
+        assert_eq!(outcome.stdout.contains("a newer kernel denies exactly"), !exact, "{outcome}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, RelatedBy, Settings};
 use crate::log::{self, Enforces, Header, Host, RefusedHook, Writer};
 use crate::notes::{Arrived, NoteBox};
 use crate::probe::seccomp::Listener;
-use crate::probe::{Attached, Denial, Guarding, Options, release_memory};
+use crate::probe::{Attached, Denial, Guarding, Hindrance, Options, release_memory};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
 use crate::wait::Outstanding;
@@ -40,6 +40,8 @@ pub struct Recording {
     /// When the connections of shared listeners were last counted.
     counted: BootTime,
     enforces: Option<Enforces>,
+    /// What is said where denying is not exact.
+    early: Option<String>,
 }
 
 /// Least time between two counts of the connections of listeners that share, ns. Nobody is woken for them.
@@ -69,7 +71,7 @@ impl Recording {
         globals: &Globals,
     ) -> anyhow::Result<Self> {
         let rules = Rules::resolve(&args.judge, config, Rules::default());
-        let enforces = enforces(guard, args)?;
+        let (enforces, early) = enforces(guard, args)?;
         let guard = match &enforces {
             Some(Enforces { mode: EnforcementMode::Check, .. }) => Guarding::Check,
             _ => guard,
@@ -107,6 +109,7 @@ impl Recording {
             broken: false,
             counted: start,
             enforces,
+            early,
         };
         recording.say_failure();
         recording.say_refused(globals);
@@ -128,9 +131,9 @@ impl Recording {
         let files = cgroups.iter().map(Directory::open).collect::<Result<Vec<_>, _>>()?;
         self.live.enforce(&files, &settings)?;
         let cgroups = cgroups.iter().map(|cgroup| cgroup.path().to_owned()).collect();
-        let Some(Enforces { mode, reason }) = &self.enforces else { return Ok(()) };
-        if let Some(reason) = reason {
-            say(&format!("{EARLY} ({reason})"));
+        let Some(Enforces { mode, .. }) = &self.enforces else { return Ok(()) };
+        if let Some(early) = &self.early {
+            say(early);
         }
         self.insert(Body::Enforcement(Enforcement { mode: *mode, cgroups }), &[])
     }
@@ -393,25 +396,36 @@ pub fn processes(watch: &WatchArgs) -> Processes {
 const NO_WAITING: &str = "--on-conflict wait needs to know of every socket: --events all";
 
 /// What is said where denying is not exact.
-const EARLY: &str = "this kernel cannot deny a bind that has its port: binds are denied before that, with EPERM, and of two \
-                     that race for a port both can get it";
+fn early(by: Hindrance) -> String {
+    let what = match by {
+        Hindrance::Kernel => "this kernel cannot deny a bind that has its port",
+        Hindrance::Program => "it cannot be tried here whether a bind that has its port can be denied",
+    };
+    format!(
+        "{what}: binds are denied before that, with EPERM, and of two that race for a port both can get it"
+    )
+}
 
-/// How conflicting binds will be dealt with, which is tried.
-fn enforces(guard: Guarding, args: &RecordingArgs) -> anyhow::Result<Option<Enforces>> {
+/// How conflicting binds will be dealt with, which is tried; and what is to be said of it.
+fn enforces(guard: Guarding, args: &RecordingArgs) -> anyhow::Result<(Option<Enforces>, Option<String>)> {
     let mode = match guard {
-        Guarding::Off => return Ok(None),
+        Guarding::Off => return Ok((None, None)),
         Guarding::DryRun => EnforcementMode::DryRun,
         Guarding::Check => EnforcementMode::Check,
         Guarding::Deny => match Denial::of_this_kernel()? {
             Denial::Exact if matches!(args.on_conflict, OnConflict::Wait(_)) => EnforcementMode::Wait,
             Denial::Exact => EnforcementMode::Deny,
-            Denial::Early { reason } if args.strict => bail!("{EARLY}; --strict refuses that ({reason})"),
-            Denial::Early { reason } => {
-                return Ok(Some(Enforces { mode: EnforcementMode::Check, reason: Some(reason) }));
+            Denial::Early { reason, by } if args.strict => {
+                bail!("{}; --strict refuses that ({reason})", early(by))
+            }
+            Denial::Early { reason, by } => {
+                let early = format!("{} ({reason})", early(by));
+                let enforces = Enforces { mode: EnforcementMode::Check, reason: Some(reason) };
+                return Ok((Some(enforces), Some(early)));
             }
         },
     };
-    Ok(Some(Enforces { mode, reason: None }))
+    Ok((Some(Enforces { mode, reason: None }), None))
 }
 
 fn keep(_arguments: &mut [String]) {}

@@ -36,7 +36,7 @@ pub use pins::{PinError, partly_pinned, pinned, unpin};
 pub use ring::Ring;
 pub use standing::Standings;
 pub use task_files::FileRow;
-pub use trial::Denial;
+pub use trial::{Denial, Hindrance};
 pub use vmlinux::VMLINUX;
 
 /// Why the probe could not be used. Each message says what to do.

@@ -34,7 +34,18 @@ pub enum Denial {
     Early {
         /// What is in the way of better.
         reason: String,
+        /// Whose it is.
+        by: Hindrance,
     },
+}
+
+/// What is in the way of denying exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hindrance {
+    /// The kernel cannot.
+    Kernel,
+    /// Whether it can is not known: a program of somebody else's denies the binds that it is tried with.
+    Program,
 }
 
 impl Denial {
@@ -47,15 +58,15 @@ impl Denial {
         // Whoever cannot see its own cgroup is below what it sees.
         let own = cgroup2::own_directory(&mount).and_then(|directory| File::open(directory).ok());
         let cgroup = own.map_or_else(|| open_root(&mount), Ok)?;
-        let mut reason = String::new();
+        let (mut reason, mut by) = (String::new(), Hindrance::Kernel);
         for _ in 0..TRIALS {
             match trial(&cgroup) {
                 Ok(()) => return Ok(Self::Exact),
                 Err(Failure::Privileges) => return Err(ProbeError::NotPermitted),
-                Err(failure) => reason = failure.to_string(),
+                Err(failure) => (reason, by) = (failure.to_string(), failure.by()),
             }
         }
-        Ok(Self::Early { reason })
+        Ok(Self::Early { reason, by })
     }
 }
 
@@ -81,6 +92,10 @@ enum Failure {
     Attach(io::Error),
     #[error("a socket to try it with cannot be had: {0}")]
     Socket(Errno),
+    #[error(
+        "another program denies binds in bindwatch's own cgroup, as SocketBindDeny= of a systemd unit does: {0}"
+    )]
+    Another(Errno),
     #[error("a bind that was to be denied ended with: {0}")]
     NotDenied(String),
     #[error("the socket kept the port of a denied bind")]
@@ -89,6 +104,18 @@ enum Failure {
     Leaked(Errno),
     #[error("the socket of a denied bind could not be bound again: {0}")]
     Useless(Errno),
+}
+
+impl Failure {
+    const fn by(&self) -> Hindrance {
+        if let Self::Another(_) = self { Hindrance::Program } else { Hindrance::Kernel }
+    }
+
+    /// Of a bind. The kernel itself gives neither errno for a port that it has chosen before; a cgroup's program, and a
+    /// security module, do.
+    fn of_bind(errno: Errno, otherwise: impl FnOnce(Errno) -> Self) -> Self {
+        if matches!(errno, Errno::PERM | Errno::ACCESS) { Self::Another(errno) } else { otherwise(errno) }
+    }
 }
 
 impl From<Errno> for Failure {
@@ -109,15 +136,17 @@ fn trial(cgroup: &File) -> Result<(), Failure> {
     let link = syscall::link(&program, cgroup, syscall::INET4_POST_BIND).map_err(Failure::Attach)?;
     match bind(&denied, &anywhere(port)) {
         Err(errno) if errno == MARK => {}
-        Err(errno) => return Err(Failure::NotDenied(errno.to_string())),
+        Err(errno) => {
+            return Err(Failure::of_bind(errno, |errno| Failure::NotDenied(errno.to_string())));
+        }
         Ok(()) => return Err(Failure::NotDenied("success".to_owned())),
     }
     if port_of(&denied)? != 0 {
         return Err(Failure::Kept);
     }
-    bind(&other, &anywhere(port)).map_err(Failure::Leaked)?;
+    bind(&other, &anywhere(port)).map_err(|errno| Failure::of_bind(errno, Failure::Leaked))?;
     drop((other, link));
-    bind(&denied, &anywhere(port)).map_err(Failure::Useless)
+    bind(&denied, &anywhere(port)).map_err(|errno| Failure::of_bind(errno, Failure::Useless))
 }
 
 /// The instructions of a program that denies the binds of one socket.
@@ -152,10 +181,10 @@ const fn anywhere(port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)
 }
 
-fn free_port() -> Result<u16, Errno> {
+fn free_port() -> Result<u16, Failure> {
     let socket = stream()?;
-    bind(&socket, &anywhere(0))?;
-    port_of(&socket)
+    bind(&socket, &anywhere(0)).map_err(|errno| Failure::of_bind(errno, Failure::Socket))?;
+    Ok(port_of(&socket)?)
 }
 
 fn port_of(socket: &OwnedFd) -> Result<u16, Errno> {

@@ -5,7 +5,7 @@ use crate::cgroup2;
 use crate::probe::hooks::{HOOKS, Need};
 use crate::probe::seccomp;
 use crate::probe::{
-    self, Attached, Denial, Options, Probe, ProbeError, VMLINUX, surroundings as around, tracefs,
+    self, Attached, Denial, Hindrance, Options, Probe, ProbeError, VMLINUX, surroundings as around, tracefs,
 };
 use crate::sink::escape;
 use crate::source::sockets::{Scope, States, Tables};
@@ -256,7 +256,7 @@ fn guard() -> Check {
             costs: None,
             fix: None,
         },
-        Ok(Denial::Early { reason }) => Check {
+        Ok(Denial::Early { reason, by }) => Check {
             name,
             state: State::Degraded,
             found: format!(
@@ -264,9 +264,15 @@ fn guard() -> Check {
                 escape::line(&reason)
             ),
             costs: Some("two that race for a port can both get it, and EPERM is not what programs expect"),
-            fix: Some(
-                "a newer kernel denies exactly (6.1 does); --strict refuses to do with less".to_owned(),
-            ),
+            fix: Some(match by {
+                Hindrance::Kernel => {
+                    "a newer kernel denies exactly (6.1 does); --strict refuses to do with less".to_owned()
+                }
+                Hindrance::Program => {
+                    "start bindwatch where it may bind (a unit without SocketBindDeny=); --strict refuses to do with less"
+                        .to_owned()
+                }
+            }),
         },
         Err(error @ (ProbeError::NotPermitted | ProbeError::LockedDown)) => Check {
             state: State::Degraded,
