@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use scenarios::{Actor, Folder, Log, Run, bindwatch, loopback};
+use scenarios::{Actor, Cgroup, Folder, Log, Recording, Run, bindwatch, loopback};
 
 #[test]
 fn wrong_usage_ends_with_two() {
@@ -144,4 +144,51 @@ fn a_kernel_that_is_too_old_is_named_before_anything_is_written() {
         // What needs no probe works on.
         assert_eq!(old(&["list"]).outcome().code(), 0);
     }
+}
+
+/// The kernel's table has room for 32 rules. Findings, which bindwatch judges itself, take any number.
+#[test]
+fn more_allow_rules_than_the_kernel_takes_are_refused_where_binds_are_denied() {
+    let (folder, cgroup) = (Folder::new(), Cgroup::new());
+    let rules = |count: u16| (1..=count).flat_map(|nth| ["--allow".to_owned(), format!("port={nth}")]);
+    let entries: String = (1..=33).map(|nth| format!("[[allow]]\nport = {nth}\n")).collect();
+    let config = folder.write("many.toml", entries).display().to_string();
+    let place = cgroup.path().display().to_string();
+    let enforce = ["enforce", "--quiet", "--duration", "1ms", "--cgroup", &place];
+    let denying: [(&[&str], &[&str]); 5] = [
+        (&["run", "--quiet", "--on-conflict", "deny"], &["--", "true"]),
+        (&["run", "--quiet", "--on-conflict", "wait=1s"], &["--", "true"]),
+        (&enforce, &[]),
+        (&enforce, &["--dry-run"]),
+        (&enforce, &["--pin"]),
+    ];
+    for (command, rest) in denying {
+        let start = || Run::bindwatch(command).folder(folder.path());
+        let outcome = start().args(rules(33)).args(rest).outcome();
+        outcome.expect_one_line(2);
+        assert!(outcome.stderr.contains("33 allow rules") && outcome.stderr.contains("32"), "{outcome}");
+        assert!(!folder.file("bindwatch.jsonl").exists(), "{outcome}");
+        start().args(["--config", &config]).args(rest).outcome().expect_one_line(2);
+    }
+    for (command, rest) in
+        [(&["run", "--quiet"][..], &["--", "true"][..]), (&["record", "--quiet"], &["--duration", "1ms"])]
+    {
+        drop(Run::bindwatch(command).folder(folder.path()).args(rules(33)).args(rest).outcome().expect(0));
+    }
+}
+
+/// The last of those that it takes counts there as the first.
+#[test]
+fn the_last_allow_rule_that_the_kernel_takes_counts() {
+    let (cgroup, address) = (Cgroup::new(), loopback());
+    let rules = (8001..8032).chain([8000]).flat_map(|port| ["--allow".to_owned(), format!("port={port}")]);
+    let recording = Recording::enforcing(&cgroup, rules);
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    cgroup.enrol(one.pid());
+    cgroup.enrol(other.pid());
+    one.bind(&format!("tcp {address}:8000 reuseport listen"));
+    other.bind(&format!("tcp {address}:8000 reuseport listen"));
+    one.bind(&format!("tcp {address}:8032 reuseport listen"));
+    assert_eq!(other.tell(&format!("bind tcp {address}:8032 reuseport")).to_string(), "err EADDRINUSE");
+    drop(recording.stop());
 }

@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, RelatedBy, Settings};
 use crate::log::{self, Enforces, Header, Host, RefusedHook, Writer};
 use crate::notes::{Arrived, NoteBox};
 use crate::probe::seccomp::Listener;
-use crate::probe::{Attached, Denial, Guarding, Hindrance, Options, release_memory};
+use crate::probe::{ALLOW_RULES_MAX, Attached, Denial, Guarding, Hindrance, Options, release_memory};
 use crate::sink::{self, Report, Window, escape};
 use crate::source::live::Live;
 use crate::wait::Outstanding;
@@ -71,6 +71,14 @@ impl Recording {
         globals: &Globals,
     ) -> anyhow::Result<Self> {
         let rules = Rules::resolve(&args.judge, config, Rules::default());
+        if guard != Guarding::Off && rules.allow.len() > ALLOW_RULES_MAX {
+            return Err(UsageError(format!(
+                "there are {} allow rules, and binds can be denied by {ALLOW_RULES_MAX} of them: say more with each (a range of \
+                 ports, a * in program), or leave some out",
+                rules.allow.len()
+            ))
+            .into());
+        }
         let (enforces, early) = enforces(guard, args)?;
         let guard = match &enforces {
             Some(Enforces { mode: EnforcementMode::Check, .. }) => Guarding::Check,

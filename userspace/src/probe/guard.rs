@@ -18,6 +18,9 @@ use crate::cgroup2;
 use crate::event::ProcessKey;
 use crate::ledger::{AllowRule, Settings};
 
+/// Allow rules that binds can be denied by.
+pub const ALLOW_RULES_MAX: usize = RULES_MAX as usize;
+
 /// A live process and what relates it to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kinship {

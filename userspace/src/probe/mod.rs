@@ -25,7 +25,7 @@ mod trial;
 mod vmlinux;
 
 pub use backend::Backend;
-pub use guard::{Enforced, Kinship, enforced, process_of};
+pub use guard::{ALLOW_RULES_MAX, Enforced, Kinship, enforced, process_of};
 pub use load::{
     Attached, Guarding, Needless, Options, Probe, Refused, map_large_blocks, missing_capabilities,
     release_memory,
