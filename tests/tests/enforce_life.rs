@@ -1,6 +1,6 @@
 //! Enforcement from its beginning to its end: with bindwatch, unless it is pinned; beside another bindwatch and other tools.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
@@ -225,9 +225,55 @@ fn what_a_command_leaves_is_told_and_ended_where_that_was_asked_for() {
         let report = Log::at(&folder.file("log.jsonl")).report();
         let finding = report.only(address, 8000);
         assert_eq!((finding.kind(), finding.pids()), ("orphan", vec![u64::from(pid)]), "{report}");
+        assert_eq!(report.0.get("notices"), None, "it is named once: {report}");
         assert_eq!(!process.ended(Deadline::after(Duration::ZERO)), lives);
         process.signal(Signal::KILL);
     }
+}
+
+/// What `run` says on standard error of processes that its command left behind, and what the report says of them.
+#[track_caller]
+fn left_by(script: &str, options: &[&str]) -> (Vec<String>, Vec<String>) {
+    let folder = Folder::new();
+    let log = folder.file("log.jsonl");
+    let run = Run::bindwatch(["run", "--kill-orphans", "--output"]).args([&log]).args(options);
+    let outcome = run.args(["--", "sh", "-c", script]).folder(folder.path()).outcome().expect(0);
+    let orphans = |text: &str| {
+        let lines = text.lines().filter(|line| line.contains("orphan: ") || line.contains(" more process"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let told = Run::bindwatch(["report"]).args([&log]).outcome().expect(0);
+    assert!(!format!("{outcome}{told}").contains('\u{1b}'), "{outcome}{told}");
+    let notices = Log::at(&log).report().0.get("notices").cloned();
+    let notices: Vec<String> =
+        notices.map_or_else(Vec::new, |texts| serde_json::from_value(texts).expect("texts"));
+    let whole: Vec<String> = notices.iter().map(|notice| format!("warning: {notice}")).collect();
+    assert_eq!(orphans(&told.stdout), whole, "{told}");
+    (orphans(&outcome.stderr), notices)
+}
+
+#[test]
+fn a_process_that_a_command_leaves_is_named_also_without_a_socket() {
+    let script = "cp /bin/sh \"$(printf 'a\\033[2Jb')\"; mkfifo there never; \
+                  ./a* -c 'echo > there; read x < never' & read x < there; true";
+    let (said, notices) = left_by(script, &[]);
+    let [line] = said.as_slice() else { panic!("one line: {said:?}") };
+    let told = line.strip_prefix("bindwatch: warning: orphan: a\\x1b[2Jb (PID ").expect(line);
+    let (pid, rest) = told.split_once(')').expect(line);
+    assert!(pid.parse::<u32>().is_ok_and(|pid| pid > 1), "{line}");
+    assert_eq!(rest, " still ran when the command \"sh\" had ended");
+    assert_eq!(notices, [line.strip_prefix("bindwatch: warning: ").expect(line)]);
+
+    let (said, notices) = left_by(script, &["--quiet", "--name", "a\u{1b}[2Jb"]);
+    assert_eq!((said.len(), notices.len()), (0, 1));
+    assert!(notices[0].ends_with("when the command \"a\\x1b[2Jb\" had ended"), "{notices:?}");
+
+    let many = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do sleep 1000 & done";
+    let (said, notices) = left_by(many, &[]);
+    assert_eq!((said.len(), notices.len()), (17, 17), "{said:?}");
+    assert_eq!(notices.last().map(String::as_str), Some("orphan: and 3 more processes"));
+
+    assert_eq!(left_by("sleep 1000 & kill $!; wait", &[]), (vec![], vec![]), "nothing is left");
 }
 
 /// Numbers that look random, from a seed (xorshift64).

@@ -7,7 +7,7 @@ use crate::event::{Body, BootTime, Event, Protocol};
 use crate::ledger::finding::{Finding, FindingId, Kind};
 use crate::ledger::{Ledger, Settings};
 use crate::log::{End, Progress, WriteError, Writer};
-use crate::sink::notices::Unseen;
+use crate::sink::notices::{Leftovers, Unseen};
 use crate::sink::{Remark, json};
 
 /// How long a finding that may still turn out to be meant is not told, ns: a socket joins its multicast group after its
@@ -34,6 +34,7 @@ pub struct Recorder {
     held: BTreeMap<FindingId, BootTime>,
     last: BootTime,
     unseen: Unseen,
+    leftovers: Leftovers,
     /// Notes of users, the first of them.
     notes: Vec<Remark>,
     dirty: bool,
@@ -63,6 +64,7 @@ impl Recorder {
             held: BTreeMap::new(),
             last: BootTime(0),
             unseen: Unseen::default(),
+            leftovers: Leftovers::default(),
             notes: Vec::new(),
             dirty: false,
             flushed: BootTime(0),
@@ -96,6 +98,9 @@ impl Recorder {
         }
         self.changed.clear();
         self.ledger.apply(event, &mut self.changed);
+        if let Body::Job(job) = &event.body {
+            self.leftovers.job(job, &self.ledger);
+        }
         self.stale.extend(&self.changed);
         self.dirty = true;
         if self.writer.as_ref().is_some_and(Writer::is_long) {
@@ -215,6 +220,12 @@ impl Recorder {
     #[must_use]
     pub const fn unseen(&self) -> &Unseen {
         &self.unseen
+    }
+
+    /// What is to be said in the first lines of a report: what no inventory could look into, and who was left behind.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.unseen.sentence().into_iter().chain(self.leftovers.sentences()).collect()
     }
 
     /// What users wrote into the recording, in order.

@@ -261,8 +261,7 @@ impl Recording {
         let Self { live, recorder, host, clock, start, output, mut broken, .. } = self;
         // The programs go first: nothing is held up by what is still to be written.
         drop(live);
-        let unseen = recorder.unseen().sentence();
-        let notes = recorder.notes().to_vec();
+        let (notices, notes) = (recorder.notices(), recorder.notes().to_vec());
         let (ledger, failure) = recorder.end(reason, end);
         if let Some(failure) = failure {
             say(&failure.to_string());
@@ -272,9 +271,7 @@ impl Recording {
         let mut report = sink::report_of(&ledger, host, clock, window, show_secrets)
             .of_log(output.to_string_lossy().into_owned())
             .with_notes(notes);
-        if let Some(unseen) = unseen {
-            report.notice(&unseen);
-        }
+        notices.iter().for_each(|notice| report.notice(notice));
         Ok(Outcome { report, broken, ledger })
     }
 

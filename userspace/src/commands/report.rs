@@ -65,12 +65,11 @@ fn judged(
     recorder.settle();
     let ending = reader.ending();
     let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
-    let unseen = recorder.unseen().sentence();
-    let notes = recorder.notes().to_vec();
+    let (own, notes) = (recorder.notices(), recorder.notes().to_vec());
     let (ledger, _) = recorder.end("replayed", end);
     let window = Window { start, end, complete: ending.complete() };
     let mut report = report_of(&ledger, header.host, clock, window, args.show_secrets).with_notes(notes);
-    for notice in notices::of_ending(ending).iter().chain(&unseen) {
+    for notice in notices::of_ending(ending).iter().chain(&own) {
         report.notice(notice);
     }
     Ok(report.keeping(|finding| wanted(finding, args, clock, start)))

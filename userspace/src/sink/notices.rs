@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::words::{are, plural, were};
 use crate::clock::Anchors;
-use crate::event::{Body, Event, Omitted};
+use crate::event::{Body, Event, Job, JobPhase, Omitted, ProcessKey};
+use crate::ledger::Ledger;
+use crate::ledger::finding::Kind;
 use crate::log::Ending;
 
 /// Network namespaces that a notice names; the rest are counted.
 const UNSEEN_NAMED: usize = 3;
+/// Processes left behind that a report names; the rest are counted.
+const LEFT_NAMED: usize = 16;
+/// Longest name of a command there, characters.
+const COMMAND_CHARS: usize = 80;
 /// Network namespaces that are remembered.
 const UNSEEN_MAX: usize = 4096;
 
@@ -67,6 +73,48 @@ impl Unseen {
         }
         let missing = "sockets that are older than the recording are missing where it could not look";
         (!self.0.is_empty()).then(|| format!("{missing} ({})", names.join(", ")))
+    }
+}
+
+/// Processes that the commands of a recording left behind, as far as no finding is about them.
+#[derive(Clone, Debug, Default)]
+pub struct Leftovers {
+    named: Vec<String>,
+    more: u64,
+}
+
+impl Leftovers {
+    /// Takes the end of a job, which the ledger has judged.
+    pub fn job(&mut self, job: &Job, ledger: &Ledger) {
+        if job.phase != JobPhase::End {
+            return;
+        }
+        let view = ledger.view();
+        // The orphans' findings name them; or a rule allows what they hold.
+        let is_told = |process: ProcessKey| {
+            let findings = view.held_by(process).flat_map(|socket| socket.findings());
+            findings.into_iter().any(|id| ledger.finding(*id).is_none_or(|found| found.kind == Kind::Orphan))
+        };
+        let command: String = job.name.chars().take(COMMAND_CHARS).collect();
+        for process in job.left.iter().filter(|process| !is_told(**process)) {
+            if self.named.len() >= LEFT_NAMED {
+                self.more += 1;
+                continue;
+            }
+            let name = view.process(*process).map_or("a process", |facts| facts.comm.as_str());
+            self.named.push(format!(
+                "orphan: {name} (PID {}) still ran when the command \"{command}\" had ended",
+                process.tgid
+            ));
+        }
+    }
+
+    /// What is to be said about them, each by itself.
+    pub fn sentences(&self) -> impl Iterator<Item = String> + '_ {
+        let more = (self.more > 0).then(|| {
+            format!("orphan: and {} more process{}", self.more, if self.more == 1 { "" } else { "es" })
+        });
+        self.named.iter().cloned().chain(more)
     }
 }
 

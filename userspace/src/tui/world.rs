@@ -319,7 +319,7 @@ impl World {
         let stats = self.ledger().stats();
         let mut notices: Vec<String> = notices::of_loss(&stats.lost_by_kind).into_iter().collect();
         notices.extend(notices::of_limits(stats.limits.keys()));
-        notices.extend(self.recorder.unseen().sentence());
+        notices.extend(self.recorder.notices());
         notices.extend(self.origin.notices.iter().cloned());
         notices
     }
@@ -332,9 +332,7 @@ impl World {
         let mut report = report_of(self.ledger(), host.clone(), *clock, window, *show_secrets)
             .with_notes(self.recorder.notes().to_vec());
         self.origin.notices.iter().for_each(|notice| report.notice(notice));
-        if let Some(unseen) = self.recorder.unseen().sentence() {
-            report.notice(&unseen);
-        }
+        self.recorder.notices().iter().for_each(|notice| report.notice(notice));
         report
     }
 }
