@@ -50,11 +50,12 @@ const BROWSER: &str = "chromium-headless-shell";
 /// Others that do as well; GitHub's runners have one, and no package of Debian's.
 const BROWSERS: [&str; 3] = ["chromium", "google-chrome", "chrome"];
 
-const PROGRAMS: [Program; 17] = [
+const PROGRAMS: [Program; 18] = [
     Program { name: "python3", package: "python3", why: "scenario: workers of multiprocessing" },
     Program { name: "node", package: "nodejs", why: "scenario: workers of node:cluster" },
     Program { name: "ip", package: "iproute2", why: "network namespaces of the scenarios" },
     Program { name: "setpriv", package: "util-linux", why: "scenarios as another user" },
+    Program { name: "sudo", package: "sudo", why: "scenario: the command of a run is the caller's" },
     Program { name: "setcap", package: "libcap2-bin", why: "scenario: a program with capabilities" },
     Program { name: "unshare", package: "util-linux", why: "scenarios on a full disk" },
     Program { name: "bpftool", package: "bpftool", why: "to see that no program is left attached" },
