@@ -325,7 +325,20 @@ fn frame(_: Amount) -> Measured {
 }
 
 fn size(_: Amount) -> Measured {
-    let mib = fs::metadata(scenarios::bindwatch())?.len() as f64 / f64::from(1 << 20);
-    let row = Row::new("P16", "release binary with its probe, MiB", 12.0, 6.0, vec![mib]);
-    Ok(vec![row.note("dynamically linked; symbols in".to_owned())])
+    let what = "static stripped binary with its probe, MiB";
+    let mib = |file: &Path| -> anyhow::Result<f64> {
+        let size = fs::metadata(file).with_context(|| file.display().to_string())?.len();
+        Ok(size as f64 / f64::from(1 << 20))
+    };
+    let release = scenarios::bindwatch();
+    let built = release.parent().and_then(Path::parent).map(|target| {
+        let machine = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        target.join("static").join(machine).join("dist/bindwatch")
+    });
+    // What users get, where it was made.
+    let Some(dist) = built.filter(|file| file.is_file()) else {
+        return Ok(vec![Row::not_here("P16", what, "it was not made: cargo xtask dist")]);
+    };
+    let note = format!("the release build, dynamically linked and with its symbols: {:.2}", mib(&release)?);
+    Ok(vec![Row::new("P16", what, 12.0, 6.0, vec![mib(&dist)?]).note(note)])
 }
