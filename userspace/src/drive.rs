@@ -395,10 +395,10 @@ mod tests {
         let ms = |ms: u64| BootTime(ms * 1_000_000);
         let lines =
             |bench: &Bench| std::fs::read_to_string(bench.folder.path().join("log")).unwrap().lines().count();
+        assert_eq!(lines(&bench), 1, "the header");
         bench.recorder.flush_soon(ms(100));
         let first = lines(&bench);
-        // The header, two processes and two binds.
-        assert_eq!(first, 5);
+        assert!(first > 4, "two processes and two binds");
         bench.join(110, 1);
         bench.recorder.flush_soon(ms(110));
         assert_eq!(lines(&bench), first, "not with every event");
