@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn what_comes_without_a_pause_can_be_read_soon() {
-        let mut bench = Bench::new("127.0.0.1");
+        let mut bench = Bench::new("0.0.0.0");
         let ms = |ms: u64| BootTime(ms * 1_000_000);
         let lines =
             |bench: &Bench| std::fs::read_to_string(bench.folder.path().join("log")).unwrap().lines().count();
