@@ -7,7 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
 use rustix::process::Signal;
+use rustix::time::Timespec;
 use scenarios::wait::Process;
 use scenarios::{Folder, Recording, loopback};
 
@@ -34,7 +37,7 @@ const PROGRAM: &str = "BEGIN { printf(\"ready\\n\"); } \
 struct Bpftrace {
     child: Child,
     out: PathBuf,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Bpftrace {
@@ -52,7 +55,7 @@ impl Bpftrace {
             .stderr(Stdio::null())
             .spawn()
             .context("bpftrace")?;
-        let prepared = Self { child, out, _folder: folder };
+        let prepared = Self { child, out, folder };
         time_until(|| Ok(!fs::read(&prepared.out)?.is_empty()))?;
         Ok(prepared)
     }
@@ -196,15 +199,17 @@ fn against_strace(amount: Amount) -> anyhow::Result<Row> {
 /// How often each of two takes its turn in a round; the quickest counts.
 const TURNS: usize = 3;
 
-/// How long it takes from now until a file has a line with these words in it, s. Looked at five thousand times a second: both cores
-/// are left to who writes it.
-fn until_written(path: &Path, words: [&str; 2]) -> anyhow::Result<f64> {
-    const EVERY: Duration = Duration::from_micros(200);
+/// How long it takes from now until a file in a folder has a line with these words in it, s. It sleeps until something is written:
+/// both cores are left to who writes.
+fn until_written(folder: &Folder, path: &Path, words: [&str; 2]) -> anyhow::Result<f64> {
     let start = Instant::now();
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&watch, folder.path(), inotify::WatchFlags::MODIFY)?;
     let is_there = |text: &str| text.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    let most = Timespec { tv_sec: 60, tv_nsec: 0 };
     while !fs::read(path).is_ok_and(|text| is_there(&String::from_utf8_lossy(&text))) {
-        ensure!(start.elapsed() < Duration::from_secs(60), "nothing is told");
-        std::thread::sleep(EVERY);
+        ensure!(poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&most))? > 0, "nothing is told");
+        while rustix::io::read(&watch, &mut [0; 4096]).is_ok() {}
     }
     Ok(start.elapsed().as_secs_f64())
 }
@@ -223,12 +228,12 @@ pub(crate) fn first_event(amount: Amount) -> Measured {
             let mut command = Command::new(scenarios::bindwatch());
             command.args(["record", "--quiet", "--output"]).arg(&log).stdout(Stdio::null());
             let mut child = command.spawn().context("bindwatch")?;
-            ours.push(until_written(&log, ["{\"type\":\"bind\"", &address])?);
+            ours.push(until_written(&folder, &log, ["{\"type\":\"bind\"", &address])?);
             Process::of(child.id()).signal(Signal::INT);
             child.wait()?;
             let mut peer = Bpftrace::prepare("line")?;
             peer.go()?;
-            theirs.push(until_written(&peer.out, ["", &address])?);
+            theirs.push(until_written(&peer.folder, &peer.out, ["", &address])?);
             peer.stop()?;
         }
         values.push(least(&ours) / least(&theirs));

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Ports that held sockets are spread over, on each address.
 const PORTS_EACH: u32 = 20_000;
@@ -57,10 +58,11 @@ pub(crate) fn work(words: &[&str]) -> anyhow::Result<()> {
             // Until its input ends: somebody waits for the first bind that is seen.
             let at = address(at)?;
             say("ready")?;
-            let ended = std::thread::spawn(line);
-            while !ended.is_finished() {
+            let input = std::io::stdin();
+            let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            // Nothing is written to it: it can be read when it ends.
+            while poll(&mut [PollFd::new(&input, PollFlags::IN)], Some(&pause))? == 0 {
                 cycle(at)?;
-                std::thread::sleep(Duration::from_millis(1));
             }
             say("0")
         }

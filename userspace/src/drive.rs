@@ -183,7 +183,7 @@ impl Recorder {
         }
     }
 
-    /// As [`Recorder::flush`], where that has not been done for [`VISIBLE_NS`]: whoever follows the log sees what happens, and what
+    /// As [`Recorder::flush`], where that has not been done for 20 ms: whoever follows the log sees what happens, and what
     /// is killed loses little. Not for a compressed log, which would grow with every flush: it is flushed when nothing comes, and
     /// once a second.
     pub fn flush_soon(&mut self, now: BootTime) {
