@@ -134,6 +134,21 @@ fn waiting_needs_no_more_than_denying() {
     }
 }
 
+/// What may not be looked into does as it would without bindwatch, and that is told.
+#[test]
+fn what_may_not_be_traced_is_not_waited_for() {
+    let (mut waiting, delegated) = (Waiting::new(), delegated());
+    waiting.holder.bind(&format!("tcp {}:8000 listen", waiting.address));
+    let mut arguments = waiting.arguments();
+    arguments.insert(arguments.len() - 1, "hide".to_owned());
+    let run = Run::bindwatch(arguments).as_nobody_with(&NEEDED).inside(&delegated);
+    assert_eq!(run.outcome().expect(0).stdout, "ok\nerr EADDRINUSE\n");
+    let log = Log::at(&waiting.folder.file("log.jsonl"));
+    assert_eq!(log.lines("\"type\":\"waiting\"").len(), 0);
+    let told = log.lines("\"bound\":\"wait-trace\"");
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
 /// The way of docs/security.md for a program that all may execute, by its own words: who does has the capabilities, and the
 /// command of a `run` has not.
 #[test]

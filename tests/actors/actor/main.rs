@@ -47,6 +47,7 @@
 //! | `tell CHILD COMMAND…` | a command to a child; answers what it answers |
 //! | `exec [ID…]` | becomes a new image of itself with these sockets, by the ids 1, 2, … |
 //! | `inbox NAME`, `post ID NAME`, `unpost`, `close-inbox` | hands a socket to another process (SCM_RIGHTS) |
+//! | `hide` | from now on only who has CAP_SYS_PTRACE may look into it |
 //! | `setuid N`, `setsid`, `unshare-net`, `pid` | as named |
 //! | `sysctl NAME VALUE…`, `ip ARGUMENT…` | sets one up in its network namespace |
 //! | `slow-term MS` | from now on SIGTERM ends it only after that time |
@@ -268,6 +269,10 @@ impl Actor {
             ["dup", id] => {
                 let copy = self.get(id.parse()?)?.try_clone()?;
                 Ok(format!("id={}", self.keep(copy)))
+            }
+            ["hide"] => {
+                rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+                Ok(String::new())
             }
             ["setuid", uid] => {
                 rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(uid.parse()?))?;

@@ -3,6 +3,7 @@
 use std::io::IoSliceMut;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
@@ -45,39 +46,53 @@ pub(super) struct Asked {
     pub(super) wanted: Wanted,
 }
 
-/// Reads a call. None: nothing that could wait for an endpoint, or nothing that can be read; the kernel sees to it.
+/// Why a call is the kernel's alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It could not wait for an endpoint, or its memory is not there.
+    Other,
+    /// Its caller's memory may not be read (ptrace(2), `PTRACE_MODE_ATTACH_REALCREDS`).
+    Hidden,
+}
+
+/// Reads a call.
 ///
 /// Whose memory was read is certain only if the notification is valid afterwards.
-pub(super) fn read(call: &Notification) -> Option<Asked> {
+///
+/// # Errors
+/// When the kernel alone has to see to it, and why.
+pub(super) fn read(call: &Notification) -> Result<Asked, Unread> {
     let [first, second, third, ..] = call.arguments;
     match (call.which, call.abi) {
         (Which::Bind, _) => bind(call.tid, int(first), second, third),
-        (Which::Listen, _) => Some(Asked { fd: int(first), wanted: Wanted::Listen(int(second)) }),
+        (Which::Listen, _) => Ok(Asked { fd: int(first), wanted: Wanted::Listen(int(second)) }),
         (Which::Socketcall, Abi::Compat) => {
             let mut bytes = [0; 12];
             read_memory(call.tid, second, &mut bytes)?;
-            let [a, b, c] = [word(&bytes, 0)?, word(&bytes, 4)?, word(&bytes, 8)?];
-            match u32::try_from(first).ok()? {
-                SOCKETCALL_BIND => bind(call.tid, a.cast_signed(), b.into(), c.into()),
-                SOCKETCALL_LISTEN => {
-                    Some(Asked { fd: a.cast_signed(), wanted: Wanted::Listen(b.cast_signed()) })
+            let argument = |at| word(&bytes, at).ok_or(Unread::Other);
+            let [a, b, c] = [argument(0)?, argument(4)?, argument(8)?];
+            match u32::try_from(first) {
+                Ok(SOCKETCALL_BIND) => bind(call.tid, a.cast_signed(), b.into(), c.into()),
+                Ok(SOCKETCALL_LISTEN) => {
+                    Ok(Asked { fd: a.cast_signed(), wanted: Wanted::Listen(b.cast_signed()) })
                 }
-                _ => None,
+                _ => Err(Unread::Other),
             }
         }
-        _ => None,
+        _ => Err(Unread::Other),
     }
 }
 
-fn bind(tid: u32, fd: i32, address: u64, length: u64) -> Option<Asked> {
-    let length = usize::try_from(int(length)).ok()?;
-    if !(V4_LENGTH..=LENGTH_MAX).contains(&length) {
-        return None;
-    }
+fn bind(tid: u32, fd: i32, address: u64, length: u64) -> Result<Asked, Unread> {
+    let length = usize::try_from(int(length)).unwrap_or(0);
     let mut bytes = [0; V6_LENGTH];
-    let bytes = bytes.get_mut(..length.min(V6_LENGTH))?;
+    let bytes = bytes.get_mut(..length.min(V6_LENGTH)).unwrap_or_default();
+    if !(V4_LENGTH..=LENGTH_MAX).contains(&length) {
+        return Err(Unread::Other);
+    }
     read_memory(tid, address, bytes)?;
-    Some(Asked { fd, wanted: Wanted::Bind(parse(bytes)?) })
+    let address = parse(bytes).ok_or(Unread::Other)?;
+    Ok(Asked { fd, wanted: Wanted::Bind(address) })
 }
 
 /// The address, where it is one of IP with a port.
@@ -95,12 +110,15 @@ fn parse(bytes: &[u8]) -> Option<SocketAddr> {
     (port != 0).then_some(address)
 }
 
-fn read_memory(tid: u32, at: u64, bytes: &mut [u8]) -> Option<()> {
+fn read_memory(tid: u32, at: u64, bytes: &mut [u8]) -> Result<(), Unread> {
     let length = bytes.len();
-    let from = [RemoteIoVec { base: usize::try_from(at).ok()?, len: length }];
-    let thread = Pid::from_raw(i32::try_from(tid).ok()?);
-    let read = process_vm_readv(thread, &mut [IoSliceMut::new(bytes)], &from).ok()?;
-    (read == length).then_some(())
+    let (Ok(base), Ok(tid)) = (usize::try_from(at), i32::try_from(tid)) else { return Err(Unread::Other) };
+    let from = [RemoteIoVec { base, len: length }];
+    match process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(bytes)], &from) {
+        Ok(read) if read == length => Ok(()),
+        Err(Errno::EPERM) => Err(Unread::Hidden),
+        _ => Err(Unread::Other),
+    }
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

@@ -54,22 +54,24 @@ impl Callers {
         })
     }
 
-    /// Who a thread is, and a duplicate of one of its descriptors (`pidfd_getfd(2)`, Linux 5.6). None: it is gone, has no
-    /// such descriptor, or may not be looked into.
+    /// Who a thread is, and a duplicate of one of its descriptors (`pidfd_getfd(2)`, Linux 5.6).
     ///
     /// Whose it was is certain only if the notification is valid afterwards.
-    pub(super) fn descriptor(&mut self, tid: u32, fd: i32) -> Option<(Arc<Caller>, OwnedFd)> {
+    ///
+    /// # Errors
+    /// When it is gone, has no such descriptor, or may not be looked into: that is EPERM.
+    pub(super) fn descriptor(&mut self, tid: u32, fd: i32) -> Result<(Arc<Caller>, OwnedFd), Errno> {
         if let Some(known) = self.known.get(&tid) {
             match known.descriptor(tid, fd) {
-                Ok(socket) => return Some((Arc::clone(known), socket)),
+                Ok(socket) => return Ok((Arc::clone(known), socket)),
                 // It has ended, and another has its number.
                 Err(Errno::SRCH) => drop(self.known.remove(&tid)),
-                Err(_) => return None,
+                Err(error) => return Err(error),
             }
         }
-        let caller = self.learn(tid)?;
-        let socket = caller.descriptor(tid, fd).ok()?;
-        Some((caller, socket))
+        let caller = self.learn(tid).ok_or(Errno::SRCH)?;
+        let socket = caller.descriptor(tid, fd)?;
+        Ok((caller, socket))
     }
 
     fn learn(&mut self, tid: u32) -> Option<Arc<Caller>> {
@@ -187,16 +189,16 @@ mod tests {
         for callers in [&mut old, &mut new] {
             let (caller, found) = callers.descriptor(tid, number).unwrap();
             assert_eq!((caller.process.tgid, inode(&found)), (std::process::id(), shared));
-            assert!(callers.descriptor(tid, 1 << 20).is_none());
+            assert!(callers.descriptor(tid, 1 << 20).is_err());
         }
         go_on.send(()).unwrap();
         let tid = told.recv().unwrap();
-        assert!(old.descriptor(tid, number).is_none(), "not the first thread's");
+        assert!(old.descriptor(tid, number).is_err(), "not the first thread's");
         if new.has_threads {
             assert_ne!(inode(&new.descriptor(tid, number).unwrap().1), shared);
         }
         go_on.send(()).unwrap();
         thread.join().unwrap();
-        assert!(old.descriptor(tid, number).is_none() && new.descriptor(tid, number).is_none());
+        assert!(old.descriptor(tid, number).is_err() && new.descriptor(tid, number).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use super::call::{self, Asked, Wanted};
+use super::call::{self, Unread, Wanted};
 use super::caller::{Callers, name_of};
 use super::carrier::{self, Carrier, Order};
 use super::outstanding::{Outstanding, Place};
@@ -31,6 +31,8 @@ pub struct Reception {
     busy: Mutex<()>,
     /// A process of the command has restricted itself.
     restricted: AtomicBool,
+    /// A process of the command could not be looked into, and that was told.
+    hidden: AtomicBool,
     news: Mutex<Vec<News>>,
     bell: Notify,
 }
@@ -45,6 +47,8 @@ pub enum News {
     Full,
     /// A process restricted itself (Landlock): from now on nothing is carried out for others.
     Restricted,
+    /// A process may not be looked into: its calls are left to the kernel.
+    Hidden,
 }
 
 /// A call that failed with EADDRINUSE and has not been answered.
@@ -108,6 +112,7 @@ impl Reception {
             lets_pass: AtomicBool::new(false),
             busy: Mutex::new(()),
             restricted: AtomicBool::new(false),
+            hidden: AtomicBool::new(false),
             news: Mutex::new(Vec::new()),
             bell: Notify::new(),
         }
@@ -176,8 +181,16 @@ impl Reception {
         if self.restricted.load(Ordering::Relaxed) || self.lets_pass.load(Ordering::SeqCst) {
             return leave_it;
         }
-        let Some(Asked { fd, wanted }) = call::read(call) else { return leave_it };
-        let Some((caller, socket)) = callers.descriptor(call.tid, fd) else { return leave_it };
+        let read = call::read(call);
+        let found = read.and_then(|asked| match callers.descriptor(call.tid, asked.fd) {
+            Ok(found) => Ok((asked.wanted, found)),
+            Err(Errno::PERM) => Err(Unread::Hidden),
+            Err(_) => Err(Unread::Other),
+        });
+        if matches!(found, Err(Unread::Hidden)) && !self.hidden.swap(true, Ordering::Relaxed) {
+            self.tell(News::Hidden);
+        }
+        let Ok((wanted, (caller, socket))) = found else { return leave_it };
         let is_ip = matches!(carrier::protocol(socket.as_fd()), Some(6 | 17 | 136 | 262));
         let Ok(cookie) = rustix::net::sockopt::socket_cookie(&socket) else { return leave_it };
         let (low, ours) = match wanted {

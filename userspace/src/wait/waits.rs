@@ -296,7 +296,7 @@ impl Waits {
             match news {
                 News::Waits(held) => drop(self.resume(held).map(|held| self.refuse(*held))),
                 News::Done(cookie, tid, at) => over.extend(self.succeeded(cookie, tid, at)),
-                News::Full | News::Restricted => {}
+                News::Full | News::Restricted | News::Hidden => {}
             }
         }
         let now = crate::clock::boot_now();

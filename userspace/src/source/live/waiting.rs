@@ -84,6 +84,10 @@ impl Live {
                     let what = "process of the job that restricts itself: no bind waits from then on";
                     self.limit("wait-landlock", 1, what, events);
                 }
+                News::Hidden => {
+                    let what = "process of the job that bindwatch may not trace: its binds do not wait";
+                    self.limit("wait-trace", 1, what, events);
+                }
             }
         }
         self.try_waits();
