@@ -306,8 +306,8 @@ impl Tables {
         let mut diag = self.namespaces.diag_of(netns)?;
         for family in [Family::Inet, Family::Inet6] {
             match diag.dump(Table::Of(protocol), family, States::ALL, port, |row| rows.push(row)) {
-                // A kernel without IPv6.
-                Err(DiagError::Absent(..)) if family == Family::Inet6 => {}
+                // A kernel without IPv6, or without UDP-Lite (7.1): what is not there holds no port.
+                Err(DiagError::Absent(..)) if family == Family::Inet6 || protocol == Protocol::Udplite => {}
                 other => other?,
             }
         }
