@@ -84,12 +84,9 @@ pub(super) fn read(call: &Notification) -> Result<Asked, Unread> {
 }
 
 fn bind(tid: u32, fd: i32, address: u64, length: u64) -> Result<Asked, Unread> {
-    let length = usize::try_from(int(length)).unwrap_or(0);
+    let length = usize::try_from(int(length)).ok().filter(|length| (V4_LENGTH..=LENGTH_MAX).contains(length));
     let mut bytes = [0; V6_LENGTH];
-    let bytes = bytes.get_mut(..length.min(V6_LENGTH)).unwrap_or_default();
-    if !(V4_LENGTH..=LENGTH_MAX).contains(&length) {
-        return Err(Unread::Other);
-    }
+    let bytes = length.and_then(|length| bytes.get_mut(..length.min(V6_LENGTH))).ok_or(Unread::Other)?;
     read_memory(tid, address, bytes)?;
     let address = parse(bytes).ok_or(Unread::Other)?;
     Ok(Asked { fd, wanted: Wanted::Bind(address) })
