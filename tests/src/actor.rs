@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use rustix::process::Signal;
 
@@ -101,6 +102,14 @@ impl Actor {
         number.parse().expect("a number")
     }
 
+    /// Keeps its network namespace until the test program ends. The number of one that is gone is given to the next that is made, and
+    /// a recording of several tests would tell of both by it.
+    fn keep_netns(&self) {
+        static KEPT: Mutex<Vec<File>> = Mutex::new(Vec::new());
+        let netns = File::open(format!("/proc/{}/ns/net", self.pid())).expect("an actor that lives");
+        KEPT.lock().expect("no test panicked here").push(netns);
+    }
+
     /// Its process id. Where it was started by another program, that program's.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -145,6 +154,9 @@ impl Actor {
     pub fn ok(&mut self, command: &str) -> Answer {
         let answer = self.tell(command);
         assert!(answer.is_ok(), "{command}: {answer}");
+        if command == "unshare-net" {
+            self.keep_netns();
+        }
         answer
     }
 
