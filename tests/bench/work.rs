@@ -32,8 +32,11 @@ pub(crate) fn work(words: &[&str]) -> anyhow::Result<()> {
             slices(|| cycle(at))
         }
         ["plain", at] => {
-            let at = SocketAddrV4::new(address(at)?, 9_000);
+            // Not the same port again: whoever looks at a descriptor while it is closed holds its port for a moment.
+            let (at, mut number) = (address(at)?, 0);
             slices(|| {
+                number = (number + 1) % 1_000;
+                let at = SocketAddrV4::new(at, 9_000 + number);
                 let socket =
                     socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
                 bind(&socket, &at).context("bind")
