@@ -153,14 +153,18 @@ fn begun(entry: &Attempt, hook: u32) {
 /// connect() and sendto(). Kernel: `__inet_bind`, after `get_port`.
 #[cgroup_sock(post_bind4)]
 pub fn post_bind4(ctx: SockContext) -> i32 {
-    bound(&ctx, AF_INET, hook::POST_BIND4);
+    if !was_denied() {
+        bound(&ctx, AF_INET, hook::POST_BIND4);
+    }
     ALLOW
 }
 
 /// An IPv6 socket got its port. As `post_bind4`; kernel: `__inet6_bind`.
 #[cgroup_sock(post_bind6)]
 pub fn post_bind6(ctx: SockContext) -> i32 {
-    bound(&ctx, AF_INET6, hook::POST_BIND6);
+    if !was_denied() {
+        bound(&ctx, AF_INET6, hook::POST_BIND6);
+    }
     ALLOW
 }
 
@@ -171,12 +175,10 @@ pub(super) fn was_denied() -> bool {
     offset!(get_retval) != ABSENT && unsafe { bpf_get_retval() } != 0
 }
 
+/// Tells what got its port. Nothing where another tool's program denied it, in a cgroup below: the end of the call tells with
+/// which errno. Gives the attempt, null where it is not known or not whole.
 #[inline(always)]
-fn bound(ctx: &SockContext, family: u16, hook: u32) {
-    if was_denied() {
-        // Another tool's program denied it, in a cgroup below: the end of the call tells with which errno.
-        return;
-    }
+pub(super) fn bound(ctx: &SockContext, family: u16, hook: u32) -> *mut Attempt {
     let sk = Sk(Addr::of_pointer(ctx.sock));
     // SAFETY: fields that a post_bind program may read.
     let (port, protocol, state) =
@@ -187,11 +189,11 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         crowd::is_told_at(sk, port, cookie, protocol)
     };
     if !told && crowd::attempts_are_light() && !uring::is_in_use() && !task::is_compat() {
-        return;
+        return core::ptr::null_mut();
     }
     let mut entry = match attempt::of(task::tid()) {
         // SAFETY: the entry is this thread's own. The guard was here first, refused it and told so.
-        Some(entry) if unsafe { (*entry).call } == call::DENIED => return,
+        Some(entry) if unsafe { (*entry).call } == call::DENIED => return core::ptr::null_mut(),
         // SAFETY: the entry is this thread's own.
         Some(entry) if crowd::attempts_are_light() && unsafe { (*entry).call } == call::LIGHT => {
             // SAFETY: as above.
@@ -204,14 +206,15 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         // A program of another tool binds while it handles a connect (bpf_bind): nothing was attempted.
         _ => None,
     };
+    let attempt = entry.as_deref_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
     if !told {
-        let Some(entry) = entry.as_deref_mut() else { return };
+        let Some(entry) = entry.as_deref_mut() else { return attempt };
         if entry.door != door::COMPAT {
             entry.call = call::BOUND;
             if entry.door == door::IO_URING {
                 uring::bound(entry.cookie);
             }
-            return;
+            return attempt;
         }
     }
     // They are few, and whoever is beside this one is looked up.
@@ -266,6 +269,7 @@ fn bound(ctx: &SockContext, family: u16, hook: u32) {
         // SAFETY: the pointer is to a reserved record of this size.
         unsafe { record.write(sock) };
     });
+    attempt
 }
 
 /// The address that a socket was bound to.
@@ -299,15 +303,21 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 /// it: those are left out. Floor: 5.9, and with it the probe's. Kernel: `inet_release`, before `sk_prot->close`.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
-    if crowd::only_conflicts() && !crowd::watches_any() {
-        return ALLOW;
+    if !crowd::only_conflicts() || crowd::watches_any() {
+        released(&ctx);
     }
+    ALLOW
+}
+
+/// Tells a socket that is gone.
+#[inline(always)]
+pub(super) fn released(ctx: &SockContext) {
     let sk = Sk(Addr::of_pointer(ctx.sock));
     let front = sk.front();
     let cookie: u64 = front.get(offset!(skc_cookie));
     let port: u16 = front.get(offset!(skc_num));
     if cookie == 0 || port == 0 {
-        return ALLOW;
+        return;
     }
     // SAFETY: fields that these programs may read.
     let (protocol, state) = unsafe { ((*ctx.sock).protocol as u16, (*ctx.sock).state as u8) };
@@ -319,7 +329,7 @@ pub fn sock_release(ctx: SockContext) -> i32 {
             crowd::watches(cookie)
         };
         if !is_over {
-            return ALLOW;
+            return;
         }
     }
     emit::<Small>(counter::CLOSE, Urgency::Routine, |record| {
@@ -338,7 +348,6 @@ pub fn sock_release(ctx: SockContext) -> i32 {
         // SAFETY: the pointer is to a reserved record of this size.
         unsafe { record.write(small) };
     });
-    ALLOW
 }
 
 /// An option is being set.
@@ -349,17 +358,35 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 /// Kernel: `__cgroup_bpf_run_filter_setsockopt`.
 #[cgroup_sockopt(setsockopt)]
 pub fn setsockopt(ctx: SockoptContext) -> i32 {
-    // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
+    if is_of_interest(&ctx) {
+        set(&ctx);
+    }
+    ALLOW
+}
+
+/// Whether an option is set that decides about sharing, on a socket that has its port, and nobody has denied it.
+#[inline(always)]
+pub(super) fn is_of_interest(ctx: &SockoptContext) -> bool {
+    // SAFETY: fields of bpf_sockopt that a setsockopt program may read, and those of a socket that the verifier turns into plain
+    // loads.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    // What a program before this one has denied is not set.
-    if !decides(level, name) || was_denied() {
-        return ALLOW;
+    if !decides(level, name) {
+        return false;
     }
     // Options of SOL_SOCKET are read at the bind. MPTCP's own socket is asked for its subflow's port below.
-    // SAFETY: fields of a socket that the verifier turns into plain loads.
+    // SAFETY: as above.
     if level == SOL_SOCKET && unsafe { has_no_port((*ctx.sockopt).__bindgen_anon_1.sk) } {
-        return ALLOW;
+        return false;
     }
+    // What a program before this one has denied is not set.
+    !was_denied()
+}
+
+/// Tells an option that is set.
+#[inline(always)]
+pub(super) fn set(ctx: &SockoptContext) {
+    // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
+    let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
     // SAFETY: as above; the bounds are compared before the read, as the verifier wants it.
     let (sk, value) = unsafe {
         let value = (*ctx.sockopt).__bindgen_anon_2.optval as *const i32;
@@ -368,7 +395,7 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
             ((*ctx.sockopt).__bindgen_anon_1.sk, *value)
         } else if level == SOL_SOCKET && name != SO_BINDTODEVICE {
             // Too short a value: EINVAL.
-            return ALLOW;
+            return;
         } else {
             ((*ctx.sockopt).__bindgen_anon_1.sk, 0)
         }
@@ -378,7 +405,7 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
     let cookie = sk.raw_cookie();
     // A multicast group that was joined before the bind shows nowhere.
     if cookie == 0 || (level == SOL_SOCKET && sk.port() == 0) {
-        return ALLOW;
+        return;
     }
     emit::<SetOption>(counter::OPTION, Urgency::Routine, |record| {
         let option = SetOption {
@@ -393,7 +420,6 @@ pub fn setsockopt(ctx: SockoptContext) -> i32 {
         // SAFETY: the pointer is to a reserved record of this size.
         unsafe { record.write(option) };
     });
-    ALLOW
 }
 
 /// Whether a socket has none, by itself.

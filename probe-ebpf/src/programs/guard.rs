@@ -5,6 +5,7 @@
 //! `bpf_set_retval`, and refuse these programs. Kernel: `__inet_bind` and `__inet6_bind`, after `get_port`.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
@@ -12,11 +13,12 @@ use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Denied, Task, door, hook, kind, option};
 
 use super::cgroup::was_denied;
-use super::{attempt, uring};
+use super::{attempt, cgroup, uring};
+use crate::crowd;
 use crate::emit::{Urgency, count, emit, head, reserve, submit};
 use crate::guard::{Bound, KIN, Verdict, claim, claimed_here, group_of, how, options_of, release, words};
 use crate::kernel::Addr;
-use crate::maps::call;
+use crate::maps::{Attempt, call};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
 use crate::task;
 
@@ -45,13 +47,45 @@ pub fn guard_bind6(ctx: SockContext) -> i32 {
 /// Attached to the root: what others bind is taken for them. Allows whatever it is.
 #[cgroup_sock(post_bind4)]
 pub fn census_bind4(ctx: SockContext) -> i32 {
-    note(&ctx, AF_INET)
+    note(&ctx, AF_INET, was_denied(), None)
 }
 
 /// As `census_bind4`.
 #[cgroup_sock(post_bind6)]
 pub fn census_bind6(ctx: SockContext) -> i32 {
-    note(&ctx, AF_INET6)
+    note(&ctx, AF_INET6, was_denied(), None)
+}
+
+/// In the place of a recording's `post_bind4` while claims are kept: at each bind of the machine one program costs less than two.
+#[cgroup_sock(post_bind4)]
+pub fn keep_post_bind4(ctx: SockContext) -> i32 {
+    tell_and_note::<AF_INET>(ctx.sock, hook::POST_BIND4)
+}
+
+/// As `keep_post_bind4`.
+#[cgroup_sock(post_bind6)]
+pub fn keep_post_bind6(ctx: SockContext) -> i32 {
+    tell_and_note::<AF_INET6>(ctx.sock, hook::POST_BIND6)
+}
+
+#[inline(always)]
+fn tell_and_note<const FAMILY: u16>(sock: *mut bpf_sock, hook: u32) -> i32 {
+    let denied = was_denied();
+    let attempt = if denied { core::ptr::null_mut() } else { tell_apart::<FAMILY>(sock, hook) };
+    note_apart::<FAMILY>(sock, denied, attempt)
+}
+
+/// As [`cgroup::bound`], with a stack of its own: both together do not fit on one.
+#[inline(never)]
+fn tell_apart<const FAMILY: u16>(sock: *mut bpf_sock, hook: u32) -> *mut Attempt {
+    cgroup::bound(&SockContext { sock }, FAMILY, hook)
+}
+
+/// As [`note`], likewise.
+#[inline(never)]
+fn note_apart<const FAMILY: u16>(sock: *mut bpf_sock, denied: bool, attempt: *mut Attempt) -> i32 {
+    // SAFETY: the entry is this thread's own.
+    note(&SockContext { sock }, FAMILY, denied, unsafe { attempt.as_ref() })
 }
 
 /// The socket of a post_bind program, as far as the context tells without asking.
@@ -237,17 +271,19 @@ pub(super) fn denies() -> bool {
     unsafe { core::ptr::read_volatile(&raw const DRY_RUN) == 0 }
 }
 
+/// Claims for the caller what it has bound. What does not change meanwhile is taken from the attempt, where it is known.
 #[inline(always)]
-fn note(ctx: &SockContext, family: u16) -> i32 {
+fn note(ctx: &SockContext, family: u16, denied: bool, attempt: Option<&Attempt>) -> i32 {
     let sk = Sk(Addr::of_pointer(ctx.sock));
-    let options = options_of(sk, family);
+    let options = attempt.map_or_else(|| options_of(sk, family), |attempt| u64::from(attempt.options));
     if options & SHARING == 0 {
         return ALLOW;
     }
     // SAFETY: ctx is the program's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let asked = || unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let cookie = attempt.map_or_else(asked, |attempt| attempt.cookie);
     // Who denies in a cgroup runs before what is at the root; another tool's program may have run after the one that granted.
-    if was_denied() {
+    if denied {
         release(cookie);
         return ALLOW;
     }
@@ -266,8 +302,9 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
         return ALLOW;
     };
     // SAFETY: ctx is the program's context.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let bound = Bound { device: sk.device(), ..bound };
+    let asked = || unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let netns = attempt.map_or_else(asked, |attempt| attempt.netns_cookie);
+    let bound = Bound { device: attempt.map_or_else(|| sk.device(), |attempt| attempt.device), ..bound };
     claim::<{ how::FIRST }>(&bound, cookie, netns, owner, group_of(task::current().0), false);
     ALLOW
 }
@@ -275,6 +312,22 @@ fn note(ctx: &SockContext, family: u16) -> i32 {
 /// A socket's last reference is gone, and with it its claim.
 #[cgroup_sock(sock_release)]
 pub fn census_release(ctx: SockContext) -> i32 {
+    give_up(&ctx);
+    ALLOW
+}
+
+/// In the place of a recording's `sock_release` while claims are kept.
+#[cgroup_sock(sock_release)]
+pub fn keep_sock_release(ctx: SockContext) -> i32 {
+    if !crowd::only_conflicts() || crowd::watches_any() {
+        cgroup::released(&ctx);
+    }
+    give_up(&ctx);
+    ALLOW
+}
+
+#[inline(always)]
+fn give_up(ctx: &SockContext) {
     // SAFETY: a field of bpf_sock that may be read everywhere; ctx is the program's context.
     let cookie = unsafe {
         if (*ctx.sock).protocol == u32::from(IPPROTO_MPTCP) {
@@ -287,5 +340,4 @@ pub fn census_release(ctx: SockContext) -> i32 {
     if cookie != 0 {
         release(cookie);
     }
-    ALLOW
 }

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SockoptContext;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{hook, option};
 
-use super::cgroup::{SO_BINDTODEVICE, SO_BINDTOIFINDEX, SOL_SOCKET, joins_group, was_denied};
+use super::cgroup::{SO_BINDTODEVICE, SO_BINDTOIFINDEX, SOL_SOCKET, is_of_interest, set, was_denied};
 use super::guard::{ALLOW, DENY, Denial, EADDRINUSE, SHARING, denies, tell};
 use crate::device::Name;
 use crate::emit::count;
@@ -110,36 +110,50 @@ extern "C" fn leaves_device(sk: u64) -> u64 {
 /// device. Runs before the call does: what fails is put right by the next look at all sockets.
 #[cgroup_sockopt(setsockopt)]
 pub fn census_option(ctx: SockoptContext) -> i32 {
+    if is_of_interest(&ctx) {
+        note_option(&ctx);
+    }
+    ALLOW
+}
+
+/// In the place of a recording's `setsockopt` while claims are kept.
+#[cgroup_sockopt(setsockopt)]
+pub fn keep_setsockopt(ctx: SockoptContext) -> i32 {
+    if is_of_interest(&ctx) {
+        set(&ctx);
+        note_option(&ctx);
+    }
+    ALLOW
+}
+
+/// Moves the claim of a socket to what an option makes of it.
+#[inline(always)]
+fn note_option(ctx: &SockoptContext) {
     // SAFETY: fields of bpf_sockopt that a setsockopt program may read.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
     let adds = match (level, name) {
         (SOL_SOCKET, SO_REUSEADDR) => option::REUSEADDR,
         (SOL_SOCKET, SO_REUSEPORT) => option::REUSEPORT,
-        (SOL_SOCKET, SO_BINDTODEVICE | SO_BINDTOIFINDEX) => 0,
-        _ if joins_group(level, name) => 0,
-        _ => return ALLOW,
+        // A device, or a group that is joined.
+        _ => 0,
     };
     // SAFETY: the program is running.
-    let Some(sk) = (unsafe { with_port(&ctx) }) else { return ALLOW };
-    // Denied in the cgroup of the caller.
-    if was_denied() {
-        return ALLOW;
-    }
+    let Some(sk) = (unsafe { with_port(ctx) }) else { return };
     let device = if adds != 0 {
         // SAFETY: as above.
-        if unsafe { value(&ctx) } == 0 {
-            return ALLOW;
+        if unsafe { value(ctx) } == 0 {
+            return;
         }
         u64::from(sk.device())
     } else if level == SOL_SOCKET {
         // SAFETY: as above.
-        unsafe { device(&ctx, sk) }
+        unsafe { device(ctx, sk) }
     } else {
         joined(sk.raw_cookie());
-        return ALLOW;
+        return;
     };
     if device == UNKNOWN {
-        return ALLOW;
+        return;
     }
     // SAFETY: the entry lives as long as the process, which is running.
     if let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) } {
@@ -149,7 +163,6 @@ pub fn census_option(ctx: SockoptContext) -> i32 {
         let group = group_of(task::current().0);
         claim::<{ how::MOVE }>(&bound, sk.raw_cookie(), sk.netns_cookie(), owner, group, false);
     }
-    ALLOW
 }
 
 /// Attached to the enforced cgroups: a socket that shares leaves its device for another, or for all of them, and meets a stranger

@@ -40,12 +40,32 @@ const KIN_HOOKS: [(&str, &str); 5] = [
     ("kin_exec", "sched_process_exec"),
     ("kin_fork", "sched_process_fork"),
 ];
-/// Attached to the root of the hierarchy.
-const CENSUS_HOOKS: [(&str, u32); 4] = [
-    ("census_release", syscall::INET_SOCK_RELEASE),
-    ("census_bind4", syscall::INET4_POST_BIND),
-    ("census_bind6", syscall::INET6_POST_BIND),
-    ("census_option", syscall::SETSOCKOPT),
+/// What keeps the claims of all processes, at the root of the hierarchy, in the order in which they attach.
+pub(super) const CENSUS_HOOKS: [Census; 4] = [
+    Census {
+        alone: "census_release",
+        attach_type: syscall::INET_SOCK_RELEASE,
+        recording: "sock_release",
+        both: "keep_sock_release",
+    },
+    Census {
+        alone: "census_bind4",
+        attach_type: syscall::INET4_POST_BIND,
+        recording: "post_bind4",
+        both: "keep_post_bind4",
+    },
+    Census {
+        alone: "census_bind6",
+        attach_type: syscall::INET6_POST_BIND,
+        recording: "post_bind6",
+        both: "keep_post_bind6",
+    },
+    Census {
+        alone: "census_option",
+        attach_type: syscall::SETSOCKOPT,
+        recording: "setsockopt",
+        both: "keep_setsockopt",
+    },
 ];
 /// Attached to the enforced cgroups.
 pub(super) const GUARD_HOOKS: [(&str, u32); 3] = [
@@ -65,6 +85,18 @@ const fn denying(guarding: Guarding) -> &'static [(&'static str, u32)] {
     }
 }
 
+/// A program that keeps claims. What is attached to the root is paid by every bind of the machine, so that the recording's own
+/// program does it too, where there is one.
+pub(super) struct Census {
+    /// The program that does nothing else.
+    alone: &'static str,
+    pub(super) attach_type: u32,
+    /// The recording's at the same hook.
+    pub(super) recording: &'static str,
+    /// The one that does both, in the place of that.
+    both: &'static str,
+}
+
 /// A program of the guard that is attached, for as long as this is open or pinned.
 pub(super) struct GuardLink {
     pub(super) name: &'static str,
@@ -82,7 +114,8 @@ impl Probe {
         let denial = Denial::of_this_kernel()?;
         let guard = denial.guarding();
         let mut probe = Self::load(&Options { guard, ..Options::default() })?;
-        let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(CENSUS_HOOKS.iter().map(|(name, _)| *name));
+        let census = CENSUS_HOOKS.iter().flat_map(|census| [census.alone, census.both]);
+        let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(census);
         for name in kept.chain(denying(guard).iter().map(|(name, _)| *name)) {
             probe.load_guard(name).map_err(surroundings::plainly)?;
         }
@@ -131,7 +164,26 @@ impl Probe {
             let _ = kin.insert(alive.process.tgid, told.unwrap_or_else(|| words(&alive)), BPF_NOEXIST);
         }
         let root = open_root(&root)?;
-        CENSUS_HOOKS.iter().try_for_each(|hook| self.attach_guard(*hook, &root, None))
+        CENSUS_HOOKS.iter().try_for_each(|census| {
+            if self.exchange(census.recording, census.both)? {
+                return Ok(());
+            }
+            self.attach_guard((census.alone, census.attach_type), &root, None)
+        })
+    }
+
+    /// Puts a program in the place of one of the recording's. Whether that is attached.
+    fn exchange(&mut self, recording: &str, other: &'static str) -> Result<bool, ProbeError> {
+        if !self.root_links.iter().any(|(name, _)| *name == recording) {
+            return Ok(false);
+        }
+        self.load_guard(other)?;
+        let (links, program) = (&self.root_links, self.ebpf.program(other).and_then(|other| other.fd().ok()));
+        let link = links.iter().find(|(name, _)| *name == recording);
+        if let (Some((_, link)), Some(program)) = (link, program) {
+            syscall::exchange(link, program.as_fd()).map_err(|error| refused(other, error.to_string()))?;
+        }
+        Ok(true)
     }
 
     /// Claims what was bound before. The cookies of those sockets must have been asked for: an inventory does.
@@ -190,7 +242,15 @@ impl Probe {
     ///
     /// # Errors
     /// Without a BPF file system, or without the right to write there.
-    pub fn pin_guard(&self) -> Result<(), ProbeError> {
+    pub fn pin_guard(&mut self) -> Result<(), ProbeError> {
+        // What records ends with this process: what stays has to do without it.
+        let root = open_root(&cgroup2::mount_point().ok_or(ProbeError::NoCgroup2)?)?;
+        for census in &CENSUS_HOOKS {
+            if !self.guard_links.iter().any(|link| link.name == census.alone) {
+                self.attach_guard((census.alone, census.attach_type), &root, None)?;
+                self.exchange(census.recording, census.recording)?;
+            }
+        }
         Ok(pins::keep(&self.guard_links, self.kin()?)?)
     }
 

@@ -1,6 +1,7 @@
 //! Loading and attaching.
 
 use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
@@ -13,13 +14,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
 use super::btf::with_functions;
-use super::guard::GuardLink;
+use super::guard::{CENSUS_HOOKS, GuardLink};
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
 use super::offsets::{Resolved, TASK_FILE};
 use super::preload::{load, load_together};
 use super::refusal::{chain, io_error, reason};
 use super::standing::Rules;
-use super::{Backend, ProbeError, backend, offsets, surroundings, tracefs};
+use super::{Backend, ProbeError, backend, offsets, surroundings, syscall, tracefs};
 use crate::ledger::RelatedBy;
 use crate::{cgroup2, wire};
 
@@ -176,6 +177,8 @@ pub struct Probe {
     /// The kernel's iterators take no lock.
     pub(super) plain_census: bool,
     pub(super) guard_links: Vec<GuardLink>,
+    /// The recording's programs in whose place others may come, by name.
+    pub(super) root_links: Vec<(&'static str, OwnedFd)>,
     /// Where the hashes of paths begin that the guard compares.
     pub(super) seed: u64,
 }
@@ -236,6 +239,7 @@ impl Probe {
             guarding: options.guard,
             plain_census: false,
             guard_links: Vec::new(),
+            root_links: Vec::new(),
             seed: Rules::seed(),
         })
     }
@@ -406,7 +410,14 @@ impl Probe {
         }
         log::debug!("loading {}", hook.name);
         let program = self.ebpf.program_mut(hook.name).ok_or("it is not in the object")?;
-        attach_program(program, hook, cgroup).map_err(|error| reason(&error))
+        let Some(census) = CENSUS_HOOKS.iter().find(|census| census.recording == hook.name) else {
+            return attach_program(program, hook, cgroup).map_err(|error| reason(&error));
+        };
+        load(program, None).map_err(|error| reason(&error))?;
+        let program = program.fd().map_err(|error| reason(&error))?;
+        let link = syscall::link(program.as_fd(), cgroup, census.attach_type);
+        self.root_links.push((hook.name, link.map_err(|error| error.to_string())?));
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ const BPF_OBJ_PIN: u32 = 6;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
 const BPF_LINK_CREATE: u32 = 28;
+const BPF_LINK_UPDATE: u32 = 29;
 /// What is attached to the cgroups above counts as well.
 const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 /// Programs of one type that a cgroup can have (`BPF_CGROUP_MAX_PROGS`), with those of the cgroups above.
@@ -64,6 +65,15 @@ struct LinkCreate {
     target_fd: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_UPDATE (5.7).
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
 }
 
 /// `union bpf_attr` for BPF_RAW_TRACEPOINT_OPEN.
@@ -181,6 +191,17 @@ pub(super) fn link(program: impl AsFd, cgroup: impl AsFd, attach_type: u32) -> i
         flags: 0,
     };
     owned(bpf(BPF_LINK_CREATE, &mut create)?)
+}
+
+/// Puts a program in the place of the one that a link to a cgroup attaches. None that runs for the cgroup is missed meanwhile.
+pub(super) fn exchange(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    let mut update = LinkUpdate {
+        link_fd: number(link.as_fd()),
+        new_prog_fd: number(program.as_fd()),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    bpf(BPF_LINK_UPDATE, &mut update).map(drop)
 }
 
 /// Attaches a program to a raw tracepoint, likewise.
