@@ -137,20 +137,24 @@ fn a_listener_that_is_handed_on_is_not_denied_and_stays_its_binders() {
     }
 }
 
+/// At once, and not when user space has heard of it: again and again, as it would be a matter of microseconds.
 #[test]
-fn a_port_that_came_without_a_bind_is_guarded_once_it_is_known() {
+fn a_port_that_came_without_a_bind_is_guarded() {
     let Enforced { recording, _cgroup, mut one, mut other } = Enforced::outside();
-    one.ok("socket tcp 4");
-    one.ok("opt 1 reuseport 1");
-    one.ok("listen 1");
-    let port = one.ok("port 1").number("port");
-    recording.wait_for_lines("\"type\":\"listen\"", 1, |line| {
-        let socket = &line["socket"];
-        socket["port"].as_u64() == Some(port) && socket["address"] == "0.0.0.0"
-    });
     let address = loopback();
-    assert_eq!(other.err(&format!("bind tcp {address}:{port} reuseport")), "EADDRINUSE");
-    assert_eq!(other.err(&format!("bind tcp 0.0.0.0:{port} reuseport")), "EADDRINUSE");
+    for protocol in ["tcp", "mptcp"] {
+        for _ in 0..50 {
+            let id = one.ok(&format!("socket {protocol} 4")).number("id");
+            one.ok(&format!("opt {id} reuseport 1"));
+            one.ok(&format!("listen {id}"));
+            let port = one.ok(&format!("port {id}")).number("port");
+            for place in [&*format!("{address}"), "0.0.0.0"] {
+                let bind = format!("bind {protocol} {place}:{port} reuseport");
+                assert_eq!(other.err(&bind), "EADDRINUSE", "{protocol}");
+            }
+            one.ok(&format!("close {id}"));
+        }
+    }
     drop(recording.stop());
 }
 

@@ -41,7 +41,7 @@ const KIN_HOOKS: [(&str, &str); 5] = [
     ("kin_fork", "sched_process_fork"),
 ];
 /// What keeps the claims of all processes, at the root of the hierarchy, in the order in which they attach.
-pub(super) const CENSUS_HOOKS: [Census; 4] = [
+pub(super) const CENSUS_HOOKS: [Census; 5] = [
     Census {
         alone: "census_release",
         attach_type: syscall::INET_SOCK_RELEASE,
@@ -65,6 +65,12 @@ pub(super) const CENSUS_HOOKS: [Census; 4] = [
         attach_type: syscall::SETSOCKOPT,
         recording: "setsockopt",
         both: "keep_setsockopt",
+    },
+    Census {
+        alone: "census_listen",
+        attach_type: syscall::SOCK_OPS,
+        recording: "sock_ops",
+        both: "keep_sock_ops",
     },
 ];
 /// Attached to the enforced cgroups.

@@ -30,6 +30,8 @@ const TRACE_FEXIT: u32 = 25;
 /// A program that does nothing: `r0 = 0; exit` (`struct bpf_insn`, in the machine's byte order; all other fields are zero).
 const DO_NOTHING: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
+/// `BPF_CGROUP_SOCK_OPS`
+pub(super) const SOCK_OPS: u32 = 3;
 /// `BPF_CGROUP_INET4_BIND`
 pub(super) const INET4_BIND: u32 = 8;
 /// `BPF_CGROUP_INET6_BIND`
