@@ -15,6 +15,8 @@ pub(super) const RELEASE_NS: u64 = 60_000_000_000;
 pub(super) const RELEASES_MAX: usize = 65_536;
 /// Ports of which a release was remembered that are kept, forgotten ones included, ports: twice what the queue can have.
 const LATEST_MAX: usize = 4 * RELEASES_MAX;
+/// From how many on those that no longer count are taken out of the queue, when they are half of it, releases.
+const TIDY_MIN: usize = if cfg!(test) { 8 } else { 8_192 };
 /// Closed sockets with connections remembered, sockets.
 pub(super) const LINGERING_MAX: usize = 16_384;
 
@@ -70,8 +72,10 @@ impl Releases {
         let release = Release { process, cookie: socket.cookie, bound: socket.known, released: seq, at };
         self.first = self.first.max(1);
         self.queue.push_back(Queued { port, release, before: 0, repeated: false });
-        if self.queue.len() > RELEASES_MAX {
+        let unlinked = self.queue.len() - self.linked();
+        if self.queue.len() > RELEASES_MAX || unlinked >= TIDY_MIN {
             self.link();
+            self.tidy();
         }
         let mut forgot = false;
         while let Some(oldest) = self.queue.front() {
@@ -115,6 +119,20 @@ impl Releases {
             // At most half of them are in the queue, so this is rare.
             self.latest.retain(|_, latest| latest.number >= self.first);
         }
+    }
+
+    /// Takes out what no longer counts, where that is most of the queue: a server that binds one port again and again leaves one
+    /// release and not as many as there is room for.
+    fn tidy(&mut self) {
+        if self.queue.len() < TIDY_MIN || self.repeated < self.queue.len() / 2 {
+            return;
+        }
+        // A number is a place: all of them begin anew, behind those that there were, which are forgotten by that.
+        self.first += self.queue.len() as u64;
+        self.queue.retain(|queued| !queued.repeated);
+        self.repeated = 0;
+        self.unlinked = self.first;
+        self.link();
     }
 
     /// Where in the queue the release of this number is, when it is not forgotten.
@@ -284,6 +302,20 @@ mod tests {
         };
         let binder = ProcessKey { tgid, start: 1 };
         Socket::new(&facts, State::Bound, Some(binder), Some(BootTime(1)), Seq(cookie))
+    }
+
+    /// And what another process released before them is not forgotten for it.
+    #[test]
+    fn a_port_that_is_bound_again_and_again_is_remembered_once() {
+        let mut releases = Releases::default();
+        releases.add(&socket(1, 80, 2), Seq(1), BootTime(1));
+        for number in 2..1_000 {
+            releases.add(&socket(number, 80, 1), Seq(number), BootTime(number));
+            assert!(releases.queue.len() <= 2 * TIDY_MIN, "{}", releases.queue.len());
+        }
+        let port = PortKey { netns: Inum(1), protocol: Protocol::Tcp, port: 80 };
+        let found: Vec<_> = releases.of(port, BootTime(1_000)).iter().map(|one| one.released).collect();
+        assert_eq!(found, [Seq(999), Seq(1)]);
     }
 
     proptest! {
