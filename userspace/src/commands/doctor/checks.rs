@@ -149,7 +149,7 @@ fn privileges() -> Check {
 
 fn file(name: &'static str, path: &str, fix: &str) -> Check {
     match std::fs::File::open(path) {
-        Ok(_) => Check { name, state: State::Ok, found: path.to_owned(), costs: None, fix: None },
+        Ok(_) => Check::ok(name, path.to_owned()),
         Err(error) => Check {
             name,
             state: State::Missing,
@@ -163,9 +163,7 @@ fn file(name: &'static str, path: &str, fix: &str) -> Check {
 fn cgroups() -> Check {
     let name = "cgroup2";
     match cgroup2::mount_point() {
-        Some(path) => {
-            Check { name, state: State::Ok, found: path.display().to_string(), costs: None, fix: None }
-        }
+        Some(path) => Check::ok(name, path.display().to_string()),
         None => Check {
             name,
             state: State::Missing,
@@ -183,7 +181,7 @@ fn cgroups() -> Check {
 fn trace_events() -> Check {
     let name = "trace events";
     if let Some(path) = tracefs::mounted() {
-        return Check { name, state: State::Ok, found: path.display().to_string(), costs: None, fix: None };
+        return Check::ok(name, path.display().to_string());
     }
     match tracefs::with(|visible| visible.map(drop)) {
         Ok(()) => Check {
