@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, loaded_programs};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives, known};
@@ -41,7 +42,7 @@ const KIN_HOOKS: [(&str, &str); 5] = [
     ("kin_fork", "sched_process_fork"),
 ];
 /// What keeps the claims of all processes, at the root of the hierarchy, in the order in which they attach.
-pub(super) const CENSUS_HOOKS: [Census; 5] = [
+const CENSUS_HOOKS: [Census; 5] = [
     Census {
         alone: "census_release",
         attach_type: syscall::INET_SOCK_RELEASE,
@@ -93,12 +94,12 @@ const fn denying(guarding: Guarding) -> &'static [(&'static str, u32)] {
 
 /// A program that keeps claims. What is attached to the root is paid by every bind of the machine, so that the recording's own
 /// program does it too, where there is one.
-pub(super) struct Census {
+struct Census {
     /// The program that does nothing else.
     alone: &'static str,
-    pub(super) attach_type: u32,
+    attach_type: u32,
     /// The recording's at the same hook.
-    pub(super) recording: &'static str,
+    recording: &'static str,
     /// The one that does both, in the place of that.
     both: &'static str,
 }
@@ -123,7 +124,7 @@ impl Probe {
         let census = CENSUS_HOOKS.iter().flat_map(|census| [census.alone, census.both]);
         let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(census);
         for name in kept.chain(denying(guard).iter().map(|(name, _)| *name)) {
-            probe.load_guard(name).map_err(surroundings::plainly)?;
+            load_guard(&mut probe.ebpf, name).map_err(surroundings::plainly)?;
         }
         Ok(denial)
     }
@@ -150,7 +151,7 @@ impl Probe {
         let told = Rules::of(settings, self.seed);
         told.tell(&mut self.ebpf)?;
         for (name, tracepoint) in KIN_HOOKS {
-            let program = self.load_guard(name)?;
+            let program = load_guard(&mut self.ebpf, name)?;
             let link = syscall::link_raw_tracepoint(program, tracepoint);
             let link = link.map_err(|error| refused(name, error.to_string()))?;
             self.guard_links.push(GuardLink { name, enforced: None, link });
@@ -180,15 +181,11 @@ impl Probe {
 
     /// Puts a program in the place of one of the recording's. Whether that is attached.
     fn exchange(&mut self, recording: &str, other: &'static str) -> Result<bool, ProbeError> {
-        if !self.root_links.iter().any(|(name, _)| *name == recording) {
+        let Some((_, link)) = self.root_links.iter().find(|(name, _)| *name == recording) else {
             return Ok(false);
-        }
-        self.load_guard(other)?;
-        let (links, program) = (&self.root_links, self.ebpf.program(other).and_then(|other| other.fd().ok()));
-        let link = links.iter().find(|(name, _)| *name == recording);
-        if let (Some((_, link)), Some(program)) = (link, program) {
-            syscall::exchange(link, program.as_fd()).map_err(|error| refused(other, error.to_string()))?;
-        }
+        };
+        let program = load_guard(&mut self.ebpf, other)?;
+        syscall::exchange(link, program).map_err(|error| refused(other, error.to_string()))?;
         Ok(true)
     }
 
@@ -277,7 +274,7 @@ impl Probe {
         cgroup: &File,
         enforced: Option<u64>,
     ) -> Result<(), ProbeError> {
-        let program = self.load_guard(name)?;
+        let program = load_guard(&mut self.ebpf, name)?;
         let link =
             syscall::link(program, cgroup, attach_type).map_err(|error| match error.raw_os_error() {
                 Some(nix::libc::EPERM) => refused(name, format!("{error}; {EXCLUSIVE}")),
@@ -286,15 +283,15 @@ impl Probe {
         self.guard_links.push(GuardLink { name, enforced, link });
         Ok(())
     }
+}
 
-    /// Loads a program of the guard, once.
-    fn load_guard(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, ProbeError> {
-        let missing = || refused(name, "it is not in the object".to_owned());
-        let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        load(program, None).map_err(|error| refused(name, reason(&error)))?;
-        let program = program.fd().map_err(|error| refused(name, reason(&error)))?;
-        Ok(program.as_fd())
-    }
+/// Loads a program of the guard, once.
+fn load_guard<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, ProbeError> {
+    let missing = || refused(name, "it is not in the object".to_owned());
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    load(program, None).map_err(|error| refused(name, reason(&error)))?;
+    let program = program.fd().map_err(|error| refused(name, reason(&error)))?;
+    Ok(program.as_fd())
 }
 
 /// Whether conflicting binds are denied in a cgroup.

@@ -1,10 +1,12 @@
 //! Every program of the object: how it attaches, and what is not seen without it.
 
+use super::syscall;
+
 /// How a program attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
-    /// To the root of the cgroup2 hierarchy, by a link.
-    Cgroup,
+    /// To the root of the cgroup2 hierarchy, by a link of this type (`enum bpf_attach_type`).
+    Cgroup(u32),
     /// To a raw tracepoint of its own name.
     RawTracepoint,
     /// To a trace event of this category and its own name (needs tracefs).
@@ -62,8 +64,13 @@ pub const HOOKS: [Hook; 24] = [
         Need::Extra("sockets that outlive their cgroup are not noticed"),
         "cgroups removed",
     ),
-    hook("sock_create", Attach::Cgroup, Need::Extra("options set late are missed"), "socket cookies"),
-    hook("sock_release", Attach::Cgroup, Need::Core, "sockets closed"),
+    hook(
+        "sock_create",
+        Attach::Cgroup(syscall::INET_SOCK_CREATE),
+        Need::Extra("options set late are missed"),
+        "socket cookies",
+    ),
+    hook("sock_release", Attach::Cgroup(syscall::INET_SOCK_RELEASE), Need::Core, "sockets closed"),
     hook(
         "tcp_destroy_sock",
         Attach::RawTracepoint,
@@ -78,20 +85,25 @@ pub const HOOKS: [Hook; 24] = [
     ),
     hook(
         "sock_ops",
-        Attach::Cgroup,
+        Attach::Cgroup(syscall::SOCK_OPS),
         Need::Extra("it is not known which listener got how many connections"),
         "connections per listener",
     ),
-    hook("setsockopt", Attach::Cgroup, Need::Extra("options set after the bind are missed"), "late options"),
+    hook(
+        "setsockopt",
+        Attach::Cgroup(syscall::SETSOCKOPT),
+        Need::Extra("options set after the bind are missed"),
+        "late options",
+    ),
     hook(
         "connect4",
-        Attach::Cgroup,
+        Attach::Cgroup(syscall::INET4_CONNECT),
         Need::Extra("TIME_WAIT has no owner, exhaustion no destination"),
         "openers of connections",
     ),
     hook(
         "connect6",
-        Attach::Cgroup,
+        Attach::Cgroup(syscall::INET6_CONNECT),
         Need::Extra("TIME_WAIT has no owner, exhaustion no destination"),
         "openers of connections",
     ),
@@ -116,10 +128,10 @@ pub const HOOKS: [Hook; 24] = [
         Need::Errno("ports that a UDP socket gives up by disconnecting seem held"),
         "UDP sockets that give up a port",
     ),
-    hook("post_bind4", Attach::Cgroup, Need::Core, "IPv4 binds"),
-    hook("post_bind6", Attach::Cgroup, Need::Core, "IPv6 binds"),
-    hook("bind4", Attach::Cgroup, Need::Core, "requested IPv4 addresses"),
-    hook("bind6", Attach::Cgroup, Need::Core, "requested IPv6 addresses"),
+    hook("post_bind4", Attach::Cgroup(syscall::INET4_POST_BIND), Need::Core, "IPv4 binds"),
+    hook("post_bind6", Attach::Cgroup(syscall::INET6_POST_BIND), Need::Core, "IPv6 binds"),
+    hook("bind4", Attach::Cgroup(syscall::INET4_BIND), Need::Core, "requested IPv4 addresses"),
+    hook("bind6", Attach::Cgroup(syscall::INET6_BIND), Need::Core, "requested IPv6 addresses"),
 ];
 
 const fn hook(name: &'static str, attach: Attach, need: Need, tells: &'static str) -> Hook {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use aya::programs::{CgroupAttachMode, Program, ProgramError};
+use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use bindwatch_probe::abi::config::{ABSENT, Offsets};
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
 use super::btf::with_functions;
-use super::guard::{CENSUS_HOOKS, GuardLink};
+use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
 use super::offsets::{Resolved, TASK_FILE};
 use super::preload::{load, load_together};
@@ -177,7 +177,7 @@ pub struct Probe {
     /// The kernel's iterators take no lock.
     pub(super) plain_census: bool,
     pub(super) guard_links: Vec<GuardLink>,
-    /// The recording's programs in whose place others may come, by name.
+    /// The recording's at the root of the hierarchy, by name. In the place of some the guard puts others.
     pub(super) root_links: Vec<(&'static str, OwnedFd)>,
     /// Where the hashes of paths begin that the guard compares.
     pub(super) seed: u64,
@@ -410,46 +410,25 @@ impl Probe {
         }
         log::debug!("loading {}", hook.name);
         let program = self.ebpf.program_mut(hook.name).ok_or("it is not in the object")?;
-        let Some(census) = CENSUS_HOOKS.iter().find(|census| census.recording == hook.name) else {
-            return attach_program(program, hook, cgroup).map_err(|error| reason(&error));
-        };
         load(program, None).map_err(|error| reason(&error))?;
-        let program = program.fd().map_err(|error| reason(&error))?;
-        let link = syscall::link(program.as_fd(), cgroup, census.attach_type);
-        self.root_links.push((hook.name, link.map_err(|error| error.to_string())?));
-        Ok(())
+        if let Attach::Cgroup(attach_type) = hook.attach {
+            let program = program.fd().map_err(|error| reason(&error))?;
+            let link = syscall::link(program.as_fd(), cgroup, attach_type);
+            self.root_links.push((hook.name, link.map_err(|error| error.to_string())?));
+            return Ok(());
+        }
+        attach_to_event(program, hook).map_err(|error| reason(&error))
     }
 }
 
-pub(super) fn attach_program(program: &mut Program, hook: &Hook, cgroup: &File) -> Result<(), ProgramError> {
-    // A link at a cgroup runs beside those of others by itself: the flags are for the legacy attachment.
-    let mode = CgroupAttachMode::Single;
-    load(program, None)?;
-    match program {
-        Program::CgroupSockAddr(program) => {
-            program.attach(cgroup, mode)?;
+fn attach_to_event(program: &mut Program, hook: &Hook) -> Result<(), ProgramError> {
+    match (program, hook.attach) {
+        (Program::RawTracePoint(program), _) => program.attach(hook.name).map(drop),
+        (Program::TracePoint(program), Attach::Tracepoint(category)) => {
+            program.attach(category, hook.name).map(drop)
         }
-        Program::CgroupSock(program) => {
-            program.attach(cgroup, mode)?;
-        }
-        Program::SockOps(program) => {
-            program.attach(cgroup, mode)?;
-        }
-        Program::CgroupSockopt(program) => {
-            program.attach(cgroup, mode)?;
-        }
-        Program::RawTracePoint(program) => {
-            program.attach(hook.name)?;
-        }
-        Program::TracePoint(program) => {
-            let Attach::Tracepoint(category) = hook.attach else {
-                return Err(ProgramError::UnexpectedProgramType);
-            };
-            program.attach(category, hook.name)?;
-        }
-        _ => return Err(ProgramError::UnexpectedProgramType),
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
-    Ok(())
 }
 
 fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError> {

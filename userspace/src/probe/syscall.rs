@@ -30,12 +30,18 @@ const TRACE_FEXIT: u32 = 25;
 /// A program that does nothing: `r0 = 0; exit` (`struct bpf_insn`, in the machine's byte order; all other fields are zero).
 const DO_NOTHING: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
+/// `BPF_CGROUP_INET_SOCK_CREATE`
+pub(super) const INET_SOCK_CREATE: u32 = 2;
 /// `BPF_CGROUP_SOCK_OPS`
 pub(super) const SOCK_OPS: u32 = 3;
 /// `BPF_CGROUP_INET4_BIND`
 pub(super) const INET4_BIND: u32 = 8;
 /// `BPF_CGROUP_INET6_BIND`
 pub(super) const INET6_BIND: u32 = 9;
+/// `BPF_CGROUP_INET4_CONNECT`
+pub(super) const INET4_CONNECT: u32 = 10;
+/// `BPF_CGROUP_INET6_CONNECT`
+pub(super) const INET6_CONNECT: u32 = 11;
 /// `BPF_CGROUP_INET4_POST_BIND`
 pub(super) const INET4_POST_BIND: u32 = 12;
 /// `BPF_CGROUP_INET6_POST_BIND`

@@ -88,11 +88,11 @@ fn of_functions(reason: &str) -> Option<String> {
 pub(super) fn of_hook(attach: Attach, reason: &str) -> String {
     let errno = errno(reason);
     match attach {
-        Attach::Cgroup if errno == Some(libc::EPERM) => format!(
+        Attach::Cgroup(_) if errno == Some(libc::EPERM) => format!(
             "end the tool that keeps this hook of the root cgroup to itself (`bpftool cgroup tree` shows it: no flag multi); else \
              {FORBIDDEN}"
         ),
-        Attach::Cgroup => "a kernel with CONFIG_CGROUP_BPF=y, Linux 5.9 or newer".to_owned(),
+        Attach::Cgroup(_) => "a kernel with CONFIG_CGROUP_BPF=y, Linux 5.9 or newer".to_owned(),
         _ if matches!(errno, Some(libc::EPERM)) => FORBIDDEN.to_owned(),
         Attach::RawTracepoint => format!("{PROGRAMS}, Linux 5.9 or newer"),
         Attach::Tracepoint(_) if reason.contains("tracefs") || reason.contains("mount namespace") => {
@@ -190,8 +190,8 @@ mod tests {
 
         let (calls, rings) = (Attach::Tracepoint("syscalls"), Attach::Tracepoint("io_uring"));
         for (attach, reason, says) in [
-            (Attach::Cgroup, "Operation not permitted (os error 1)", "bpftool cgroup tree"),
-            (Attach::Cgroup, "Invalid argument (os error 22)", "CONFIG_CGROUP_BPF=y"),
+            (Attach::Cgroup(0), "Operation not permitted (os error 1)", "bpftool cgroup tree"),
+            (Attach::Cgroup(0), "Invalid argument (os error 22)", "CONFIG_CGROUP_BPF=y"),
             (Attach::RawTracepoint, "Invalid argument (os error 22)", "CONFIG_BPF_EVENTS=y"),
             (calls, "No such file or directory (os error 2)", "CONFIG_FTRACE_SYSCALLS=y"),
             (calls, "Permission denied (os error 13)", "as root"),
