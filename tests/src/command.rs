@@ -267,7 +267,14 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.process.signal(Signal::KILL);
+            // A failed test is understood by a log that is whole.
+            let asked = std::thread::panicking();
+            if asked {
+                self.process.signal(Signal::TERM);
+            }
+            if !asked || !self.process.ended(Deadline::patient()) {
+                self.process.signal(Signal::KILL);
+            }
             drop(self.child.wait());
         }
     }
