@@ -9,9 +9,18 @@ use aya_ebpf::maps::HashMap;
 use bindwatch_probe::abi::policy::{CLAIMED_MAX, SETS, WAYS};
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+pub const BPF_NOEXIST: u64 = 1;
+pub const EEXIST: i32 = 17;
 
 /// No claim.
 pub const NONE: u64 = u64::MAX;
+
+/// [`keep`]: it is kept.
+pub const KEPT: u64 = 1;
+/// There is no room for it.
+pub const NO_ROOM: u64 = 0;
+/// The socket has got one meanwhile: its call and a look at all sockets met.
+pub const HAS_ONE: u64 = 2;
 
 /// One cache line.
 #[repr(C, align(64))]
@@ -50,6 +59,10 @@ pub extern "C" fn claim_of(cookie: u64) -> u64 {
 
 #[inline(always)]
 fn find(cookie: u64) -> u64 {
+    if cookie == 0 {
+        // What is free has none.
+        return NONE;
+    }
     let Some(set) = set_of(cookie) else { return NONE };
     // SAFETY: a value of an array map, which lives as long as the program.
     let spilt = unsafe {
@@ -71,40 +84,50 @@ fn find(cookie: u64) -> u64 {
     unsafe { CLAIMED.get(cookie) }.map_or(NONE, |claim| u64::from(*claim))
 }
 
-/// Keeps the claim of a socket that has none. 1, or 0 when there is no room.
+/// Keeps the claim of a socket that has none: [`KEPT`], [`NO_ROOM`] or [`HAS_ONE`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn keep(cookie: u64, claim: u64) -> u64 {
-    let Some(set) = set_of(cookie) else { return 0 };
-    let mut kept = 0u64;
+    let Some(set) = set_of(cookie) else { return NO_ROOM };
+    let mut kept = NO_ROOM;
     // SAFETY: a value of an array map, whose fields are written under its lock.
     unsafe {
         generated::bpf_spin_lock(&raw mut (*set).lock);
         let cookies = (&raw mut (*set).cookies).cast::<u64>();
         let claims = (&raw mut (*set).claims).cast::<u32>();
-        let mut i = 0;
+        let (mut i, mut free) = (0, WAYS);
         while i < WAYS {
-            if cookies.add(i).read_volatile() == 0 {
-                // Who finds the cookie finds its claim.
-                claims.add(i).write_volatile(claim as u32);
-                cookies.add(i).write_volatile(cookie);
-                kept = 1;
-                break;
+            let there = cookies.add(i).read_volatile();
+            if there == cookie {
+                kept = HAS_ONE;
+            }
+            if there == 0 {
+                free = i;
             }
             i += 1;
         }
+        if kept == NO_ROOM && free < WAYS {
+            // Who finds the cookie finds its claim.
+            claims.add(free).write_volatile(claim as u32);
+            cookies.add(free).write_volatile(cookie);
+            kept = KEPT;
+        }
         generated::bpf_spin_unlock(&raw mut (*set).lock);
     }
-    if kept != 0 { 1 } else { keep_aside(cookie, claim) }
+    if kept != NO_ROOM { kept } else { keep_aside(cookie, claim) }
 }
 
 /// As [`keep`], where no lock can be taken.
 #[inline(always)]
 pub fn keep_aside(cookie: u64, claim: u64) -> u64 {
-    let Some(set) = set_of(cookie) else { return 0 };
+    let Some(set) = set_of(cookie) else { return NO_ROOM };
     // SAFETY: as in `claim_of`; never written back to 0.
     unsafe { (&raw mut (*set).spilt).write_volatile(1) };
-    u64::from(CLAIMED.insert(cookie, claim as u32, 0).is_ok())
+    match CLAIMED.insert(cookie, claim as u32, BPF_NOEXIST) {
+        Ok(()) => KEPT,
+        Err(error) if error == -EEXIST => HAS_ONE,
+        Err(_) => NO_ROOM,
+    }
 }
 
 /// Forgets a socket: the claim that it had a share in, or [`NONE`]. Calls nothing: below the programs that deny there is room

@@ -14,15 +14,13 @@ use bindwatch_probe::abi::policy::{
 };
 use bindwatch_probe::abi::record::option;
 
-use crate::claimed::{self, claim_of, keep, keep_aside};
+use crate::claimed::{self, BPF_NOEXIST, EEXIST, claim_of, keep, keep_aside};
 use crate::emit::count;
 use crate::kernel::{Addr, offset};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
 use crate::task;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
-const BPF_NOEXIST: u64 = 1;
-const EEXIST: i32 = 17;
 
 /// No slot was found.
 const NO_SLOT: u64 = SLOTS as u64;
@@ -196,9 +194,10 @@ pub fn claim<const HOW: u8>(
     if HOW == how::UNLOCKED && claim_of(cookie) != claimed::NONE {
         return Verdict::Granted;
     }
-    // Of one bind both the program that denies and the census come here. That it was elsewhere means that another tool
-    // denied a bind which was granted here, or that the socket gave its port up.
-    if HOW == how::CLAIM && claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
+    if HOW == how::CLAIM && deny {
+        // One that it has is of a bind before, which another tool denied, or of whoever looked at it at this instant: no verdict.
+        release(cookie);
+    } else if HOW == how::CLAIM && claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
         return Verdict::Granted;
     }
     let rules = rules_on(address[0], address[1], u64::from(port), planes);
@@ -318,12 +317,12 @@ pub fn claim<const HOW: u8>(
         }
         let claim = u64::from(index) * SLOTS as u64 + at;
         let kept = if HOW == how::UNLOCKED { keep_aside(cookie, claim) } else { keep(cookie, claim) };
-        if kept == 0 {
+        if kept == claimed::NO_ROOM {
             count(counter::GUARD);
-            if HOW != how::UNLOCKED {
-                // Nobody would give it up.
-                leave(claim);
-            }
+        }
+        if kept != claimed::KEPT && HOW != how::UNLOCKED {
+            // Nobody would give it up.
+            leave(claim);
         }
     }
     if enemy != 0 { Verdict::Contested { cookie: enemy_cookie, holder: enemy } } else { Verdict::Granted }

@@ -65,6 +65,14 @@ impl Sk {
         self.0.read(offset!(skc_num))
     }
 
+    /// Whether it has its port for good: a bind that is being decided about has a port, and not yet this. Kernel: `__inet_bind`,
+    /// `inet_csk_listen_start`, `inet_autobind`.
+    #[inline(always)]
+    pub fn is_bound(self) -> bool {
+        let port: u16 = self.0.read(offset!(inet_sport));
+        port != 0 && port == self.port().to_be()
+    }
+
     /// Remote port: not 0 once connected.
     #[inline(always)]
     pub fn remote_port(self) -> u16 {

@@ -1,7 +1,7 @@
-//! Another tool with programs at a cgroup: `denier CGROUP bind4|post_bind4|nothing`.
+//! Another tool with programs at a cgroup: `denier CGROUP bind4|post_bind4|slow|nothing`.
 //!
 //! `bind4` has the shape of systemd's SocketBindDeny=: EPERM before the port is known. `post_bind4` denies with EACCES when
-//! it is. `nothing` allows whatever it is asked, wherever bindwatch looks: what programs cost that do nothing. Answers each line
+//! it is. `slow` allows, and takes its time when it is. `nothing` allows whatever it is asked, wherever bindwatch looks: what programs cost that do nothing. Answers each line
 //! with `ok`, and goes on until its input ends.
 
 #![expect(unsafe_code, reason = "a system call that no crate has")]
@@ -28,6 +28,10 @@ const BPF_FUNC_SET_RETVAL: i32 = 187;
 
 /// `struct bpf_insn`: `r0 = 0`, `exit`, `r1 = NUMBER`, `call NUMBER`.
 const RETURN_0: [u64; 2] = [0xb7, 0x95];
+/// `r1 -= NUMBER`, and two back where r1 is not 0 then.
+const COUNT_DOWN: [u64; 2] = [0x117 | 1 << 32, 0x155 | 0xfffe << 16];
+/// Some ten microseconds.
+const ROUNDS: i32 = 20_000;
 
 fn main() -> ExitCode {
     match run() {
@@ -52,6 +56,10 @@ fn run() -> anyhow::Result<()> {
             let errno = immediate(0x1b7, -libc::EACCES);
             let set = immediate(0x85, BPF_FUNC_SET_RETVAL);
             (vec![post_bind4], [&[errno, set], &RETURN_0[..]].concat())
+        }
+        "slow" => {
+            let allow = [immediate(0xb7, 1), 0x95];
+            (vec![post_bind4], [&[immediate(0x1b7, ROUNDS)], &COUNT_DOWN[..], &allow].concat())
         }
         "nothing" => {
             let (made, gone) = (sock(BPF_CGROUP_INET_SOCK_CREATE), sock(BPF_CGROUP_INET_SOCK_RELEASE));

@@ -3,6 +3,8 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
+use std::process::Command;
+
 use scenarios::{Actor, Cgroup, Finding, Recording, loopback};
 
 /// Two strangers in a cgroup in which binds are denied, in a network where nobody else has a port.
@@ -154,6 +156,47 @@ fn a_port_that_came_without_a_bind_is_guarded() {
             }
             one.ok(&format!("close {id}"));
         }
+    }
+    drop(recording.stop());
+}
+
+/// Some microseconds between the instant at which a bind has its port and that at which the guard decides about it.
+fn slowly(cgroup: &Cgroup, actor: &Actor) -> (Cgroup, Actor) {
+    let own = cgroup.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let inner = Cgroup::named(&format!("{own}/slow"));
+    let mut slow = Command::new(Actor::program().with_file_name("denier"));
+    let mut slow = Actor::start(slow.arg(inner.path()).arg("slow"));
+    slow.ok("there");
+    inner.enrol(actor.pid());
+    (inner, slow)
+}
+
+/// All open sockets are looked at whenever somebody listens without a bind, and what has a port is claimed for its process. Who is
+/// just about to be denied has one: that grants him nothing, and leaves no claim behind.
+#[test]
+fn a_look_in_the_middle_of_a_bind_is_no_way_in() {
+    let Enforced { recording, _cgroup: cgroup, mut one, mut other } = Enforced::new();
+    let _slow = slowly(&cgroup, &other);
+    let (mut third, mut next) = (Actor::beside(&one), Actor::beside(&one));
+    cgroup.enrol(next.pid());
+    for (port, protocol) in (8000..).zip(["tcp", "udp", "mptcp"]) {
+        let bind = format!("{protocol} 127.0.0.1:{port}");
+        let holder = one.bind(&format!("{bind} reuseport"));
+        // It stays open, and unbound.
+        let denied = other.ok(&format!("socket {protocol} 4")).number("id");
+        other.ok(&format!("opt {denied} reuseport 1"));
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| third.ok("listens 1000 tcp"));
+            while !looks.is_finished() {
+                let got = other.ok(&format!("insist 100 {bind}"));
+                assert_eq!((got.number("bound"), got.number("refused")), (0, 100), "{protocol}");
+                assert_eq!(other.err(&format!("rebind {denied} 127.0.0.1:{port}")), "EADDRINUSE");
+            }
+        });
+        // Who looks at who holds it would keep it open for a moment longer.
+        recording.fence();
+        one.ok(&format!("close {}", holder.id));
+        next.bind(&format!("{bind} reuseport"));
     }
     drop(recording.stop());
 }

@@ -67,3 +67,33 @@ fn one_more_than_are_kept_is_let_through_and_counted() {
     let report = finished.report();
     assert!(report.at(*last).iter().any(|finding| finding.kind() == "co-bind"), "{report}");
 }
+
+/// All through its start and its end, when the programs of both stand in one row and the kernel changes that row.
+#[test]
+fn another_bindwatch_that_comes_and_goes_opens_no_port() {
+    let cgroup = Cgroup::new();
+    let recording = Recording::enforcing::<&str>(&cgroup, []);
+    let actor = || {
+        let actor = Actor::new();
+        cgroup.enrol(actor.pid());
+        actor
+    };
+    let (mut holder, mut stranger) = (actor(), actor());
+    holder.bind("tcp 0.0.0.0:27113 reuseport listen");
+    let comes_and_goes = || {
+        for _ in 0..3 {
+            drop(Recording::enforcing::<&str>(&Cgroup::new(), []).stop());
+        }
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(comes_and_goes);
+        let mut tries = 0_u32;
+        while !other.is_finished() {
+            let answer = stranger.tell("bind tcp 0.0.0.0:27113 reuseport").to_string();
+            assert_eq!(answer, "err EADDRINUSE", "after {tries} tries");
+            tries += 1;
+        }
+        assert!(tries > 10, "{tries}");
+    });
+    drop(recording.stop());
+}

@@ -96,6 +96,8 @@ pub struct Offsets {
     pub bprm_interp: u32,
     /// `sock_common.skc_num`: local port, host order
     pub skc_num: u32,
+    /// `inet_sock.inet_sport`: the same in network order, from the instant at which its bind is carried out
+    pub inet_sport: u32,
     /// `sock_common.skc_dport`: 0 unless connected
     pub skc_dport: u32,
     /// `sock_common.skc_family`
@@ -247,6 +249,7 @@ impl Offsets {
         bprm_filename: ABSENT,
         bprm_interp: ABSENT,
         skc_num: ABSENT,
+        inet_sport: ABSENT,
         skc_dport: ABSENT,
         skc_family: ABSENT,
         skc_state: ABSENT,
@@ -304,4 +307,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 85 * 4 + 4 * 12);
+const _: () = assert!(size_of::<Offsets>() == 86 * 4 + 4 * 12);

@@ -97,6 +97,8 @@ unsafe fn claim_older<const HOW: u8>(ctx: *const TaskFile) -> i32 {
     // SAFETY: entries go with the end of their process, and their memory after a grace period.
     if let Some(owner) = unsafe { KIN.get(tgid) }
         && sk.remote_port() == 0
+        // Who is being bound is claimed by that, if it is granted.
+        && sk.is_bound()
     {
         let bound = Bound::of(sk, family, options_of(sk, family));
         // Its device has changed since, or was going to be and was not.

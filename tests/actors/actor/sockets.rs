@@ -272,6 +272,32 @@ pub(crate) fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
     Ok(address.port())
 }
 
+/// Binds sockets that share, one after the other, to one endpoint: how many came to have it.
+pub(crate) fn insist(count: u32, protocol: &str, address: &str) -> Result<String, Failure> {
+    let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
+    let (mut bound, mut refused) = (0_u32, 0_u32);
+    for _ in 0..count {
+        let socket = new(protocol, family_of(&address))?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        match bind(&socket, &address) {
+            Ok(()) => bound += 1,
+            Err(Errno::ADDRINUSE) => refused += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(format!("bound={bound} refused={refused}"))
+}
+
+/// Sockets that share and get their ports by listening, one after the other.
+pub(crate) fn listens(count: u32, protocol: &str) -> Result<String, Failure> {
+    for _ in 0..count {
+        let socket = new(protocol, AddressFamily::INET)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        listen(&socket, 1)?;
+    }
+    Ok(String::new())
+}
+
 /// Binds sockets one after the other, each closed before the next, and says how long one bind took, ns.
 ///
 /// Each has a port of its own: a port can still be taken right after its close, by whoever looks at descriptors then.
