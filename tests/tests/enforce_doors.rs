@@ -198,7 +198,10 @@ fn a_look_in_the_middle_of_a_bind_is_no_way_in() {
         one.ok(&format!("close {}", holder.id));
         next.bind(&format!("{bind} reuseport"));
     }
-    drop(recording.stop());
+    recording.fence();
+    let report = recording.stop().report();
+    let findings = report.in_netns(one.netns());
+    assert!(findings.iter().all(|finding| finding.kind() == "denied"), "{report}");
 }
 
 #[test]
