@@ -80,13 +80,8 @@ fn another_bindwatch_that_comes_and_goes_opens_no_port() {
     };
     let (mut holder, mut stranger) = (actor(), actor());
     holder.bind("tcp 0.0.0.0:27113 reuseport listen");
-    let comes_and_goes = || {
-        for _ in 0..3 {
-            drop(Recording::enforcing::<&str>(&Cgroup::new(), []).stop());
-        }
-    };
     std::thread::scope(|scope| {
-        let other = scope.spawn(comes_and_goes);
+        let other = scope.spawn(|| drop(Recording::enforcing::<&str>(&Cgroup::new(), []).stop()));
         let mut tries = 0_u32;
         while !other.is_finished() {
             let answer = stranger.tell("bind tcp 0.0.0.0:27113 reuseport").to_string();
