@@ -1,8 +1,8 @@
 //! Another tool with programs at a cgroup: `denier CGROUP bind4|post_bind4|slow|nothing`.
 //!
 //! `bind4` has the shape of systemd's SocketBindDeny=: EPERM before the port is known. `post_bind4` denies with EACCES when
-//! it is. `slow` allows, and takes its time when it is. `nothing` allows whatever it is asked, wherever bindwatch looks: what programs cost that do nothing. Answers each line
-//! with `ok`, and goes on until its input ends.
+//! it is. `slow` allows, and takes its time when it is. `nothing` allows whatever it is asked, wherever bindwatch looks: what
+//! programs cost that do nothing. Answers each line with `ok`, and goes on until its input ends.
 
 #![expect(unsafe_code, reason = "a system call that no crate has")]
 

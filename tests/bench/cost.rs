@@ -1,7 +1,5 @@
 //! What a recording costs those that bind, and those that do not.
 
-use std::process::Command;
-
 use anyhow::Context as _;
 use scenarios::{Actor, Cgroup, Recording, Run};
 use serde_json::Value;
@@ -28,9 +26,7 @@ fn ratios(amount: Amount, load: anyhow::Result<Load>, options: &[&str]) -> anyho
 /// The load's time beside programs that do nothing, where the recording has its own, ns.
 fn beside_nothing(load: &mut Load) -> anyhow::Result<f64> {
     let root = bindwatch::cgroup2::mount_point().context("no cgroup2 hierarchy is mounted")?;
-    let mut denier = Command::new(Actor::program().with_file_name("denier"));
-    let mut programs = Actor::start(denier.arg(root).arg("nothing"));
-    programs.ok("are you there");
+    let _programs = Actor::denier(&root, "nothing");
     load.side(0)
 }
 

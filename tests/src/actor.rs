@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
@@ -75,6 +75,19 @@ impl Actor {
         let stdin = File::from(OwnedFd::from(child.stdin.take().expect("a pipe")));
         let stdout = File::from(OwnedFd::from(child.stdout.take().expect("a pipe")));
         Self { child, process, stdin, stdout, unread: Vec::new() }
+    }
+
+    /// Starts another tool, whose programs are at a cgroup when this returns. `actors/denier.rs` lists what they do.
+    ///
+    /// # Panics
+    /// When it does not start, or the kernel refuses its programs.
+    #[must_use]
+    #[track_caller]
+    pub fn denier(cgroup: &Path, kind: &str) -> Self {
+        let mut denier =
+            Self::start(Command::new(Self::program().with_file_name("denier")).arg(cgroup).arg(kind));
+        denier.ok("there");
+        denier
     }
 
     /// Starts one in the network namespace of another.

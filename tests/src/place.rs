@@ -145,6 +145,17 @@ impl Cgroup {
         Self(folder)
     }
 
+    /// A new one of this name, below it.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn inner(&self, name: &str) -> Self {
+        let folder = self.0.join(name);
+        std::fs::create_dir(&folder).expect("a cgroup");
+        Self(folder)
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

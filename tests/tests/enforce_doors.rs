@@ -3,8 +3,6 @@
 
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
 
-use std::process::Command;
-
 use scenarios::{Actor, Cgroup, Finding, Recording, loopback};
 
 /// Two strangers in a cgroup in which binds are denied, in a network where nobody else has a port.
@@ -162,11 +160,8 @@ fn a_port_that_came_without_a_bind_is_guarded() {
 
 /// Some microseconds between the instant at which a bind has its port and that at which the guard decides about it.
 fn slowly(cgroup: &Cgroup, actor: &Actor) -> (Cgroup, Actor) {
-    let own = cgroup.path().file_name().expect("a name").to_string_lossy().into_owned();
-    let inner = Cgroup::named(&format!("{own}/slow"));
-    let mut slow = Command::new(Actor::program().with_file_name("denier"));
-    let mut slow = Actor::start(slow.arg(inner.path()).arg("slow"));
-    slow.ok("there");
+    let inner = cgroup.inner("slow");
+    let slow = Actor::denier(inner.path(), "slow");
     inner.enrol(actor.pid());
     (inner, slow)
 }

@@ -31,12 +31,7 @@ fn denies_exactly() -> bool {
 impl Spoilt {
     fn new() -> Self {
         let cgroup = Cgroup::new();
-        let denier = denies_exactly().then(|| {
-            let mut denier = Command::new(Actor::program().with_file_name("denier"));
-            let mut denier = Actor::start(denier.arg(cgroup.path()).arg("post_bind4"));
-            denier.ok("there");
-            denier
-        });
+        let denier = denies_exactly().then(|| Actor::denier(cgroup.path(), "post_bind4"));
         Self { cgroup, denier }
     }
 
@@ -215,13 +210,7 @@ fn the_doctor_says_what_is_in_the_way() {
     for kind in ["post_bind4", "bind4"] {
         let cgroup = Cgroup::new();
         let exact = denies_exactly();
-        let mut denier = exact.then(|| {
-            let mut denier = Command::new(Actor::program().with_file_name("denier"));
-            Actor::start(denier.arg(cgroup.path()).arg(kind))
-        });
-        if let Some(denier) = &mut denier {
-            denier.ok("there");
-        }
+        let _denier = exact.then(|| Actor::denier(cgroup.path(), kind));
         let outcome = Run::bindwatch(["doctor"]).inside(&cgroup).outcome().expect(0);
         assert!(outcome.stdout.contains("before they have a port, with EPERM"), "{outcome}");
         assert_eq!(outcome.stdout.contains(ANOTHER), exact, "{outcome}");

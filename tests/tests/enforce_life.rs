@@ -179,12 +179,10 @@ fn what_another_tool_denies_stays_denied_and_is_nobodys() {
         for first in [true, false] {
             let (cgroup, address) = (Cgroup::new(), loopback());
             let (mut one, mut other) = strangers(&cgroup);
-            let mut denier = Command::new(Actor::program().with_file_name("denier"));
-            denier.arg(cgroup.path()).arg(kind);
-            let mut tool = first.then(|| Actor::start(&mut denier));
+            let tool = || Actor::denier(cgroup.path(), kind);
+            let before = first.then(tool);
             let recording = Recording::enforcing::<&str>(&cgroup, []);
-            let mut tool = tool.take().unwrap_or_else(|| Actor::start(&mut denier));
-            tool.ok("there");
+            let tool = before.unwrap_or_else(tool);
             let denied = if kind == "bind4" { "EPERM" } else { "EACCES" };
             let socket = one.tell("socket tcp 4").to_string();
             let id =

@@ -34,8 +34,7 @@ impl Enforced {
     }
 
     fn start(&self, name: &str, folder: &Path, command: &[&str]) -> Server {
-        let own = self.top.path().file_name().expect("a name").to_string_lossy().into_owned();
-        Server::start_in(Cgroup::named(&format!("{own}/{name}")), folder, command)
+        Server::start_in(self.top.inner(name), folder, command)
     }
 
     /// Ends it; nothing was denied.
