@@ -221,6 +221,8 @@ fn a_port_that_the_kernel_chose_is_its_holders() {
             boss.ok(&format!("tell {child} close {id}"));
             assert_eq!(stranger.err(&bind), "EADDRINUSE", "{protocol} {place}");
             denied += 1;
+            // Who looks at who holds it would keep it open for a moment longer.
+            recording.fence();
             boss.ok(&format!("close {also}"));
             let id = stranger.ok(&bind).number("id");
             stranger.ok(&format!("close {id}"));
