@@ -60,11 +60,20 @@ impl Outcome {
         self.finished &= other.finished;
         self.silent |= other.silent;
     }
+
+    /// A test of the last scenario ended.
+    fn told(&mut self, name: &str, verdict: &str) {
+        let Some(scenario) = self.scenarios.last_mut() else { return };
+        let tests = if verdict == "ok" { &mut scenario.passed } else { &mut scenario.failed };
+        tests.push(name.to_owned());
+    }
 }
 
 /// Reads what a guest said on its second serial line, and its kernel on the first. A warning is `known` by the line before.
 pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -> Outcome {
     let mut outcome = Outcome { silent, ..Outcome::default() };
+    // A test whose verdict stands behind what programs wrote that it started.
+    let mut pending: Option<&str> = None;
     for line in results.lines() {
         match line.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["@@", "kernel", release] => (*release).clone_into(&mut outcome.release),
@@ -83,13 +92,11 @@ pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -
                 }
             }
             ["@@", "finished"] => outcome.finished = true,
-            ["test", name, "...", .., verdict] => {
-                if let Some(scenario) = outcome.scenarios.last_mut() {
-                    match *verdict {
-                        "ok" => scenario.passed.push((*name).to_owned()),
-                        "FAILED" => scenario.failed.push((*name).to_owned()),
-                        _ => {}
-                    }
+            ["test", name, "...", .., verdict @ ("ok" | "FAILED")] => outcome.told(name, verdict),
+            ["test", name, "...", ..] => pending = Some(*name),
+            [verdict @ ("ok" | "FAILED")] => {
+                if let Some(name) = pending.take() {
+                    outcome.told(name, verdict);
                 }
             }
             _ => {}
@@ -122,6 +129,18 @@ mod tests {
         assert_eq!((one.passed.len(), one.failed.len(), one.status, one.seconds), (1, 1, Some(101), 7));
         assert_eq!((other.name.as_str(), other.status), ("storm", None));
         assert!(!outcome.finished && outcome.trouble.is_empty());
+    }
+
+    #[test]
+    fn a_verdict_counts_behind_what_a_test_wrote() {
+        let results = "@@ begin fexit run\ntest run::a ... bindwatch: 1 finding\n  more\nok\ntest run::b ... \nFAILED\n\
+                       test run::c ... ok\nok\n@@ end fexit run 101 7\n";
+        let outcome = of(results, "", &[], false);
+        let [one] = &outcome.scenarios[..] else { panic!("{outcome:?}") };
+        assert_eq!(
+            (&one.passed[..], &one.failed[..]),
+            (&["run::a".to_owned(), "run::c".to_owned()][..], &["run::b".to_owned()][..])
+        );
     }
 
     #[test]
