@@ -59,7 +59,8 @@ fn five_hundred_servers_on_fifty_ports_are_fifty_findings() {
     let pids: Vec<u64> = servers.iter().map(|server| server.0.id().into()).collect();
     drop(servers);
     recording.fence();
-    let report = recording.stop().report();
+    let finished = recording.stop();
+    let report = finished.report();
     let found = report.at(address);
     assert_eq!(found.len(), PORTS, "one finding a port");
     for finding in found {
