@@ -80,11 +80,14 @@ pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -
             ["@@", "feature", name, there] => {
                 outcome.features.insert((*name).to_owned(), *there == "yes");
             }
-            ["@@", "begin", backend, name] => outcome.scenarios.push(Scenario {
-                backend: (*backend).to_owned(),
-                name: (*name).to_owned(),
-                ..Scenario::default()
-            }),
+            ["@@", "begin", backend, name] => {
+                pending = None;
+                outcome.scenarios.push(Scenario {
+                    backend: (*backend).to_owned(),
+                    name: (*name).to_owned(),
+                    ..Scenario::default()
+                });
+            }
             ["@@", "end", _, _, status, seconds] => {
                 if let Some(scenario) = outcome.scenarios.last_mut() {
                     scenario.status = status.parse().ok();
