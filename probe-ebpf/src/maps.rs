@@ -4,7 +4,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use bindwatch_probe::abi::record::Task;
 use bindwatch_probe::abi::{
-    ATTEMPTS_MAX, CONNECT_OWNERS_MAX, LISTENERS_MAX, RING_BYTES, URING_CALLS_MAX, WATCHED_MAX, counter,
+    ATTEMPTS_MAX, CONNECT_OWNERS_MAX, LISTENERS_MAX, RING_BYTES, UNFINISHED_MAX, URING_CALLS_MAX,
+    WATCHED_MAX, counter,
 };
 
 /// Allocate entries when they are made: most threads never bind.
@@ -99,6 +100,15 @@ impl ListenerOf {
 /// The sockets that are told about when only conflicts are, by cookie. User space adds those that it finds beside others.
 #[map]
 pub static WATCHED: HashMap<u64, u32> = HashMap::with_max_entries(WATCHED_MAX, BPF_F_NO_PREALLOC);
+
+/// Of processes with more sockets than fit into one piece of a listing, the descriptor from which it goes on; written by user space.
+/// With 0 among them, which no process is, nobody else is listed.
+#[map]
+pub static UNFINISHED: HashMap<u32, u32> = HashMap::with_max_entries(UNFINISHED_MAX, BPF_F_NO_PREALLOC);
+
+/// One slot: sockets of a process in the piece that is being listed. Not on the stack: the verifier would follow each count.
+#[map]
+pub static PIECE: Array<u32> = Array::with_max_entries(1, 0);
 
 /// One slot: not 0 once there has been any.
 #[map]

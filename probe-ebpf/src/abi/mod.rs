@@ -42,6 +42,11 @@ pub const LISTENERS_MAX: u32 = 65_536;
 /// Sockets that are told about when only conflicts are: those on a port that several have. Of more the end is not told,
 /// which [`counter::CLOSE`] counts.
 pub const WATCHED_MAX: u32 = 65_536;
+/// Sockets of one process that a listing tells in one piece, which has to fit into what the kernel keeps of its output
+/// (`PAGE_SIZE << 3`, kernel/bpf/bpf_iter.c).
+pub const PIECE_MAX: u32 = 400;
+/// Processes with more than that, of which the listing goes on.
+pub const UNFINISHED_MAX: u32 = 16_384;
 
 /// What is told: the values of the global `ONLY_CONFLICTS`.
 pub mod only_conflicts {

@@ -358,7 +358,9 @@ pub struct Cgroup {
     pub path: [u8; PATH_MAX],
 }
 
-/// A row of the `iter/task_file` listing: one socket descriptor of one process. 80 bytes.
+/// A row of a listing: one socket descriptor of one process. 80 bytes.
+///
+/// Without an address family it is none, and says of the process that there may be more, from descriptor `fd` on.
 ///
 /// Written to the iterator's file, not to the ring.
 #[repr(C)]
@@ -399,6 +401,8 @@ pub struct FileRow {
 }
 
 const _: () = {
+    // One more says that there are others.
+    assert!((super::PIECE_MAX as usize + 1) * size_of::<FileRow>() <= 8 * 4096);
     assert!(size_of::<Head>() == 16);
     assert!(size_of::<Task>() == 48);
     assert!(size_of::<Sock>() == 128);

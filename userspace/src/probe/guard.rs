@@ -14,6 +14,7 @@ use super::load::{Guarding, Options, open_root};
 use super::preload::load;
 use super::refusal::reason;
 use super::standing::{KIN_WORDS, Rules, Standings};
+use super::task_files::Listing;
 use super::{Denial, Probe, ProbeError, pins, surroundings, syscall};
 use crate::cgroup2;
 use crate::event::ProcessKey;
@@ -195,14 +196,14 @@ impl Probe {
     /// When the kernel refuses the iterator.
     pub fn guard_older(&mut self) -> Result<(), ProbeError> {
         if !self.plain_census {
-            match self.list_with("census_files") {
+            match self.list_with(Listing::of_files("census_files")) {
                 // An iterator that may not take a lock (before 6.1).
                 Err(refused) if self.guarding != Guarding::Deny => log::debug!("{refused}"),
                 done => return done.map(drop),
             }
             self.plain_census = true;
         }
-        self.list_with("census_files_plain").map(drop)
+        self.list_with(Listing::of_files("census_files_plain")).map(drop)
     }
 
     /// Gives what tells how processes stand.
@@ -222,7 +223,7 @@ impl Probe {
     }
 
     /// A map, by another handle.
-    fn shared<K: aya::Pod, V: aya::Pod>(
+    pub(super) fn shared<K: aya::Pod, V: aya::Pod>(
         &self,
         name: &'static str,
     ) -> Result<HashMap<MapData, K, V>, ProbeError> {

@@ -13,10 +13,9 @@ use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, only_conflicts};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
-use super::btf::with_functions;
 use super::guard::GuardLink;
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
-use super::offsets::{Resolved, TASK_FILE};
+use super::offsets::{Listings, Resolved};
 use super::preload::{load, load_together};
 use super::refusal::{chain, io_error, reason};
 use super::standing::Rules;
@@ -162,8 +161,8 @@ pub struct Probe {
     pub(super) ebpf: Ebpf,
     /// In which the listing of descriptors finds the function that it attaches to, until it is loaded.
     types: Option<Btf>,
-    /// The id of that function.
-    pub(super) task_file: Option<u32>,
+    /// What lists descriptors.
+    pub(super) listings: Listings,
     /// The functions that carry calls out, as far as the kernel has them.
     pub(super) inside: backend::Found,
     /// io_uring of this kernel can bind (6.11).
@@ -200,7 +199,7 @@ impl Probe {
         if surroundings::lockdown().as_deref() == Some("confidentiality") {
             return Err(ProbeError::LockedDown);
         }
-        let Resolved { mut offsets, task_file, inside, binds_by_uring } = offsets::resolve()?;
+        let Resolved { mut offsets, listings, inside, binds_by_uring } = offsets::resolve()?;
         let needed: &[u32] = match options.related_by {
             _ if options.guard == Guarding::Off => &[],
             RelatedBy::Lineage | RelatedBy::Process => &[],
@@ -223,14 +222,13 @@ impl Probe {
         }
         // Beside each other: both take some milliseconds, and neither needs what the other makes.
         let (ebpf, types) = std::thread::scope(|scope| {
-            let wanted = task_file.filter(|_| options.only.is_none());
-            let types = scope.spawn(move || wanted.map(|id| with_functions(&[(TASK_FILE, id)])));
+            let types = scope.spawn(|| options.only.is_none().then(|| listings.types()));
             (load_object(options, &offsets), types.join().ok().flatten())
         });
         Ok(Self {
             ebpf: ebpf?,
             types,
-            task_file,
+            listings,
             inside,
             binds_by_uring,
             ends_know_arguments: offsets.task_pt_regs != ABSENT,
@@ -322,7 +320,8 @@ impl Probe {
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
-        load_together(&mut self.ebpf, &names, self.types.take().as_ref());
+        let listing = self.types.take().and_then(|types| Some((self.listings.first()?, types)));
+        load_together(&mut self.ebpf, &names, listing.as_ref().map(|(listing, types)| (*listing, types)));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if let Some(reason) = self.needless(hook, is_inside) {
                 self.attached.needless.push(Needless { hook: hook.name, reason });

@@ -158,8 +158,10 @@ pub enum ProbeError {
     #[error(transparent)]
     Pin(#[from] PinError),
     /// The iterator was refused.
-    #[error("the kernel refused the iterator task_file: {reason}")]
+    #[error("the kernel refused the iterator {iterator}: {reason}")]
     Iterator {
+        /// Which.
+        iterator: &'static str,
         /// Why.
         reason: String,
     },

@@ -60,11 +60,13 @@ const IO_BIND: &str = "io_bind";
 /// When the kernel has no BTF, or lacks a field that the probe cannot do without.
 pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = Types::of_kernel().map_err(|source| ProbeError::NoBtf { source })?;
-    let asked = [TASK_FILE, "bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs"];
+    let helpers = ["bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs", "bpf_loop"];
+    let asked = [[TASK_FILE, TASK].as_slice(), &helpers].concat();
     let functions = [asked.as_slice(), &FUNCTIONS].concat();
     let btf = Btf::parse(&blob, &STRUCTS, &functions).map_err(|source| ProbeError::BadBtf { source })?;
     let mut offsets = from_btf(&btf);
-    let [task_file, get_retval, io_bind, task, registers] = asked.map(|name| btf.function(name));
+    let [get_retval, io_bind, task, registers, loops] = helpers.map(|name| btf.function(name));
+    let by_process = loops.and_then(|_| btf.function(TASK));
     let inside = FUNCTIONS.map(|name| btf.function(name));
     // Elsewhere the register of the first argument becomes that of the result.
     let arguments_stay = btf.offset("pt_regs", "di") != ABSENT && offsets.regs_second != ABSENT;
@@ -99,7 +101,10 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
         Some((field, _)) => Err(ProbeError::NoField { field }),
         None => Ok(Resolved {
             offsets,
-            task_file: task_file.map(|function| function.id),
+            listings: Listings {
+                by_file: btf.function(TASK_FILE).map(|function| function.id),
+                by_process: by_process.map(|function| function.id),
+            },
             inside,
             binds_by_uring: io_bind.is_some(),
         }),
@@ -108,13 +113,24 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
 
 /// The function that an `iter/task_file` program attaches to.
 pub(super) const TASK_FILE: &str = "bpf_iter_task_file";
+/// That of an `iter/task` program.
+pub(super) const TASK: &str = "bpf_iter_task";
+
+/// The ids of the functions that programs can attach to which list descriptors.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Listings {
+    /// [`TASK_FILE`], where it exists.
+    pub(super) by_file: Option<u32>,
+    /// [`TASK`], where programs can loop (5.17).
+    pub(super) by_process: Option<u32>,
+}
 
 /// What the kernel's BTF tells.
 pub(super) struct Resolved {
     /// Where its fields are.
     pub(super) offsets: Offsets,
-    /// The id of [`TASK_FILE`], where it exists.
-    pub(super) task_file: Option<u32>,
+    /// What programs that list descriptors can attach to.
+    pub(super) listings: Listings,
     /// The functions that carry calls out, in the order of [`FUNCTIONS`].
     pub(super) inside: [Option<Function>; FUNCTIONS.len()],
     /// io_uring can bind.
@@ -278,13 +294,13 @@ mod tests {
 
     #[test]
     fn resolves_every_field_on_the_running_kernel() {
-        let Resolved { offsets, task_file, .. } = resolve().unwrap();
+        let Resolved { offsets, listings, .. } = resolve().unwrap();
         assert_eq!(offsets.skc_family, 16, "sock_common begins with two addresses, a hash and two ports");
         assert!(
             offsets.skc_reuse.mask == 0xf
                 && offsets.skc_reuseport.mask == 1
                 && offsets.skc_ipv6only.mask == 1
         );
-        assert!(task_file.is_some(), "iterators exist since 5.8");
+        assert!(listings.by_file.is_some(), "iterators exist since 5.8");
     }
 }

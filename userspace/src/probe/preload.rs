@@ -8,14 +8,17 @@ use std::sync::Mutex;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf};
 
+use super::task_files::Listing;
+
 /// Threads that load, this one included.
 const THREADS_MAX: usize = 4;
 
-/// Loads these programs, and the listing of descriptors where the types are given in which its function is found.
+/// Loads these programs, and a listing of descriptors with the types in which its function is found.
 ///
 /// A program that is refused stays as it was: whoever attaches it loads it again and is told why.
-pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], types: Option<&Btf>) {
-    let wanted = |name: &str| names.contains(&name) || (name == "task_file" && types.is_some());
+pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], listing: Option<(Listing, &Btf)>) {
+    let wanted =
+        |name: &str| names.contains(&name) || listing.is_some_and(|(listing, _)| listing.program == name);
     // Iterators first: they take the longest.
     let mut waiting: Vec<&mut Program> =
         ebpf.programs_mut().filter(|(name, _)| wanted(name)).map(|(_, program)| program).collect();
@@ -25,7 +28,7 @@ pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], types: Option<&Btf>
     let work = || {
         loop {
             let Some(program) = queue.lock().ok().and_then(|mut waiting| waiting.pop()) else { return };
-            if let Err(error) = load(program, types) {
+            if let Err(error) = load(program, listing) {
                 log::debug!("a program was refused at first: {error}");
             }
         }
@@ -39,7 +42,7 @@ pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], types: Option<&Btf>
 }
 
 /// Loads a program, unless it is loaded; one that lists descriptors by the types in which its function is found.
-pub(super) fn load(program: &mut Program, types: Option<&Btf>) -> Result<(), ProgramError> {
+pub(super) fn load(program: &mut Program, listing: Option<(Listing, &Btf)>) -> Result<(), ProgramError> {
     if program.fd().is_ok() {
         return Ok(());
     }
@@ -51,7 +54,8 @@ pub(super) fn load(program: &mut Program, types: Option<&Btf>) -> Result<(), Pro
         Program::RawTracePoint(program) => program.load(),
         Program::TracePoint(program) => program.load(),
         Program::Iter(program) => {
-            program.load("task_file", types.ok_or(ProgramError::UnexpectedProgramType)?)
+            let (listing, types) = listing.ok_or(ProgramError::UnexpectedProgramType)?;
+            program.load(listing.iterator, types)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }

@@ -1,13 +1,14 @@
-//! The listing of every open socket, by the probe's `iter/task_file` program.
+//! The listing of every open socket, by the probe's programs that are called for each process or for each of its files.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use aya::Btf;
 use aya::programs::Iter;
 use aya::programs::iter::IterLink;
 
 use super::btf::with_functions;
-use super::offsets::TASK_FILE;
+use super::offsets::{Listings, TASK, TASK_FILE};
 use super::preload::load;
 use super::{Probe, ProbeError};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, ProcessKey, Uid};
@@ -42,28 +43,108 @@ pub struct FileRow {
     pub state: u8,
 }
 
+/// A program that lists descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// Its name.
+    pub(super) program: &'static str,
+    /// What the kernel calls for it.
+    pub(super) iterator: &'static str,
+}
+
+impl Listing {
+    /// Each process, whose table it reads. It holds no file, and tells the sockets of a process in pieces.
+    const BY_PROCESS: Self = Self { program: "tasks", iterator: "task" };
+    /// Each file, which the kernel holds meanwhile.
+    const BY_FILE: Self = Self { program: "task_file", iterator: "task_file" };
+
+    /// Another program that is called for each file.
+    pub(super) const fn of_files(program: &'static str) -> Self {
+        Self { program, ..Self::BY_FILE }
+    }
+}
+
+impl Listings {
+    /// The one to be tried first.
+    pub(super) fn first(self) -> Option<Listing> {
+        let by_process = self.by_process.map(|_| Listing::BY_PROCESS);
+        by_process.or(self.by_file.map(|_| Listing::BY_FILE))
+    }
+
+    /// The types in which they find their functions.
+    pub(super) fn types(self) -> Btf {
+        let both = [(TASK_FILE, self.by_file), (TASK, self.by_process)];
+        let there: Vec<_> = both.into_iter().filter_map(|(name, id)| Some((name, id?))).collect();
+        with_functions(&there)
+    }
+}
+
 impl Probe {
-    /// Reads the listing. Minimum kernel 5.8.
+    /// Reads the listing. Minimum kernel 5.8; from 5.17 on no file is held by it.
     ///
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn task_files(&mut self) -> Result<Vec<FileRow>, ProbeError> {
-        let bytes = self.list_with("task_file")?;
+        if self.listings.by_process.is_some() {
+            match self.by_process() {
+                Ok(rows) => return Ok(rows),
+                Err(error) => log::debug!("descriptors are listed file by file: {error}"),
+            }
+            self.listings.by_process = None;
+        }
+        let bytes = self.list_with(Listing::BY_FILE)?;
         Ok(wire::file_rows(&bytes))
     }
 
-    /// Runs an `iter/task_file` program over every descriptor; what it writes.
-    pub(super) fn list_with(&mut self, name: &str) -> Result<Vec<u8>, ProbeError> {
-        let refused = |error: &dyn std::error::Error| ProbeError::Iterator { reason: error.to_string() };
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .ok_or_else(|| ProbeError::Iterator { reason: "it is not in the object".to_owned() })?;
-        let id = self
-            .task_file
-            .ok_or_else(|| ProbeError::Iterator { reason: format!("this kernel has no {TASK_FILE}") })?;
-        let types = program.fd().is_err().then(|| with_functions(&[(TASK_FILE, id)]));
-        load(program, types.as_ref()).map_err(|error| refused(&error))?;
+    /// Process by process, and piece by piece those that have many.
+    fn by_process(&mut self) -> Result<Vec<FileRow>, ProbeError> {
+        let mut bytes = self.list_with(Listing::BY_PROCESS)?;
+        let mut rows = wire::file_rows(&bytes);
+        let mut unfinished = wire::unfinished(&bytes);
+        if unfinished.is_empty() {
+            return Ok(rows);
+        }
+        let mut goes_on = self.shared::<u32, u32>("UNFINISHED")?;
+        let done = (|| {
+            let refused = |error: aya::maps::MapError| ProbeError::Iterator {
+                iterator: Listing::BY_PROCESS.iterator,
+                reason: error.to_string(),
+            };
+            while !unfinished.is_empty() {
+                for (tgid, fd) in unfinished.iter().chain([&(0, 0)]) {
+                    goes_on.insert(tgid, fd, 0).map_err(refused)?;
+                }
+                bytes = self.list_with(Listing::BY_PROCESS)?;
+                rows.extend(wire::file_rows(&bytes));
+                let next = wire::unfinished(&bytes);
+                for (tgid, _) in &unfinished {
+                    goes_on.remove(tgid).map_err(refused)?;
+                }
+                unfinished = next;
+            }
+            Ok(())
+        })();
+        // Also after a failure: the next listing is of all.
+        let _ = goes_on.remove(&0);
+        done.map(|()| rows)
+    }
+
+    /// Runs a program over every descriptor; what it writes.
+    pub(super) fn list_with(&mut self, listing: Listing) -> Result<Vec<u8>, ProbeError> {
+        let refused = |error: &dyn std::error::Error| ProbeError::Iterator {
+            iterator: listing.iterator,
+            reason: error.to_string(),
+        };
+        if self.listings.by_file.is_none() {
+            let reason = format!("this kernel has no {TASK_FILE}");
+            return Err(ProbeError::Iterator { iterator: listing.iterator, reason });
+        }
+        let program = self.ebpf.program_mut(listing.program).ok_or_else(|| ProbeError::Iterator {
+            iterator: listing.iterator,
+            reason: "it is not in the object".to_owned(),
+        })?;
+        let types = program.fd().is_err().then(|| self.listings.types());
+        load(program, types.as_ref().map(|types| (listing, types))).map_err(|error| refused(&error))?;
         let program: &mut Iter =
             program.try_into().map_err(|error: aya::programs::ProgramError| refused(&error))?;
         let link = program.attach().map_err(|error| refused(&error))?;

@@ -492,7 +492,15 @@ pub fn split_args(area: &[u8]) -> Vec<String> {
     area.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
 }
 
-/// The rows of an `iter/task_file` listing. A torn last row is left out; rows of no interest too.
+/// The processes of a listing that have more than it tells, and from which descriptor on.
+#[must_use]
+pub fn unfinished(bytes: &[u8]) -> Vec<(u32, u32)> {
+    let rows = bytes.chunks_exact(size_of::<abi::FileRow>());
+    let ends = rows.filter(|row| field!(row, abi::FileRow, family: u16) == 0);
+    ends.map(|row| (field!(row, abi::FileRow, tgid: u32), field!(row, abi::FileRow, fd: u32))).collect()
+}
+
+/// The rows of a listing. A torn last row is left out; rows of no interest too.
 #[must_use]
 pub fn file_rows(bytes: &[u8]) -> Vec<FileRow> {
     bytes.chunks_exact(size_of::<abi::FileRow>()).filter_map(file_row).collect()

@@ -526,7 +526,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1200)) {
         let _ = decode(&bytes);
-        let _ = file_rows(&bytes);
+        let _ = (file_rows(&bytes), unfinished(&bytes));
         let _ = split_args(&bytes);
     }
 
