@@ -217,3 +217,22 @@ fn a_holder_may_be_in_another_namespace_than_its_socket() {
     assert_eq!(finding.pids(), [u64::from(server.pid())]);
     assert_eq!(finding.number("netns"), own, "the socket's");
 }
+
+/// Listings of all descriptors, beside some hundred thousand closes.
+const LOOKS: u32 = 60;
+
+/// The kernel holds each file for as long as a listing of files is at it: whoever closes it then has not closed it yet. From 5.17 on
+/// processes are listed, and nothing is held.
+#[test]
+fn a_look_at_descriptors_keeps_no_port_taken() {
+    let address = loopback();
+    let mut closing = Actor::new();
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| (0..LOOKS).for_each(|_| drop(Run::bindwatch(["list"]).outcome().expect(0))));
+        let mut refused = 0;
+        while !looks.is_finished() {
+            refused += closing.ok(&format!("again 1000 udp {address}:8000")).number("refused");
+        }
+        assert_eq!(refused, 0);
+    });
+}

@@ -19,6 +19,7 @@
 //! | `binds N PROTO ADDRESS` | N sockets that are bound and closed, one after the other, on the ports from that of ADDRESS on; answers the `ns` of a bind |
 //! | `swapping N ADDRESS PORT` | N TCP sockets with SO_REUSEPORT, bound by an address whose port another thread keeps changing to PORT and back; answers how many came to be bound where: `first`, `other`, or were `refused` |
 //! | `insist N PROTO ADDRESS` | N sockets with SO_REUSEPORT, one after the other, that want this endpoint; answers how many were `bound` and `refused` |
+//! | `again N PROTO ADDRESS` | the same without SO_REUSEPORT |
 //! | `listens N PROTO` | N sockets with SO_REUSEPORT that listen, one after the other, without having been bound |
 //! | `apart ADDRESS` | binds a socket in a thread with descriptors of its own; answers the `port` of the socket that has this number elsewhere in the process |
 //! | `filter bind-eperm\|listener` | a seccomp filter of its own |
@@ -224,7 +225,8 @@ impl Actor {
                 self.told(socket)
             }
             ["swapping", count, address, other] => races::swapping(count.parse()?, address, other.parse()?),
-            ["insist", count, protocol, address] => sockets::insist(count.parse()?, protocol, address),
+            ["insist", count, protocol, address] => sockets::insist(count.parse()?, protocol, address, true),
+            ["again", count, protocol, address] => sockets::insist(count.parse()?, protocol, address, false),
             ["listens", count, protocol] => sockets::listens(count.parse()?, protocol),
             ["apart", address] => races::apart(address),
             ["filter", what] => races::filter(what),

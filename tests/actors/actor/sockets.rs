@@ -272,13 +272,13 @@ pub(crate) fn port_of(socket: &OwnedFd) -> Result<u16, Failure> {
     Ok(address.port())
 }
 
-/// Binds sockets that share, one after the other, to one endpoint: how many came to have it.
-pub(crate) fn insist(count: u32, protocol: &str, address: &str) -> Result<String, Failure> {
+/// Binds sockets one after the other to one endpoint, each closed before the next: how many came to have it.
+pub(crate) fn insist(count: u32, protocol: &str, address: &str, shares: bool) -> Result<String, Failure> {
     let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
     let (mut bound, mut refused) = (0_u32, 0_u32);
     for _ in 0..count {
         let socket = new(protocol, family_of(&address))?;
-        sockopt::set_socket_reuseport(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, shares)?;
         match bind(&socket, &address) {
             Ok(()) => bound += 1,
             Err(Errno::ADDRINUSE) => refused += 1,
