@@ -228,7 +228,8 @@ fn a_look_at_descriptors_keeps_no_port_taken() {
     let address = loopback();
     let mut closing = Actor::new();
     std::thread::scope(|scope| {
-        let looks = scope.spawn(|| (0..LOOKS).for_each(|_| drop(Run::bindwatch(["list"]).outcome().expect(0))));
+        let looks =
+            scope.spawn(|| (0..LOOKS).for_each(|_| drop(Run::bindwatch(["list"]).outcome().expect(0))));
         let mut refused = 0;
         while !looks.is_finished() {
             refused += closing.ok(&format!("again 1000 udp {address}:8000")).number("refused");

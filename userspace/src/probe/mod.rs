@@ -10,6 +10,7 @@ pub mod hooks;
 mod load;
 mod maps;
 mod membership;
+mod missed;
 mod offsets;
 mod pins;
 mod preload;

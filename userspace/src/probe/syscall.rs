@@ -14,6 +14,7 @@ const NO_LIMIT: Rlimit = Rlimit { current: None, maximum: None };
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_PROG_QUERY: u32 = 16;
 const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
 const BPF_LINK_CREATE: u32 = 28;
@@ -120,6 +121,17 @@ struct Load {
     pad: u32,
 }
 
+/// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Where `recursion_misses` lies in `struct bpf_prog_info` (5.12), in words of 8 bytes, and how many there are up to it.
+const MISSES: usize = 26;
+
 /// `union bpf_attr` for BPF_OBJ_PIN.
 #[repr(C)]
 struct Pin {
@@ -154,6 +166,23 @@ fn load_program(load: &mut Load) -> io::Result<OwnedFd> {
         }
         other => owned(other?),
     }
+}
+
+/// How often the kernel did not run a program because it was running (5.12); 0 where it does not say.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn recursion_misses(program: impl AsFd) -> io::Result<u64> {
+    // Nothing is asked for that the kernel would write elsewhere: its addresses are 0.
+    let mut info = [0_u64; MISSES + 1];
+    let info_len = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    let mut get = GetInfo {
+        bpf_fd: number(program.as_fd()),
+        info_len,
+        info: info.as_mut_ptr().expose_provenance() as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut get)?;
+    Ok(info[MISSES])
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {

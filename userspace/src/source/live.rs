@@ -84,6 +84,8 @@ pub struct Live {
     lost: [u64; counter::SLOTS as usize],
     undecodable: u64,
     quiet_looks: u32,
+    /// Events that the kernel ran no program for, as far as they were told.
+    missed: u64,
     /// What tells the guard of processes, and how they are judged.
     guard: Option<(Standings, Settings)>,
     /// Binds that wait.
@@ -153,6 +155,7 @@ impl Live {
             lost: [0; counter::SLOTS as usize],
             undecodable: 0,
             quiet_looks: 0,
+            missed: 0,
             guard: None,
             waits: None,
             tried: Vec::new(),
@@ -528,6 +531,11 @@ impl Live {
             .map(|(name, (now, before))| ((*name).to_owned(), now - before))
             .collect();
         self.lost = now;
+        let missed = self.enricher.lookups().probe().missed();
+        if missed > self.missed {
+            counts.insert("missed".to_owned(), missed - self.missed);
+            self.missed = missed;
+        }
         if self.undecodable > 0 {
             counts.insert("undecodable".to_owned(), std::mem::take(&mut self.undecodable));
         }
