@@ -221,8 +221,6 @@ fn a_port_that_the_kernel_chose_is_its_holders() {
             boss.ok(&format!("tell {child} close {id}"));
             assert_eq!(stranger.err(&bind), "EADDRINUSE", "{protocol} {place}");
             denied += 1;
-            // Who looks at who holds it would keep it open for a moment longer.
-            recording.fence();
             boss.ok(&format!("close {also}"));
             let id = stranger.ok(&bind).number("id");
             stranger.ok(&format!("close {id}"));
@@ -332,7 +330,6 @@ fn whoever_was_there_before_counts_for_every_protocol_and_place() {
     for (_, _, bind, _) in &held {
         assert_eq!(stranger.err(&format!("bind {bind}")), "EADDRINUSE", "{bind}");
     }
-    recording.fence();
     for (is_inside, id, bind, _) in &held {
         let holder = if *is_inside { &mut inside } else { &mut outside };
         holder.ok(&format!("close {id}"));

@@ -188,7 +188,7 @@ fn a_look_in_the_middle_of_a_bind_is_no_way_in() {
                 assert_eq!(other.err(&format!("rebind {denied} 127.0.0.1:{port}")), "EADDRINUSE");
             }
         });
-        // Who looks at who holds it would keep it open for a moment longer.
+        // Where the guard looks at what listens it holds the files meanwhile.
         recording.fence();
         one.ok(&format!("close {}", holder.id));
         next.bind(&format!("{bind} reuseport"));
@@ -227,8 +227,6 @@ fn options_set_late_do_not_open_a_port() {
             "EADDRINUSE",
             "{protocol}"
         );
-        // Who looks at who holds it would keep it open for a moment longer.
-        recording.fence();
         one.ok(&format!("close {}", late.id));
         other.bind(&format!("{protocol} {address}:8000 reuseport"));
     }
@@ -267,8 +265,6 @@ fn options_set_late_do_not_open_what_overlaps() {
             let shared = outside.ok(&bind).number("id");
             outside.ok(&format!("close {shared}"));
             assert_eq!(other.err(&bind), "EADDRINUSE", "{what}");
-            // Who looks at who holds it would keep it open for a moment longer.
-            recording.fence();
             one.ok(&format!("close {late}"));
             other.ok(&bind);
         }

@@ -219,7 +219,7 @@ fn a_holder_may_be_in_another_namespace_than_its_socket() {
 }
 
 /// Listings of all descriptors, beside some hundred thousand closes.
-const LOOKS: u32 = 60;
+const LOOKS: u32 = 120;
 
 /// The kernel holds each file for as long as a listing of files is at it: whoever closes it then has not closed it yet. From 5.17 on
 /// processes are listed, and nothing is held.

@@ -1,8 +1,10 @@
 //! Events that the kernel did not run a program for.
 //!
 //! A program at a function or a tracepoint is not run while it is in the middle of a run on the same processor: where it can be
-//! preempted, another process may come by (`__bpf_prog_enter_recur`, `bpf_trace_run`; kernel/bpf/trampoline.c). The kernel counts that
-//! from 5.12 on; programs at cgroups have no such rule.
+//! preempted, another process may come by; an interrupt may anyway (`__bpf_prog_enter_recur` in kernel/bpf/trampoline.c, `__bpf_trace_run`
+//! and `trace_call_bpf` in kernel/trace/bpf_trace.c; of kprobes and tracepoints of perf any two programs are in each other's way). The kernel
+//! counts that of `fexit` from 5.12 on, of raw tracepoints since it does it (6.1), of the others from 6.7. Programs at cgroups have no
+//! such rule.
 
 use aya::programs::Program;
 

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bindwatch_probe::abi::counter;
 use tokio::io::unix::AsyncFd;
 
 use super::census::Counted;
+use super::losses::Losses;
 use super::sockets::{Tables, TablesError};
 use super::system::{Survey, System};
 use crate::cgroup2;
@@ -81,11 +81,8 @@ pub struct Live {
     /// Records that were read before their turn.
     ahead: VecDeque<Stamped>,
     seq: Seq,
-    lost: [u64; counter::SLOTS as usize],
-    undecodable: u64,
+    losses: Losses,
     quiet_looks: u32,
-    /// Events that the kernel ran no program for, as far as they were told.
-    missed: u64,
     /// What tells the guard of processes, and how they are judged.
     guard: Option<(Standings, Settings)>,
     /// Binds that wait.
@@ -152,10 +149,8 @@ impl Live {
             facts: Vec::new(),
             seq: Seq(1),
             ahead: VecDeque::new(),
-            lost: [0; counter::SLOTS as usize],
-            undecodable: 0,
+            losses: Losses::default(),
             quiet_looks: 0,
-            missed: 0,
             guard: None,
             waits: None,
             tried: Vec::new(),
@@ -290,7 +285,8 @@ impl Live {
             self.quiet_looks = 0;
         }
         if taken > 0 || self.quiet_looks == 1 {
-            self.count_losses(events);
+            let asks_kernel = self.losses.asks_for_missed(begin) || self.quiet_looks == 1;
+            self.count_losses(asks_kernel, events);
         }
         self.serve_waits(events);
         let now = clock::boot_now();
@@ -352,6 +348,7 @@ impl Live {
 
     /// Appends what is counted and not told: at the end.
     pub fn finish(&mut self, events: &mut Vec<Event>) {
+        self.count_losses(true, events);
         self.enricher.accepted_so_far(clock::boot_now(), &mut self.facts);
         self.stamp(events);
         self.count_ports(events);
@@ -408,7 +405,7 @@ impl Live {
 
     fn undecodable(&mut self, error: impl std::fmt::Display) {
         log::warn!("the probe sent {error}");
-        self.undecodable += 1;
+        self.losses.undecodable();
     }
 
     fn take_records(&mut self, events: &mut Vec<Event>) -> Result<usize, LiveError> {
@@ -521,24 +518,10 @@ impl Live {
         }
     }
 
-    /// Makes an event of what was lost since the last look.
-    fn count_losses(&mut self, events: &mut Vec<Event>) {
-        let now = self.counters.read();
-        let mut counts: BTreeMap<String, u64> = counter::NAMES
-            .iter()
-            .zip(now.iter().zip(&self.lost))
-            .filter(|(_, (now, before))| now > before)
-            .map(|(name, (now, before))| ((*name).to_owned(), now - before))
-            .collect();
-        self.lost = now;
-        let missed = self.enricher.lookups().probe().missed();
-        if missed > self.missed {
-            counts.insert("missed".to_owned(), missed - self.missed);
-            self.missed = missed;
-        }
-        if self.undecodable > 0 {
-            counts.insert("undecodable".to_owned(), std::mem::take(&mut self.undecodable));
-        }
+    /// Makes an event of what was lost since the last look, where the kernel is asked with what it left out.
+    fn count_losses(&mut self, asks_kernel: bool, events: &mut Vec<Event>) {
+        let missed = asks_kernel.then(|| self.enricher.lookups().probe().missed());
+        let counts = self.losses.since(self.counters.read(), missed);
         if counts.is_empty() {
             return;
         }

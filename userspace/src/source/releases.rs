@@ -64,7 +64,7 @@ pub struct Releases {
     ring: AsyncFd<Ring>,
     idle: Idle,
     counters: Counters,
-    /// Records of ended sockets that were lost.
+    /// Records of ended sockets that were lost, and events that the kernel left out.
     lost: u64,
     /// What ended and may still be in the tables.
     ended: BTreeSet<Cookie>,
@@ -75,7 +75,7 @@ pub struct Releases {
     /// Until when records may be missing.
     unsure: Option<Instant>,
     /// Owns the programs.
-    _probe: Probe,
+    probe: Probe,
 }
 
 /// What the ring says.
@@ -123,7 +123,7 @@ impl Releases {
             patience: LOOK_EVERY,
             settled: Instant::now() + SETTLED_AFTER,
             unsure: None,
-            _probe: probe,
+            probe,
         })
     }
 
@@ -209,7 +209,8 @@ impl Releases {
                 return News::Ours;
             }
         }
-        let lost = self.counters.read().get(counter::CLOSE as usize).copied().unwrap_or(0);
+        let untold = self.counters.read().get(counter::CLOSE as usize).copied().unwrap_or(0);
+        let lost = untold + self.probe.missed();
         if lost != self.lost {
             self.lost = lost;
             self.unsure = Some(looked.max(Instant::now()) + UNSURE_FOR);
