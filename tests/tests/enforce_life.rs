@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::inotify;
 use rustix::process::Signal;
-use scenarios::wait::{Deadline, Process, readable};
+use scenarios::wait::{Deadline, Process, SLOWNESS, readable};
 use scenarios::{Actor, Cgroup, Folder, Log, Recording, Run, bindwatch, cgroup2, loopback};
 
 /// Two strangers in a cgroup.
@@ -308,7 +308,7 @@ fn programs_of(pid: u32) -> BTreeSet<u64> {
 
 #[test]
 fn killed_at_any_moment_it_leaves_nothing() {
-    const BATCHES: u32 = 20;
+    const BATCHES: u32 = if SLOWNESS > 1 { 4 } else { 20 };
     const AT_ONCE: u32 = 8;
     let _mount = BpfMount::new();
     let mut dice = Dice(seed());
@@ -426,7 +426,7 @@ fn seed() -> u64 {
 /// One by one, each in the moments in which it pins, or ends.
 #[test]
 fn killed_while_it_pins_or_ends_it_leaves_nothing() {
-    const ROUNDS: u32 = 16;
+    const ROUNDS: u32 = if SLOWNESS > 1 { 6 } else { 16 };
     let _mount = BpfMount::new();
     let (mut dice, cgroup, kept) = (Dice(seed()), Cgroup::new(), Cgroup::new());
     // With these there is a folder to watch.

@@ -111,7 +111,7 @@ pub enum InventoryPhase {
 /// Events that the probe could not hand over, or the reader could not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
-    /// How many, by kind (`bind`, `close`, `option`, `process`, `attempt`, `undecodable`); zero kinds are left out.
+    /// How many, by kind (`bind`, `close`, `option`, `process`, `attempt`, `guard`, `missed`, `undecodable`); zero kinds are left out.
     pub counts: BTreeMap<String, u64>,
 }
 
