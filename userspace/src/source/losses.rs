@@ -75,7 +75,10 @@ mod tests {
         assert_eq!(counted(&mut losses, 2, Some(3)), [("bind".to_owned(), 2), ("missed".to_owned(), 3)]);
         assert_eq!(counted(&mut losses, 2, None), []);
         losses.undecodable();
-        assert_eq!(counted(&mut losses, 2, Some(7)), [("missed".to_owned(), 4), ("undecodable".to_owned(), 1)]);
+        assert_eq!(
+            counted(&mut losses, 2, Some(7)),
+            [("missed".to_owned(), 4), ("undecodable".to_owned(), 1)]
+        );
         assert_eq!(counted(&mut losses, 3, Some(7)), [("bind".to_owned(), 1)]);
     }
 
