@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 
-use scenarios::{Actor, Recording, loopback};
+use scenarios::{Actor, Cgroup, Finding, Recording, loopback};
 use serde_json::Value;
 
 const HOWS: [&str; 2] = ["bind", "socketcall"];
@@ -28,7 +28,7 @@ fn a_32_bit_server_shares_like_any_other() {
         let finding = report.only(address, 8000);
         assert_eq!((finding.kind(), finding.text("receives")), ("co-bind", "split"), "{how}");
         assert_eq!(finding.pids(), [u64::from(one.pid()), u64::from(other.pid())], "{how}");
-        // Read from the socket: no hook sees a 32-bit setsockopt.
+        // Read from the socket at its bind.
         assert_eq!(finding.holders()[1].texts("options"), ["SO_REUSEPORT"], "{how}");
     }
 }
@@ -79,6 +79,70 @@ fn a_32_bit_bind_that_is_refused_is_told_with_its_errno_where_the_backend_sees_i
         let errno = if certain { "EADDRINUSE" } else { "unknown" };
         assert_eq!((shown.number("pid"), shown.text("errno")), (u64::from(victim.pid()), errno), "{how}");
     }
+}
+
+/// Whether a recording sees options that 32-bit programs set late: where BPF is among the kernel's security modules, and only there.
+fn sees_late_options(recording: &Recording) -> bool {
+    let header = recording.log().lines("\"type\":\"header\"").remove(0);
+    let hooks = header["hooks"].as_array().expect("hooks");
+    let is_attached = hooks.iter().any(|hook| hook == "socket_setsockopt");
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    assert_eq!(is_attached, modules.trim().split(',').any(|module| module == "bpf"), "{modules}");
+    is_attached
+}
+
+#[test]
+fn an_option_that_is_set_late_by_32_bits_is_seen_by_a_security_module() {
+    let recording = Recording::start();
+    let is_seen = sees_late_options(&recording);
+    let address = loopback();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let late = one.bind(&format!("udp {address}:8000"));
+    one.ok(&format!("compat-opt {} reuseport 1", late.id));
+    let is_of_it = |line: &Value| line["socket"]["cookie"] == late.cookie;
+    if is_seen {
+        recording.wait_for_lines("\"type\":\"changed\"", 1, |line| {
+            is_of_it(line) && line["socket"]["options"]["reuse_port"] == true
+        });
+    }
+    other.bind(&format!("udp {address}:8000 reuseport"));
+    recording.fence();
+    let changed = recording.log().lines("\"type\":\"changed\"");
+    assert_eq!(changed.iter().any(is_of_it), is_seen, "{changed:#?}");
+    let report = recording.stop().report();
+    if is_seen {
+        let finding = report.only(address, 8000);
+        assert_eq!(finding.kind(), "co-bind");
+        assert_eq!(finding.pids(), [u64::from(one.pid()), u64::from(other.pid())]);
+        assert_eq!(finding.holders()[0].texts("options"), ["SO_REUSEPORT"]);
+    } else {
+        // Not before all sockets are looked at again (docs/kernels.md).
+        assert!(report.at(address).is_empty(), "{report}");
+    }
+}
+
+#[test]
+fn where_it_is_seen_it_opens_no_enforced_endpoint() {
+    let (cgroup, mut one, mut other) = (Cgroup::new(), Actor::new(), Actor::new());
+    let recording = Recording::enforcing::<&str>(&cgroup, []);
+    let is_seen = sees_late_options(&recording);
+    cgroup.enrol(one.pid());
+    cgroup.enrol(other.pid());
+    let address = loopback();
+    let late = one.bind(&format!("udp {address}:8000"));
+    one.ok(&format!("compat-opt {} reuseport 1", late.id));
+    let bind = format!("bind udp {address}:8000 reuseport");
+    if is_seen {
+        recording.wait_for_lines("\"type\":\"changed\"", 1, |line| line["socket"]["cookie"] == late.cookie);
+        assert_eq!(other.err(&bind), "EADDRINUSE");
+    } else {
+        other.ok(&bind);
+    }
+    recording.fence();
+    let report = recording.stop().report();
+    let found = report.at(address);
+    let kinds: Vec<_> = found.iter().map(Finding::kind).collect();
+    assert_eq!(kinds, if is_seen { ["denied"].as_slice() } else { &[] }, "{report}");
 }
 
 #[test]

@@ -114,6 +114,8 @@ pub mod hook {
     pub const IP6_DATAGRAM_CONNECT: u32 = 27;
     /// `udp_disconnect`
     pub const UDP_DISCONNECT: u32 = 28;
+    /// `lsm/socket_setsockopt`
+    pub const SOCKET_SETSOCKOPT: u32 = 29;
     /// `cgroup/post_bind4` of an enforced cgroup
     pub const GUARD_BIND4: u32 = 32;
     /// `cgroup/post_bind6` of an enforced cgroup

@@ -441,7 +441,7 @@ pub(super) const SO_BINDTOIFINDEX: i32 = 62;
 
 /// The options that decide about sharing a port (socket(7), ip(7), ipv6(7)).
 #[inline(always)]
-fn decides(level: i32, name: i32) -> bool {
+pub(super) fn decides(level: i32, name: i32) -> bool {
     // SOL_SOCKET: SO_REUSEADDR, SO_REUSEPORT, SO_BINDTODEVICE, SO_BINDTOIFINDEX
     (level == 1 && matches!(name, 2 | 15 | 25 | 62)) || joins_group(level, name)
 }

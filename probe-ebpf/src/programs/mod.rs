@@ -11,6 +11,7 @@ mod guard;
 mod iter;
 mod kin;
 mod kprobe;
+mod lsm;
 mod option;
 mod sched;
 mod syscall;

@@ -35,11 +35,9 @@ impl Actor {
         let address: SocketAddr = address.parse().map_err(|_| Failure::Usage)?;
         let socket = new(protocol, family_of(&address))?;
         let low = Low::new()?;
-        for (flag, option) in [("reuseaddr", SO_REUSEADDR), ("reuseport", SO_REUSEPORT)] {
+        for (flag, option) in OPTIONS {
             if flags.contains(&flag) {
-                low.write(0, &[number(&socket), SOL_SOCKET, option, low.at(64), 4]);
-                low.write(64, &[1]);
-                call(SOCKETCALL, SYS_SETSOCKOPT, low.at(0), 0)?;
+                set(&low, &socket, option, 1)?;
             }
         }
         let family_and_port =
@@ -73,6 +71,22 @@ impl Actor {
         }
         self.told(socket)
     }
+
+    pub(crate) fn compat_option(&self, id: u64, option: &str, value: u32) -> Result<String, Failure> {
+        let known = OPTIONS.into_iter().find(|(name, _)| *name == option);
+        let (_, option) = known.ok_or(Failure::Usage)?;
+        set(&Low::new()?, self.get(id)?, option, value)?;
+        Ok(String::new())
+    }
+}
+
+/// Options by name.
+const OPTIONS: [(&str, u32); 2] = [("reuseaddr", SO_REUSEADDR), ("reuseport", SO_REUSEPORT)];
+
+fn set(low: &Low, socket: &OwnedFd, option: u32, value: u32) -> Result<(), Failure> {
+    low.write(0, &[number(socket), SOL_SOCKET, option, low.at(64), 4]);
+    low.write(64, &[value]);
+    call(SOCKETCALL, SYS_SETSOCKOPT, low.at(0), 0)
 }
 
 fn number(socket: &OwnedFd) -> u32 {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `bind PROTO ADDRESS [FLAG…]` | a socket, bound; answers `id port cookie`. PROTO: tcp, udp, mptcp, udplite. FLAG: reuseaddr, reuseport, v6only, no-port (IP_BIND_ADDRESS_NO_PORT), listen, `dev=NAME` (SO_BINDTODEVICE), `uid=N` (the socket's owner) |
 //! | `compat HOW PROTO ADDRESS [FLAG…]` | as `bind`, options and bind by 32-bit system calls. HOW: bind, socketcall |
+//! | `compat-opt ID OPTION VALUE` | as `opt`, of reuseaddr and reuseport, by a 32-bit system call |
 //! | `reconnect ID ADDRESS`, `disconnect ID`, `send ID ADDRESS` | connects a socket that is there; ends its connection (AF_UNSPEC); sends a datagram. Answer the local `port` |
 //! | `port ID` | its local `port` |
 //! | `rebind ID ADDRESS` | binds a socket that is there |
@@ -192,6 +193,8 @@ impl Actor {
     fn act(&mut self, words: &[&str]) -> Result<String, Failure> {
         match words {
             ["bind", protocol, address, flags @ ..] => self.bind(protocol, address, flags),
+            #[cfg(target_arch = "x86_64")]
+            ["compat-opt", id, option, value] => self.compat_option(id.parse()?, option, value.parse()?),
             #[cfg(target_arch = "x86_64")]
             ["compat", how, protocol, address, flags @ ..] => self.compat(how, protocol, address, flags),
             ["reconnect", id, address] => self.reconnect(id.parse()?, address),

@@ -13,7 +13,7 @@ use super::EXIT_FAILED;
 use crate::cgroup2::{self, Paths};
 use crate::cli::{DoctorArgs, Format, Globals};
 use crate::log::Host;
-use crate::probe::hooks::HOOKS;
+use crate::probe::hooks::{Attach, HOOKS};
 use crate::probe::{self, Attached, Backend, PinError};
 use crate::sink::escape;
 
@@ -47,6 +47,9 @@ struct HookState {
     hook: &'static str,
     tells: &'static str,
     usable: Option<bool>,
+    /// Few kernels have what it is for: it is not missed elsewhere.
+    #[serde(skip)]
+    is_rare: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,25 +82,47 @@ struct Blind {
     what: &'static str,
     /// What is told instead.
     instead: &'static str,
-    /// Only the exits of system calls do not show it.
+    /// Who would.
     #[serde(skip)]
-    by_calls: bool,
+    shown_by: ShownBy,
 }
 
-const fn blind(what: &'static str, instead: &'static str, by_calls: bool) -> Blind {
-    Blind { what, instead, by_calls }
+/// What shows what others do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ShownBy {
+    Nothing,
+    /// Programs at functions of the kernel.
+    Functions,
+    /// A program at the security modules' hook.
+    SecurityModules,
+}
+
+const fn blind(what: &'static str, instead: &'static str, shown_by: ShownBy) -> Blind {
+    Blind { what, instead, shown_by }
 }
 
 /// docs/kernels.md says more about each.
 const BLIND: [Blind; 8] = [
-    blind("the errno of a 32-bit bind()", "\"unknown\", and the finding is uncertain", true),
-    blind("a 32-bit or io_uring connect() without a port", "nothing", true),
-    blind("a sendto() that finds no port", "nothing", true),
-    blind("a UDP disconnect by io_uring or 32 bits", "its port, until the next inventory", true),
-    blind("options set late by 32-bit programs", "as they were, until the next inventory", false),
-    blind("ports that connect() and sendto() choose", "looked up when they refuse a bind", false),
-    blind("which process accepts on a shared socket", "the socket's count for each of them", false),
-    blind("connections of listeners from before", "\"accepted\": null", false),
+    blind("the errno of a 32-bit bind()", "\"unknown\", and the finding is uncertain", ShownBy::Functions),
+    blind("a 32-bit or io_uring connect() without a port", "nothing", ShownBy::Functions),
+    blind("a sendto() that finds no port", "nothing", ShownBy::Functions),
+    blind(
+        "a UDP disconnect by io_uring or 32 bits",
+        "its port, until the next inventory",
+        ShownBy::Functions,
+    ),
+    blind(
+        "options set late by 32-bit programs",
+        "as they were, until the next inventory",
+        ShownBy::SecurityModules,
+    ),
+    blind("ports that connect() and sendto() choose", "looked up when they refuse a bind", ShownBy::Nothing),
+    blind(
+        "which process accepts on a shared socket",
+        "the socket's count for each of them",
+        ShownBy::Nothing,
+    ),
+    blind("connections of listeners from before", "\"accepted\": null", ShownBy::Nothing),
 ];
 
 /// A cgroup in which binds are denied whether or not bindwatch runs.
@@ -145,15 +170,22 @@ fn examine() -> Doctor {
     let ready = checks.iter().all(|check| check.state != State::Missing);
     let hooks = hooks(attached.as_ref());
     let backends = backends(attached.as_ref());
-    let inside = attached.and_then(|attached| attached.backend).is_some_and(Backend::is_inside);
-    let by_calls = !inside;
+    let inside = attached.as_ref().and_then(|attached| attached.backend).is_some_and(Backend::is_inside);
+    let lsm = HOOKS.iter().find(|hook| hook.attach == Attach::Lsm);
+    let by_modules =
+        lsm.is_some_and(|lsm| attached.is_some_and(|attached| attached.hooks.contains(&lsm.name)));
+    let is_shown = |blind: &Blind| match blind.shown_by {
+        ShownBy::Nothing => false,
+        ShownBy::Functions => inside,
+        ShownBy::SecurityModules => by_modules,
+    };
     Doctor {
         schema: "bindwatch.doctor/1",
         version: env!("CARGO_PKG_VERSION"),
         kernel,
         ready,
         checks,
-        blind: BLIND.into_iter().filter(|blind| by_calls || !blind.by_calls).collect(),
+        blind: BLIND.into_iter().filter(|blind| !is_shown(blind)).collect(),
         backends,
         hooks,
         pinned: pinned(),
@@ -213,13 +245,19 @@ fn hooks(attached: Option<&Attached>) -> Vec<HookState> {
                 hook: hook.name,
                 tells: hook.tells,
                 usable,
+                is_rare: needless.is_some_and(|needless| needless.costs.is_some()),
                 reason: refused
                     .map(|refused| refused.reason.clone())
-                    .or_else(|| needless.map(|needless| needless.reason.to_owned())),
-                costs: refused.map(|refused| refused.costs),
+                    .or_else(|| needless.map(|needless| needless.reason.clone())),
+                costs: refused.map(|refused| refused.costs).or(needless.and_then(|needless| needless.costs)),
                 fix: match attached {
                     None => Some(remedy::UNTRIED.to_owned()),
-                    Some(_) => refused.map(|refused| remedy::of_hook(hook.attach, &refused.reason)),
+                    Some(_) => {
+                        let missing = needless.filter(|needless| needless.costs.is_some());
+                        let reason = refused.map(|refused| &refused.reason);
+                        let reason = reason.or(missing.map(|needless| &needless.reason));
+                        reason.map(|reason| remedy::of_hook(hook.attach, reason))
+                    }
                 },
             }
         })

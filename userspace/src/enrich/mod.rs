@@ -571,9 +571,9 @@ fn bind(call: Call) -> Bind {
 /// What an option means for sharing (socket(7), ip(7), ipv6(7)).
 fn setting(option: &SetOption) -> Option<Setting> {
     match (option.level, option.name) {
-        (1, 2) => Some(Setting::ReuseAddr(option.value != 0)),
-        (1, 15) => Some(Setting::ReusePort(option.value != 0)),
-        (1, 62) => Some(Setting::Device(Ifindex(option.value.unsigned_abs()))),
+        (1, 2) => Some(Setting::ReuseAddr(option.value? != 0)),
+        (1, 15) => Some(Setting::ReusePort(option.value? != 0)),
+        (1, 62) => Some(Setting::Device(Ifindex(option.value?.unsigned_abs()))),
         // SO_BINDTODEVICE names the device; which index that is must be asked of the socket.
         (1, _) => None,
         _ => Some(Setting::Multicast),

@@ -68,6 +68,8 @@ pub enum Hook {
     Ip6DatagramConnect,
     /// `udp_disconnect`
     UdpDisconnect,
+    /// `lsm/socket_setsockopt`
+    SocketSetsockopt,
     /// `cgroup/post_bind4` of an enforced cgroup
     GuardBind4,
     /// `cgroup/post_bind6` of an enforced cgroup
@@ -78,7 +80,7 @@ pub enum Hook {
     CheckBind6,
     /// `cgroup/setsockopt` of an enforced cgroup
     GuardOption,
-    /// `iter/task_file`
+    /// `iter/task`, and `iter/task_file` before 5.17
     TaskFile,
     /// A dump of the socket tables over netlink (sock_diag(7)).
     SockDiag,

@@ -3,7 +3,7 @@
 //!
 //! The functions see every door to a port (io_uring, 32-bit system calls, automatic binds), and cost nothing where nobody
 //! binds or connects; an attached system call event slows every system call of the machine. BPF LSM's `socket_bind` is not
-//! used: it comes before the bind, as the cgroup programs do, and knows no errno.
+//! used: it comes before the bind, as the cgroup programs do, and knows no errno (what is used of it lies in `lsm.rs`).
 
 use std::path::Path;
 

@@ -9,6 +9,8 @@ pub enum Attach {
     Cgroup(u32),
     /// To a raw tracepoint of its own name.
     RawTracepoint,
+    /// To a hook of the kernel's security modules of its own name.
+    Lsm,
     /// To a trace event of this category and its own name (needs tracefs).
     Tracepoint(&'static str),
 }
@@ -42,7 +44,7 @@ const NO_URING: &str = "binds through io_uring fail unseen";
 
 /// The programs in the order in which they attach: those that end something before those that begin it, so that
 /// nothing is seen to begin whose end is then missed.
-pub const HOOKS: [Hook; 24] = [
+pub const HOOKS: [Hook; 25] = [
     hook("sched_process_exit", Attach::RawTracepoint, Need::Core, "processes that end"),
     hook("sched_process_fork", Attach::RawTracepoint, Need::Core, "lineage"),
     hook("sched_process_exec", Attach::RawTracepoint, Need::Core, "programs and their arguments"),
@@ -96,6 +98,12 @@ pub const HOOKS: [Hook; 24] = [
         "late options",
     ),
     hook(
+        "socket_setsockopt",
+        Attach::Lsm,
+        Need::Extra("options that a 32-bit program sets after its bind are missed"),
+        "late options of 32-bit programs",
+    ),
+    hook(
         "connect4",
         Attach::Cgroup(syscall::INET4_CONNECT),
         Need::Extra("TIME_WAIT has no owner, exhaustion no destination"),
@@ -140,4 +148,5 @@ const fn hook(name: &'static str, attach: Attach, need: Need, tells: &'static st
 
 /// Programs that have something to do only where two sockets share a port: with `--events conflicts` they are attached when the
 /// first do. Not even an empty program is free, and the kernel copies the value of every option for one at `setsockopt`.
-pub(super) const OF_SHARED_PORTS: [&str; 3] = ["sock_release", "tcp_destroy_sock", "setsockopt"];
+pub(super) const OF_SHARED_PORTS: [&str; 4] =
+    ["sock_release", "tcp_destroy_sock", "setsockopt", "socket_setsockopt"];

@@ -120,13 +120,21 @@ pub struct Refused {
     pub costs: &'static str,
 }
 
-/// A program that is not attached, and is not missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A program that is not attached, and is not missed, or is for what few kernels have.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needless {
     /// Which.
     pub hook: &'static str,
-    /// Why nothing is missed.
-    pub reason: &'static str,
+    /// Why nothing is missed, or what the kernel has not.
+    pub reason: String,
+    /// What is not seen without it.
+    pub costs: Option<&'static str>,
+}
+
+impl Needless {
+    fn new(hook: &Hook, reason: &str) -> Self {
+        Self { hook: hook.name, reason: reason.to_owned(), costs: None }
+    }
 }
 
 /// What became of each program.
@@ -136,7 +144,7 @@ pub struct Attached {
     pub hooks: Vec<&'static str>,
     /// The others.
     pub refused: Vec<Refused>,
-    /// Those that are not attached and miss nothing.
+    /// Those that are not attached and miss nothing, or little.
     pub needless: Vec<Needless>,
     /// What tells how calls end; None with `--errno off`.
     pub backend: Option<Backend>,
@@ -165,6 +173,10 @@ pub struct Probe {
     pub(super) listings: Listings,
     /// The functions that carry calls out, as far as the kernel has them.
     pub(super) inside: backend::Found,
+    /// What a program at the security modules' hook attaches to, where that exists.
+    pub(super) lsm_function: Option<u32>,
+    /// A 32-bit system call is told from others.
+    pub(super) knows_compat: bool,
     /// io_uring of this kernel can bind (6.11).
     pub(super) binds_by_uring: bool,
     /// The end of a system call still knows its arguments: nothing needs to be attached to its beginning.
@@ -199,7 +211,7 @@ impl Probe {
         if surroundings::lockdown().as_deref() == Some("confidentiality") {
             return Err(ProbeError::LockedDown);
         }
-        let Resolved { mut offsets, listings, inside, binds_by_uring } = offsets::resolve()?;
+        let Resolved { mut offsets, listings, inside, lsm_function, binds_by_uring } = offsets::resolve()?;
         let needed: &[u32] = match options.related_by {
             _ if options.guard == Guarding::Off => &[],
             RelatedBy::Lineage | RelatedBy::Process => &[],
@@ -231,6 +243,8 @@ impl Probe {
             listings,
             inside,
             binds_by_uring,
+            lsm_function,
+            knows_compat: offsets.task_status != ABSENT,
             ends_know_arguments: offsets.task_pt_regs != ABSENT,
             attached: Attached::default(),
             waits_for_shared_ports: options.only_conflicts && options.guard == Guarding::Off,
@@ -278,7 +292,7 @@ impl Probe {
             let no_tracefs = visible.err();
             for hook in &HOOKS {
                 if let Some(reason) = probe.needless(hook, false) {
-                    probe.attached.needless.push(Needless { hook: hook.name, reason });
+                    probe.attached.needless.push(Needless::new(hook, reason));
                     continue;
                 }
                 let outcome = probe.attach_one(hook, &cgroup, no_tracefs.as_deref());
@@ -317,6 +331,8 @@ impl Probe {
             (options.errno || !matches!(hook.need, Need::Errno(_)))
                 && self.needless(hook, is_inside).is_none()
                 && (no_tracefs.is_none() || !matches!(hook.attach, Attach::Tracepoint(_)))
+                // By itself: it names what it is attached to when it is loaded.
+                && hook.attach != Attach::Lsm
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
         let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
@@ -324,7 +340,7 @@ impl Probe {
         load_together(&mut self.ebpf, &names, listing.as_ref().map(|(listing, types)| (*listing, types)));
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if let Some(reason) = self.needless(hook, is_inside) {
-                self.attached.needless.push(Needless { hook: hook.name, reason });
+                self.attached.needless.push(Needless::new(hook, reason));
                 continue;
             }
             if !options.errno && matches!(hook.need, Need::Errno(_)) {
@@ -333,7 +349,7 @@ impl Probe {
             }
             if self.waits_for_shared_ports && OF_SHARED_PORTS.contains(&hook.name) {
                 let reason = "attached when two sockets share a port";
-                self.attached.needless.push(Needless { hook: hook.name, reason });
+                self.attached.needless.push(Needless::new(hook, reason));
                 continue;
             }
             let outcome = self.attach_one(hook, cgroup, no_tracefs);
@@ -385,9 +401,7 @@ impl Probe {
         match outcome {
             Ok(()) => self.attached.hooks.push(hook.name),
             Err(_) if hook.attach == Attach::Tracepoint(IO_URING) && !self.binds_by_uring => {
-                self.attached
-                    .needless
-                    .push(Needless { hook: hook.name, reason: "this kernel cannot bind through io_uring" });
+                self.attached.needless.push(Needless::new(hook, "this kernel cannot bind through io_uring"));
             }
             Err(reason) => {
                 let (Need::Extra(costs) | Need::Errno(costs)) = hook.need else {
@@ -398,7 +412,11 @@ impl Probe {
                     });
                     return;
                 };
-                self.attached.refused.push(Refused { hook: hook.name, reason, costs });
+                if hook.attach == Attach::Lsm {
+                    self.attached.needless.push(Needless { hook: hook.name, reason, costs: Some(costs) });
+                } else {
+                    self.attached.refused.push(Refused { hook: hook.name, reason, costs });
+                }
             }
         }
     }
@@ -408,6 +426,9 @@ impl Probe {
             return Err(reason.to_owned());
         }
         log::debug!("loading {}", hook.name);
+        if hook.attach == Attach::Lsm {
+            return self.attach_lsm();
+        }
         let program = self.ebpf.program_mut(hook.name).ok_or("it is not in the object")?;
         load(program, None).map_err(|error| reason(&error))?;
         if let Attach::Cgroup(attach_type) = hook.attach {

@@ -18,7 +18,11 @@ impl Probe {
         let traced = programs.filter(|program| {
             matches!(
                 program,
-                Program::FExit(_) | Program::KProbe(_) | Program::RawTracePoint(_) | Program::TracePoint(_)
+                Program::FExit(_)
+                    | Program::KProbe(_)
+                    | Program::Lsm(_)
+                    | Program::RawTracePoint(_)
+                    | Program::TracePoint(_)
             )
         });
         let fds = traced.filter_map(|program| program.fd().ok());

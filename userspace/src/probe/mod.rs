@@ -8,6 +8,7 @@ pub mod btf;
 mod guard;
 pub mod hooks;
 mod load;
+mod lsm;
 mod maps;
 mod membership;
 mod missed;

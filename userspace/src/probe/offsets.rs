@@ -4,10 +4,10 @@ use std::path::Path;
 
 use bindwatch_probe::abi::config::{ABSENT, Offsets};
 
-use super::ProbeError;
 use super::backend::{FUNCTIONS, LISTEN_START};
 use super::btf::{Btf, Function};
 use super::vmlinux::Types;
+use super::{ProbeError, lsm};
 
 /// `PIDTYPE_SID`, as a pointer index into `signal_struct.pids` (include/linux/pid_types.h).
 const PIDTYPE_SID: u32 = 3;
@@ -61,7 +61,7 @@ const IO_BIND: &str = "io_bind";
 pub(super) fn resolve() -> Result<Resolved, ProbeError> {
     let blob = Types::of_kernel().map_err(|source| ProbeError::NoBtf { source })?;
     let helpers = ["bpf_get_retval", IO_BIND, "bpf_get_current_task_btf", "bpf_task_pt_regs", "bpf_loop"];
-    let asked = [[TASK_FILE, TASK].as_slice(), &helpers].concat();
+    let asked = [[TASK_FILE, TASK, lsm::FUNCTION].as_slice(), &helpers].concat();
     let functions = [asked.as_slice(), &FUNCTIONS].concat();
     let btf = Btf::parse(&blob, &STRUCTS, &functions).map_err(|source| ProbeError::BadBtf { source })?;
     let mut offsets = from_btf(&btf);
@@ -106,6 +106,7 @@ pub(super) fn resolve() -> Result<Resolved, ProbeError> {
                 by_process: by_process.map(|function| function.id),
             },
             inside,
+            lsm_function: btf.function(lsm::FUNCTION).map(|function| function.id),
             binds_by_uring: io_bind.is_some(),
         }),
     }
@@ -133,6 +134,8 @@ pub(super) struct Resolved {
     pub(super) listings: Listings,
     /// The functions that carry calls out, in the order of [`FUNCTIONS`].
     pub(super) inside: [Option<Function>; FUNCTIONS.len()],
+    /// The id of [`lsm::FUNCTION`], where it exists.
+    pub(super) lsm_function: Option<u32>,
     /// io_uring can bind.
     pub(super) binds_by_uring: bool,
 }

@@ -61,6 +61,12 @@ pub(super) fn plainly(error: ProbeError) -> ProbeError {
     }
 }
 
+/// The kernel's security modules that are in use, with commas between; None where securityfs is not mounted.
+pub(super) fn security_modules() -> Option<String> {
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").ok()?;
+    Some(modules.trim().to_owned())
+}
+
 /// The mode of kernel lockdown (kernel_lockdown(7)), where it can be seen: `none`, `integrity` or `confidentiality`.
 #[must_use]
 pub fn lockdown() -> Option<String> {

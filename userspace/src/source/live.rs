@@ -439,7 +439,7 @@ impl Live {
                         Record::Listen(call) => shares(call) && record.hook != Hook::InetSockSetState,
                         _ => false,
                     };
-                    if matches!(&record.record, Record::Option(option) if option.is_of_device()) {
+                    if matches!(&record.record, Record::Option(option) if option.must_be_looked_up()) {
                         self.moved = self.guard.as_ref().map(|_| BootTime(record.at.0 + DEVICE_NS));
                     }
                     self.enricher.record(record, self.seq, &mut self.facts);

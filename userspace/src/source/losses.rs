@@ -63,8 +63,7 @@ mod tests {
     use super::*;
 
     fn counted(losses: &mut Losses, bind: u64, missed: Option<u64>) -> Vec<(String, u64)> {
-        let mut counters = [0; counter::SLOTS as usize];
-        counters[counter::BIND as usize] = bind;
+        let counters = std::array::from_fn(|slot| if slot == counter::BIND as usize { bind } else { 0 });
         losses.since(counters, missed).into_iter().collect()
     }
 

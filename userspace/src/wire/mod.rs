@@ -202,15 +202,15 @@ pub struct SetOption {
     pub level: i32,
     /// As in setsockopt(2).
     pub name: i32,
-    /// First four bytes.
-    pub value: i32,
+    /// First four bytes; None where what tells of it cannot read them.
+    pub value: Option<i32>,
 }
 
 impl SetOption {
-    /// It binds the socket to a device, or to none: SO_BINDTODEVICE, SO_BINDTOIFINDEX (socket(7)).
+    /// Only the socket tells what it makes of it: a device (SO_BINDTODEVICE, SO_BINDTOIFINDEX), or a value that is not known.
     #[must_use]
-    pub const fn is_of_device(&self) -> bool {
-        self.level == 1 && matches!(self.name, 25 | 62)
+    pub const fn must_be_looked_up(&self) -> bool {
+        self.level == 1 && (matches!(self.name, 25 | 62) || self.value.is_none())
     }
 }
 
@@ -294,7 +294,7 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
         kind::UNLISTEN => Record::Unlisten(small(bytes)?),
         kind::CLOSE => Record::Close(small(bytes)?),
         kind::DESTROY => Record::Destroy(small(bytes)?),
-        kind::OPTION => Record::Option(set_option(bytes)?),
+        kind::OPTION => Record::Option(set_option(bytes, hook)?),
         kind::FORK => Record::Fork(fork(bytes)?),
         kind::EXEC => Record::Exec(Box::new(exec(bytes)?)),
         kind::EXIT => {
@@ -359,6 +359,7 @@ fn hook_of(number: u32) -> Result<Hook, DecodeError> {
         hook::GUARD_BIND6 => Hook::GuardBind6,
         hook::CHECK_BIND4 => Hook::CheckBind4,
         hook::CHECK_BIND6 => Hook::CheckBind6,
+        hook::SOCKET_SETSOCKOPT => Hook::SocketSetsockopt,
         hook::GUARD_OPTION => Hook::GuardOption,
         unknown => return Err(DecodeError::Hook(unknown)),
     })
@@ -429,13 +430,13 @@ fn small(bytes: &[u8]) -> Result<Small, DecodeError> {
     })
 }
 
-fn set_option(bytes: &[u8]) -> Result<SetOption, DecodeError> {
+fn set_option(bytes: &[u8], hook: Hook) -> Result<SetOption, DecodeError> {
     long_enough::<abi::SetOption>(bytes)?;
     Ok(SetOption {
         cookie: Cookie(field!(bytes, abi::SetOption, cookie: u64)),
         level: field!(bytes, abi::SetOption, level: i32),
         name: field!(bytes, abi::SetOption, name: i32),
-        value: field!(bytes, abi::SetOption, value: i32),
+        value: (hook != Hook::SocketSetsockopt).then(|| field!(bytes, abi::SetOption, value: i32)),
     })
 }
 

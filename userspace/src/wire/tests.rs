@@ -252,8 +252,14 @@ fn changes_of_sockets() {
     assert_eq!(record(&small_of(kind::UNLISTEN)), Record::Unlisten(small()));
     assert_eq!(record(&small_of(kind::CLOSE)), Record::Close(small()));
     assert_eq!(record(&small_of(kind::DESTROY)), Record::Destroy(small()));
-    let option = SetOption { cookie: Cookie(9002), level: 1, name: 15, value: -2 };
-    assert_eq!(record(&option_of()), Record::Option(option));
+    let option = SetOption { cookie: Cookie(9002), level: 1, name: 15, value: Some(-2) };
+    assert_eq!(record(&option_of()), Record::Option(option.clone()));
+    // Which is in the program's memory.
+    let mut unread = option_of();
+    put!(unread, abi::SetOption, {
+        head.hook = hook::SOCKET_SETSOCKOPT;
+    });
+    assert_eq!(record(&unread), Record::Option(SetOption { value: None, ..option }));
 }
 
 #[test]
@@ -314,7 +320,7 @@ fn unknown_numbers() {
     for unknown in [0, kind::CGROUP_REMOVED + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Sock>(unknown, hook::BIND4)), Err(DecodeError::Kind(unknown)));
     }
-    for unknown in [0, hook::UDP_DISCONNECT + 1, u32::MAX] {
+    for unknown in [0, hook::SOCKET_SETSOCKOPT + 1, u32::MAX] {
         assert_eq!(decode(&blank::<abi::Exit>(kind::EXIT, unknown)), Err(DecodeError::Hook(unknown)));
     }
     for kind in CALLS {

@@ -94,6 +94,11 @@ pub(super) fn of_hook(attach: Attach, reason: &str) -> String {
         ),
         Attach::Cgroup(_) => "a kernel with CONFIG_CGROUP_BPF=y, Linux 5.9 or newer".to_owned(),
         _ if matches!(errno, Some(libc::EPERM)) => FORBIDDEN.to_owned(),
+        Attach::Lsm if reason.contains("processor") => "nothing: x86 alone tells them".to_owned(),
+        Attach::Lsm => {
+            "boot with lsm= and what /sys/kernel/security/lsm has, and bpf behind it, on a kernel with CONFIG_BPF_LSM=y"
+                .to_owned()
+        }
         Attach::RawTracepoint => format!("{PROGRAMS}, Linux 5.9 or newer"),
         Attach::Tracepoint(_) if reason.contains("tracefs") || reason.contains("mount namespace") => {
             of_tracefs(reason).to_owned()
@@ -202,6 +207,7 @@ mod tests {
                 "CONFIG_FTRACE=y",
             ),
             (rings, "No such file or directory (os error 2)", "CONFIG_IO_URING=y"),
+            (Attach::Lsm, "bpf is not among the security modules of this kernel (lsm=)", "boot with lsm="),
         ] {
             assert!(of_hook(attach, reason).contains(says), "{reason}: {}", of_hook(attach, reason));
         }

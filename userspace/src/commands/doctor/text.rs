@@ -44,6 +44,7 @@ pub(super) fn write(doctor: &Doctor, out: &mut impl Write) -> io::Result<()> {
         let state = match hook.usable {
             Some(true) => "ok",
             Some(false) if hook.costs.is_none() => "needless",
+            Some(false) if hook.is_rare => "off",
             Some(false) => "refused",
             None => "untried",
         };

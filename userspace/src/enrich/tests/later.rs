@@ -82,7 +82,7 @@ fn a_device_is_read_from_the_socket_a_moment_later() {
     let mut on_device = socket(70);
     on_device.options.device = Ifindex(3);
     bench.enricher.lookups.now = vec![(on_device.clone(), TcpState::Close)];
-    let to_device = SetOption { cookie: Cookie(70), level: 1, name: 25, value: 0x3068_7465 };
+    let to_device = SetOption { cookie: Cookie(70), level: 1, name: 25, value: Some(0x3068_7465) };
     let expected = Body::Changed(Changed { process: None, socket: on_device, state: TcpState::Close });
     assert_eq!(bench.feed(Record::Option(to_device.clone())), []);
     assert_eq!(bench.wait(1_000_000), []);
@@ -92,6 +92,23 @@ fn a_device_is_read_from_the_socket_a_moment_later() {
     assert_eq!(bench.wait(2_000_000), []);
     assert_eq!(bench.wait(50_000_000), [expected]);
     assert_eq!(bench.wait(50_000_000), []);
+}
+
+/// What a 32-bit program sets is told without its value.
+#[test]
+fn an_option_of_which_the_value_is_not_known_is_read_from_the_socket() {
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    let mut shared = socket(70);
+    shared.options.reuse_port = true;
+    bench.enricher.lookups.now = vec![(shared.clone(), TcpState::Close)];
+    for name in [2, 15, 62] {
+        let option = SetOption { cookie: Cookie(70), level: 1, name, value: None };
+        assert!(option.must_be_looked_up());
+        assert_eq!(bench.feed(Record::Option(option)), []);
+    }
+    let expected = Body::Changed(Changed { process: None, socket: shared, state: TcpState::Close });
+    assert_eq!(bench.wait(2_000_000), [expected]);
 }
 
 /// The first socket leaves its device, and then the second comes: when it is looked at both have been, and neither record was
@@ -104,7 +121,8 @@ fn a_device_that_was_set_again_before_the_look_is_not_told_too_early() {
     let mut on_device = socket(71);
     on_device.options.device = Ifindex(3);
     bench.enricher.lookups.now = vec![(on_device, TcpState::Close)];
-    let option = Record::Option(SetOption { cookie: Cookie(71), level: 1, name: 25, value: 0x3068_7465 });
+    let option =
+        Record::Option(SetOption { cookie: Cookie(71), level: 1, name: 25, value: Some(0x3068_7465) });
     assert_eq!(bench.feed(option.clone()), []);
     let close =
         Small { cookie: Cookie(70), state: TcpState::Close, backlog: 0, tgid: 0, netns: Inum(1), port: 0 };
@@ -191,7 +209,7 @@ fn listeners_that_are_looked_at_are_counted_while_they_are_there() {
 fn a_group_that_was_joined_before_the_bind_is_told_with_it() {
     let mut bench = Bench::new();
     bench.bind(2, 69);
-    let join = SetOption { cookie: Cookie(70), level: 0, name: 35, value: 1 };
+    let join = SetOption { cookie: Cookie(70), level: 0, name: 35, value: Some(1) };
     assert_eq!(bench.feed(Record::Option(join)), [], "it has no port yet");
     let meant = Body::Option(OptionSet { cookie: Cookie(70), setting: Setting::Multicast });
     let facts = bench.bind(2, 70);

@@ -9,7 +9,7 @@ fn sockets_of_no_interest_are_left_out() {
         Record::Close(small(99, TcpState::Established)),
         Record::Unlisten(small(99, TcpState::Listen)),
         Record::Destroy(small(99, TcpState::Close)),
-        Record::Option(SetOption { cookie: Cookie(99), level: 1, name: 15, value: 1 }),
+        Record::Option(SetOption { cookie: Cookie(99), level: 1, name: 15, value: Some(1) }),
         Record::Foreign,
         // Not closed by anybody yet.
         Record::Destroy(small(70, TcpState::Close)),
@@ -74,7 +74,8 @@ fn options_that_decide_about_sharing() {
         (0, 35, 1, Some(Setting::Multicast)),
         (41, 20, 1, Some(Setting::Multicast)),
     ] {
-        let facts = bench.feed(Record::Option(SetOption { cookie: Cookie(70), level, name, value }));
+        let facts =
+            bench.feed(Record::Option(SetOption { cookie: Cookie(70), level, name, value: Some(value) }));
         let expected: Vec<Body> = setting
             .map(|setting| Body::Option(OptionSet { cookie: Cookie(70), setting }))
             .into_iter()
