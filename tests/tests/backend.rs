@@ -213,7 +213,9 @@ fn a_hook_is_missed_only_where_there_is_something_to_see() {
         assert_eq!(hook["costs"].is_null(), needless, "{hook}");
     }
     let probe = doctor["checks"].as_array().and_then(|checks| checks.iter().find(|c| c["name"] == "probe"));
-    let costly = missed.iter().any(|hook| !hook["costs"].is_null());
+    // Few kernels have BPF as a security module: it is a hook more there, and none less elsewhere.
+    let is_rare = |hook: &Value| hook["hook"] == "socket_setsockopt" && hook["fix"].is_string();
+    let costly = missed.iter().any(|hook| !hook["costs"].is_null() && !is_rare(hook));
     let expected = if costly { "degraded" } else { "ok" };
     assert_eq!(probe.expect("the probe")["state"], expected, "{missed:?}");
 }
