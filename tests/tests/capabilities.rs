@@ -53,7 +53,9 @@ fn three_capabilities_are_needed_and_enough() {
     let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
     // Where tracefs is root's the trace events are refused: each says what to do.
     let hooks = json.get("hooks").and_then(Value::as_array).expect("hooks");
-    let fixed = hooks.iter().filter_map(|hook| hook.get("fix")?.as_str());
+    // The one of security modules is another matter, and missing nowhere.
+    let traced = hooks.iter().filter(|hook| hook.get("hook").is_some_and(|hook| hook != "socket_setsockopt"));
+    let fixed = traced.filter_map(|hook| hook.get("fix")?.as_str());
     assert!(fixed.clone().count() > 0, "{json:#}");
     for fix in fixed {
         assert!(fix.contains("as root"), "{fix}");
