@@ -237,3 +237,41 @@ fn a_look_at_descriptors_keeps_no_port_taken() {
         assert_eq!(refused, 0);
     });
 }
+
+/// Ports with a process that got the socket a moment ago.
+const LATE: u16 = 40;
+
+/// Many refused calls are answered with one look at all descriptors, but none with a look from before it.
+#[test]
+fn no_look_serves_a_call_that_came_after_it() {
+    let recording = Recording::start();
+    let (address, crowd) = (loopback(), loopback());
+    let mut server = Actor::new();
+    server.bind(&format!("tcp {crowd}:8000 listen"));
+    let mut activator = Actor::new();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let services: Vec<u64> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(Actor::new().err(&format!("bind tcp {crowd}:8000")), "EADDRINUSE");
+            }
+        });
+        let got = (0..LATE)
+            .map(|nth| {
+                let id = activator.bind(&format!("tcp {address}:{} listen", 8000 + nth)).id;
+                let service = activator.ok(&format!("spawn {id}")).number("pid");
+                assert_eq!(Actor::new().err(&format!("bind tcp {address}:{}", 8000 + nth)), "EADDRINUSE");
+                service
+            })
+            .collect();
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        got
+    });
+    recording.fence();
+    let report = recording.stop().report();
+    for (port, service) in (8000..).zip(services) {
+        // Those that came later have it too.
+        let found = refused(&report, address, port).pids();
+        assert!(found.contains(&service), "{port}: {found:?} without {service}");
+    }
+}

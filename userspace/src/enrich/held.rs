@@ -100,7 +100,7 @@ impl<L: Lookups> Enricher<L> {
         if !self.budget.allows(at, facts) {
             return None;
         }
-        let (taken, rows) = self.lookups.on_port(port.0, port.1, port.2);
+        let (taken, rows) = self.lookups.on_port(port, at);
         self.listing.ports.insert(port, (taken, rows.clone()));
         Some(rows)
     }

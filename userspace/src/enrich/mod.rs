@@ -67,8 +67,9 @@ pub struct PortRow {
 
 /// Questions to the running system.
 pub trait Lookups {
-    /// The rows of the kernel's tables with this local port, and when they were read.
-    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> (BootTime, Vec<PortRow>);
+    /// The rows of the kernel's tables with this local port, with who has them at `since` or later, and the instant of which
+    /// all that is true: not before `since`.
+    fn on_port(&mut self, port: (Inum, Protocol, u16), since: BootTime) -> (BootTime, Vec<PortRow>);
     /// Who has these sockets open now. A socket that nobody has is left out.
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)>;
     /// What these sockets are now. One that nobody has open is left out.
@@ -85,8 +86,9 @@ pub trait Lookups {
     fn ignore(&mut self, cookie: Cookie);
     /// Who opened the connection that had this cookie.
     fn opener(&mut self, cookie: Cookie) -> Option<ProcessKey>;
-    /// Every row of the kernel's tables of a protocol in a network namespace; None when it cannot be had.
-    fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>>;
+    /// Every row of the kernel's tables of a protocol in a network namespace, with who has it at `since` or later; None when it
+    /// cannot be had.
+    fn table(&mut self, netns: Inum, protocol: Protocol, since: BootTime) -> Option<Vec<PortRow>>;
     /// The ports that the kernel chooses from in a network namespace; None when it is gone.
     fn range(&mut self, netns: Inum) -> Option<PortRange>;
 }

@@ -164,7 +164,7 @@ impl<L: Lookups> Enricher<L> {
             return;
         }
         let Some(range) = self.range(want.netns, at, facts) else { return };
-        let Some(rows) = self.lookups.table(want.netns, want.protocol) else { return };
+        let Some(rows) = self.lookups.table(want.netns, want.protocol, at) else { return };
         let looked_at = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         self.ports.spent = self.ports.spent.saturating_add(looked_at.max(SURVEYED_MIN));
         let mut used = BTreeSet::new();

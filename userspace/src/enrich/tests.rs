@@ -46,8 +46,8 @@ struct Fake {
 }
 
 impl Lookups for Fake {
-    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> (BootTime, Vec<PortRow>) {
-        self.asked_ports.push((netns, protocol, port));
+    fn on_port(&mut self, port: (Inum, Protocol, u16), _since: BootTime) -> (BootTime, Vec<PortRow>) {
+        self.asked_ports.push(port);
         (BootTime(self.listed_at), self.rows.clone())
     }
 
@@ -86,7 +86,7 @@ impl Lookups for Fake {
         self.openers.get(&cookie).copied()
     }
 
-    fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>> {
+    fn table(&mut self, netns: Inum, protocol: Protocol, _since: BootTime) -> Option<Vec<PortRow>> {
         self.asked_tables.push((netns, protocol));
         Some(self.rows.clone())
     }

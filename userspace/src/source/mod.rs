@@ -3,6 +3,7 @@
 pub mod census;
 pub mod live;
 pub mod log;
+mod looks;
 mod losses;
 pub mod releases;
 pub mod sockets;

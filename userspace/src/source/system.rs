@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::census::{self, Counted};
+use super::looks::Looks;
 use super::sockets::{InventorySocket, Row, States, Tables, members};
 use crate::clock;
 use crate::enrich::{Lookups, Neighbour, Open, PortRow, USERS_MAX};
@@ -17,8 +18,8 @@ pub(super) struct System {
     accepted: Accepted,
     watched: Watched,
     tables: Tables,
-    /// Who had which socket open, by inode, at the last look: good for the records that are being read.
-    holders: Option<BTreeMap<u32, Vec<ProcessKey>>>,
+    /// Good for the records that are being read.
+    looks: Looks,
 }
 
 /// What an inventory found.
@@ -35,14 +36,14 @@ pub(super) struct Survey {
 
 impl System {
     /// With a probe that is attached.
-    pub(super) const fn new(
+    pub(super) fn new(
         probe: Probe,
         owners: Owners,
         accepted: Accepted,
         watched: Watched,
         tables: Tables,
     ) -> Self {
-        Self { probe, owners, accepted, watched, tables, holders: None }
+        Self { probe, owners, accepted, watched, tables, looks: Looks::default() }
     }
 
     /// The probe.
@@ -140,41 +141,22 @@ impl System {
         Some(found.into_values().collect())
     }
 
-    /// Rows with the processes that have them open. One look through all descriptors serves until [`Lookups::forget_looks`],
-    /// unless one of the sockets is newer.
-    fn held(&mut self, rows: Vec<Row>) -> Vec<PortRow> {
-        let mut open = rows.iter().map(|row| row.inode).filter(|inode| *inode != 0);
-        let is_known = match &self.holders {
-            Some(known) => open.all(|inode| known.contains_key(&inode)),
-            None => open.next().is_none(),
+    /// Rows with the processes that have them open, at `since` or later. One look through all descriptors serves until
+    /// [`Lookups::forget_looks`], unless the call or one of the sockets is newer.
+    fn held(&mut self, rows: Vec<Row>, since: BootTime) -> Vec<PortRow> {
+        if !self.looks.serve(rows.iter().map(|row| row.inode), since) {
+            let began = clock::boot_now();
+            let rows = self.probe.task_files().unwrap_or_default();
+            let inode = |row: &FileRow| u32::try_from(row.inode).ok();
+            self.looks.took(began, rows.iter().filter_map(|row| Some((inode(row)?, row.process))));
+        }
+        let row = |row: Row| PortRow {
+            holders: self.looks.holders(row.inode).to_vec(),
+            socket: row.socket,
+            state: row.state,
+            peer: row.peer,
         };
-        if !is_known {
-            self.holders = Some(self.all_holders());
-        }
-        let holders = |inode| self.holders.as_ref().and_then(|known| known.get(&inode).cloned());
-        rows.into_iter()
-            .map(|row| PortRow {
-                holders: holders(row.inode).unwrap_or_default(),
-                socket: row.socket,
-                state: row.state,
-                peer: row.peer,
-            })
-            .collect()
-    }
-
-    /// Who has which socket open, by inode.
-    fn all_holders(&mut self) -> BTreeMap<u32, Vec<ProcessKey>> {
-        let mut found: BTreeMap<u32, Vec<ProcessKey>> = BTreeMap::new();
-        for row in self.probe.task_files().unwrap_or_default() {
-            if let Ok(inode) = u32::try_from(row.inode) {
-                found.entry(inode).or_default().push(row.process);
-            }
-        }
-        for processes in found.values_mut() {
-            processes.sort_unstable();
-            processes.dedup();
-        }
-        found
+        rows.into_iter().map(row).collect()
     }
 
     /// What the kernel's tables have on a port, by itself.
@@ -184,13 +166,17 @@ impl System {
 }
 
 impl Lookups for System {
-    fn on_port(&mut self, netns: Inum, protocol: Protocol, port: u16) -> (BootTime, Vec<PortRow>) {
+    fn on_port(
+        &mut self,
+        (netns, protocol, port): (Inum, Protocol, u16),
+        since: BootTime,
+    ) -> (BootTime, Vec<PortRow>) {
         let taken = clock::boot_now();
         let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return (taken, Vec::new()) };
         let is_open = |row: &Row| row.inode != 0;
         let open: BTreeSet<Cookie> =
             rows.iter().filter(|row| is_open(row)).map(|row| row.socket.cookie).collect();
-        let mut rows = self.held(rows);
+        let mut rows = self.held(rows, since);
         // What nobody has may have been closed meanwhile: then it says nothing about the moment of the call.
         let is_lost = |row: &PortRow| row.holders.is_empty() && open.contains(&row.socket.cookie);
         if rows.iter().any(is_lost) {
@@ -200,7 +186,9 @@ impl Lookups for System {
             let at_rest = |row: &PortRow| matches!(row.state, TcpState::Listen | TcpState::Close);
             rows.retain(|row| !at_rest(row) || !is_lost(row) || still.contains(&row.socket.cookie));
         }
-        (taken, rows)
+        // Who has them may have been looked at before the table.
+        let looked = self.looks.began().filter(|_| !open.is_empty());
+        (looked.map_or(taken, |began| taken.min(began)), rows)
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
@@ -284,7 +272,7 @@ impl Lookups for System {
     }
 
     fn forget_looks(&mut self) {
-        self.holders = None;
+        self.looks.forget();
     }
 
     fn ignore(&mut self, cookie: Cookie) {
@@ -295,9 +283,9 @@ impl Lookups for System {
         self.owners.of(cookie)
     }
 
-    fn table(&mut self, netns: Inum, protocol: Protocol) -> Option<Vec<PortRow>> {
+    fn table(&mut self, netns: Inum, protocol: Protocol, since: BootTime) -> Option<Vec<PortRow>> {
         let rows = self.tables.of(netns, protocol).ok()?;
-        Some(self.held(rows))
+        Some(self.held(rows, since))
     }
 
     fn range(&mut self, netns: Inum) -> Option<PortRange> {

@@ -1,0 +1,75 @@
+//! One look at every descriptor, for as many questions as it can answer.
+
+use std::collections::BTreeMap;
+
+use crate::event::{BootTime, ProcessKey};
+
+/// Who had which socket open, by inode, at the last look.
+#[derive(Default)]
+pub(super) struct Looks {
+    last: Option<(BootTime, BTreeMap<u32, Vec<ProcessKey>>)>,
+}
+
+impl Looks {
+    /// Whether the last look says who had these sockets at `since` or later: it is not older, and knows each of them. Those
+    /// without an inode nobody has.
+    pub(super) fn serve(&self, inodes: impl IntoIterator<Item = u32>, since: BootTime) -> bool {
+        let fresh = self.last.as_ref().filter(|(began, _)| *began >= since);
+        let mut inodes = inodes.into_iter().filter(|inode| *inode != 0);
+        inodes.all(|inode| fresh.is_some_and(|(_, known)| known.contains_key(&inode)))
+    }
+
+    /// Another look, begun then: each socket that a process had.
+    pub(super) fn took(&mut self, began: BootTime, rows: impl IntoIterator<Item = (u32, ProcessKey)>) {
+        let mut known: BTreeMap<u32, Vec<ProcessKey>> = BTreeMap::new();
+        for (inode, process) in rows {
+            known.entry(inode).or_default().push(process);
+        }
+        for processes in known.values_mut() {
+            processes.sort_unstable();
+            processes.dedup();
+        }
+        self.last = Some((began, known));
+    }
+
+    /// When the last look began; None when there was none.
+    pub(super) fn began(&self) -> Option<BootTime> {
+        self.last.as_ref().map(|(began, _)| *began)
+    }
+
+    /// Who had a socket at the last look, in order.
+    pub(super) fn holders(&self, inode: u32) -> &[ProcessKey] {
+        self.last.as_ref().and_then(|(_, known)| known.get(&inode)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The last look says nothing about what comes from now on.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(tgid: u32) -> ProcessKey {
+        ProcessKey { tgid, start: 1 }
+    }
+
+    #[test]
+    fn a_look_serves_what_was_there_before_it() {
+        let mut looks = Looks::default();
+        assert!(looks.serve([0], BootTime(10)), "nobody has it");
+        assert!(!looks.serve([7], BootTime(10)));
+        looks.took(BootTime(20), [(7, process(3)), (8, process(2)), (7, process(2)), (7, process(3))]);
+        assert_eq!(looks.holders(7), [process(2), process(3)]);
+        assert_eq!(looks.holders(9), []);
+        assert!(looks.serve([7, 0, 8], BootTime(20)));
+        assert!(!looks.serve([7, 9], BootTime(20)), "a socket that is newer");
+        assert!(!looks.serve([7], BootTime(21)), "a call that is newer: another may have it since");
+        assert!(looks.serve([0], BootTime(21)), "nobody has it");
+        looks.forget();
+        assert!(!looks.serve([7], BootTime(10)));
+        assert_eq!(looks.began(), None);
+    }
+}
