@@ -216,7 +216,7 @@ fn show(verdict: &Verdict) {
     let kernel = &verdict.column.kernel.name;
     for name in ["results.log", "console.log"] {
         println!("vm: the end of {name} of {kernel}:");
-        let text = std::fs::read(results().join(kernel).join(name)).unwrap_or_default();
+        let text = std::fs::read(failed(kernel).join(name)).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(SHOWN);
@@ -232,6 +232,11 @@ pub(crate) fn names() -> anyhow::Result<Vec<String>> {
 /// Where output is kept, by kernel.
 fn results() -> std::path::PathBuf {
     shell::target_dir().join("vm/results")
+}
+
+/// Where that of the last run is in which something was wrong: the next one's takes the place of its own.
+fn failed(kernel: &str) -> std::path::PathBuf {
+    results().join(format!("{kernel}-failed"))
 }
 
 fn run(
@@ -365,6 +370,13 @@ fn run(
     }
     let verdict = Verdict { column: Column { kernel: kernel.clone(), kept, skipped }, outcome, wrong };
     verdict.tell(began.elapsed().as_secs());
+    if !verdict.wrong.is_empty() {
+        let failed = failed(&kernel.name);
+        if failed.exists() {
+            std::fs::remove_dir_all(&failed)?;
+        }
+        std::fs::rename(&folder, &failed)?;
+    }
     Ok(verdict)
 }
 
