@@ -343,7 +343,8 @@ fn killed_at_any_moment_it_leaves_nothing() {
     for one in (0..5).map(|nth| start(2 * nth)).collect::<Vec<_>>() {
         drop(one.outcome().expect(0));
     }
-    let longest = u64::try_from(begin.elapsed().as_millis()).expect("less than an age").clamp(1, 800 * SLOWNESS);
+    let longest =
+        u64::try_from(begin.elapsed().as_millis()).expect("less than an age").clamp(1, 800 * SLOWNESS);
     let (mut pids, mut loaded, mut live) = (Vec::new(), BTreeSet::new(), 0);
     for nth in 0..BATCHES {
         let batch: Vec<_> = (0..AT_ONCE).map(start).collect();
