@@ -41,12 +41,19 @@ fn file(kernel: &Kernel) -> PathBuf {
 }
 
 impl Kept {
-    /// What is kept of a kernel: nothing where it was another package; of other builds only where these are `joined`.
+    /// What is kept of a kernel: nothing where it was another package; of other builds only where these are `joined`. What is left out is
+    /// put beside, as `KERNEL.json.before`: it took an hour.
     pub(crate) fn read(kernel: &Kernel, fetched: &Fetched, build: &str, joined: bool) -> Self {
-        let kept = std::fs::read(file(kernel)).ok();
-        let kept: Option<Self> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let kept = kept.filter(|kept| kept.version == fetched.version()).unwrap_or_default();
-        kept.continued(fetched, build, joined)
+        let bytes = std::fs::read(file(kernel)).unwrap_or_default();
+        let found: Self = serde_json::from_slice(&bytes).unwrap_or_default();
+        let many = found.entries.len();
+        let kept = if found.version == fetched.version() { found } else { Self::default() };
+        let kept = kept.continued(fetched, build, joined);
+        let beside = file(kernel).with_extension("json.before");
+        if kept.entries.len() < many && std::fs::write(&beside, bytes).is_ok() {
+            println!("vm: results of another build of bindwatch or the kernel are in {}", beside.display());
+        }
+        kept
     }
 
     fn continued(mut self, fetched: &Fetched, build: &str, joined: bool) -> Self {
