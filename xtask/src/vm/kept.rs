@@ -1,7 +1,7 @@
 //! What is known of each kernel, kept from run to run: a run of one scenario by one backend renews that and nothing else.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -41,19 +41,16 @@ fn file(kernel: &Kernel) -> PathBuf {
 }
 
 impl Kept {
-    /// What is kept of a kernel: nothing where it was another package; of other builds only where these are `joined`. What is left out is
-    /// put beside, as `KERNEL.json.before`: it took an hour.
+    /// What is kept of a kernel: nothing where it was another package; of other builds only where these are `joined`.
     pub(crate) fn read(kernel: &Kernel, fetched: &Fetched, build: &str, joined: bool) -> Self {
-        let bytes = std::fs::read(file(kernel)).unwrap_or_default();
-        let found: Self = serde_json::from_slice(&bytes).unwrap_or_default();
-        let many = found.entries.len();
-        let kept = if found.version == fetched.version() { found } else { Self::default() };
-        let kept = kept.continued(fetched, build, joined);
-        let beside = file(kernel).with_extension("json.before");
-        if kept.entries.len() < many && std::fs::write(&beside, bytes).is_ok() {
-            println!("vm: results of another build of bindwatch or the kernel are in {}", beside.display());
-        }
-        kept
+        let kept = Self::whole(&file(kernel));
+        let kept = if kept.version == fetched.version() { kept } else { Self::default() };
+        kept.continued(fetched, build, joined)
+    }
+
+    /// All that a file has, of whatever build.
+    fn whole(file: &Path) -> Self {
+        serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default()
     }
 
     fn continued(mut self, fetched: &Fetched, build: &str, joined: bool) -> Self {
@@ -78,11 +75,16 @@ impl Kept {
         }
     }
 
-    /// Keeps it.
+    /// Keeps it. Where there was more, of another build or package, that is put beside (`KERNEL.json.before`): it took an hour.
     pub(crate) fn write(&self, kernel: &Kernel) -> anyhow::Result<()> {
         let file = file(kernel);
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
+        }
+        let (there, beside) = (Self::whole(&file).entries.len(), file.with_extension("json.before"));
+        if self.entries.len() < there && Self::whole(&beside).entries.len() <= there {
+            std::fs::rename(&file, &beside)?;
+            println!("vm: what other builds of bindwatch or the kernel did is in {}", beside.display());
         }
         let text = serde_json::to_vec_pretty(self)?;
         std::fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))
