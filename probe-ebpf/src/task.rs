@@ -106,10 +106,10 @@ pub fn is_io_worker() -> bool {
     current().read::<u32>(offset!(task_flags)) & PF_IO_WORKER != 0
 }
 
-/// Who is running, by the name of the process's first thread: io_uring's threads have names of their own.
+/// The name of the running process's first thread: io_uring's threads have names of their own.
 #[inline(always)]
-pub fn facts_of_process() -> Task {
-    Task { comm: current().follow(offset!(task_group_leader)).read_16(offset!(task_comm)), ..facts() }
+pub fn name_of_process() -> [u8; 16] {
+    current().follow(offset!(task_group_leader)).read_16(offset!(task_comm))
 }
 
 /// Who is running, for programs of options: before 6.1 these may not ask for ids and the name, and read them.

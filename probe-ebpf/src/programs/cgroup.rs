@@ -125,24 +125,34 @@ pub fn is_left_open(entry: &Attempt) -> bool {
 /// By which door a call of this thread came, and who made it.
 #[inline(always)]
 pub fn caller(tid: u32) -> (u8, Task) {
-    if uring::is_carrying_out(tid) {
-        (door::IO_URING, task::facts_of_process())
+    let mut caller = task::facts();
+    let door = if uring::is_carrying_out(tid) {
+        caller.comm = task::name_of_process();
+        door::IO_URING
     } else if task::is_compat() {
-        (door::COMPAT, task::facts())
+        door::COMPAT
     } else {
-        (door::SYSCALL, task::facts())
-    }
+        door::SYSCALL
+    };
+    (door, caller)
 }
 
-/// The attempt is whole.
+/// The attempt is whole. Where no end of it will be told, it is told itself: user space waits for the port it gets, or does not
+/// get. So it is not taken for refused.
 #[inline(always)]
 fn begun(entry: &Attempt, hook: u32) {
-    if entry.door == door::IO_URING {
-        uring::begun(entry, hook);
-    } else if entry.door == door::COMPAT && !ends::are_told_inside() {
-        // Which is told whatever it is, so that it is not taken for refused.
-        // Nothing will tell how it ends; user space waits for the port it gets, or does not get.
-        attempt::report(entry, entry.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
+    let door = attempt::door_of(entry);
+    if door == door::SYSCALL || ends::are_told_inside() {
+        return;
+    }
+    let is_uring = door == door::IO_URING;
+    let mut earlier = 0;
+    if let Some(told) = if is_uring { uring::unresolved(entry) } else { Some(entry) } {
+        earlier = told.earlier.wrapping_add(1);
+        attempt::report(told, told.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
+    }
+    if is_uring {
+        uring::begun(entry, earlier);
     }
 }
 

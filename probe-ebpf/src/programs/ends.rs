@@ -210,28 +210,27 @@ pub fn listen_ended(entry: &Attempt, errno: u32, hook: u32) {
 /// A connect ended, by whatever door. Told are the want of a local port, and what it made of the socket's own address.
 #[inline(always)]
 pub fn connect_ended(entry: &mut Attempt, errno: u32, hook: u32) {
-    if errno == EADDRNOTAVAIL || errno == EAGAIN {
-        let (door, task) = caller(task::tid());
-        entry.door = door;
-        attempt::report(entry, task, kind::CONNECT_FAILED, hook, errno, Urgency::Now);
-    } else {
-        connected(entry, hook);
+    if has_moved(entry, errno, hook)
+        && let Some(sk) = attempt::socket(entry)
+    {
+        attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook);
     }
 }
 
-/// A connect took the address of its route for a socket that was bound to none; or a UDP socket that shares got a port.
+/// Whether a connect took the address of its route for a socket that was bound to none; or a UDP socket that shares got a port.
+/// Tells the want of a local port.
 ///
 /// Ports of outgoing connections that do not share are not told: they are as many as connections, and keep others out
 /// only, which the tables are asked about when it happens.
 #[inline(always)]
-fn connected(entry: &Attempt, hook: u32) {
+pub fn has_moved(entry: &mut Attempt, errno: u32, hook: u32) -> bool {
+    if errno == EADDRNOTAVAIL || errno == EAGAIN {
+        let (door, task) = caller(task::tid());
+        entry.door = door;
+        attempt::report(entry, task, kind::CONNECT_FAILED, hook, errno, Urgency::Now);
+        return false;
+    }
     let moved = entry.was_wild != 0;
     let shares = entry.local_port == 0 && entry.protocol != IPPROTO_TCP && entry.options & SHARING != 0;
-    if !moved && !shares {
-        return;
-    }
-    let Some(sk) = attempt::socket(entry) else { return };
-    if sk.port() != 0 && !sk.is_wild(entry.family) {
-        attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook);
-    }
+    (moved || shares) && attempt::socket(entry).is_some_and(|sk| sk.port() != 0 && !sk.is_wild(entry.family))
 }

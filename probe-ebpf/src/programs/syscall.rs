@@ -147,27 +147,39 @@ fn disconnect(sk: Sk) -> Option<&'static mut Attempt> {
 /// connect(2) ended. Told are the want of a local port, and what it made of the socket's own address.
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
 pub fn sys_exit_connect(ctx: TracePointContext) -> u32 {
-    if let Some(entry) = ending(call::CONNECT) {
-        entry.call = call::NONE;
-        ends::connect_ended(entry, errno(&ctx), hook::SYS_EXIT_CONNECT);
-    } else if let Some(entry) = ending(call::DISCONNECT) {
-        entry.call = call::NONE;
-        if let Some(sk) = attempt::socket(entry) {
-            attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
-        }
-    } else if offset!(task_pt_regs) != ABSENT && errno(&ctx) == 0 {
-        // Nothing saw it begin: it is no connect to an address. `sys_enter_connect` is not attached then, which would
-        // slow every system call of the machine once more.
-        // SAFETY: the task is the running one. Not reached, and not verified, where the kernel has no such helpers.
-        let registers =
-            Addr(unsafe { generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) } as u64);
-        let (fd, address) = (registers.read(offset!(regs_argument)), registers.read(offset!(regs_second)));
-        if let Some(sk) = disconnecting(fd, address)
-            && let Some(entry) = disconnect(sk)
-        {
-            entry.call = call::NONE;
-            attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
-        }
+    // One place that tells, for whatever led there: each would be verified by itself.
+    if let Some(entry) = changed_by_connect(&ctx)
+        && let Some(sk) = attempt::socket(entry)
+    {
+        attempt::report_now(entry, sk, task::facts(), kind::CHANGED, hook::SYS_EXIT_CONNECT);
     }
     0
+}
+
+/// The attempt whose socket has another address since, or no port any more.
+#[inline(always)]
+fn changed_by_connect(ctx: &TracePointContext) -> Option<&'static mut Attempt> {
+    let errno = errno(ctx);
+    if let Some(pointer) = attempt::of(task::tid()) {
+        // SAFETY: the entry is this thread's own and lives as long as the thread.
+        let entry = unsafe { &mut *pointer };
+        let call = entry.call;
+        if call == call::CONNECT || call == call::DISCONNECT {
+            entry.call = call::NONE;
+            let is_told = call == call::DISCONNECT || ends::has_moved(entry, errno, hook::SYS_EXIT_CONNECT);
+            return is_told.then_some(entry);
+        }
+    }
+    if offset!(task_pt_regs) == ABSENT || errno != 0 {
+        return None;
+    }
+    // Nothing saw it begin: it is no connect to an address. `sys_enter_connect` is not attached then, which would
+    // slow every system call of the machine once more.
+    // SAFETY: the task is the running one. Not reached, and not verified, where the kernel has no such helpers.
+    let registers =
+        Addr(unsafe { generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) } as u64);
+    let (fd, address) = (registers.read(offset!(regs_argument)), registers.read(offset!(regs_second)));
+    let entry = disconnect(disconnecting(fd, address)?)?;
+    entry.call = call::NONE;
+    Some(entry)
 }

@@ -8,7 +8,7 @@ use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Small, Sock, door, hook, kind};
 
 use super::cgroup::caller;
-use super::{attempt, uring};
+use super::{attempt, ends, uring};
 use crate::crowd;
 use crate::emit::{Urgency, emit, head};
 use crate::kernel::{Addr, offset};
@@ -62,8 +62,8 @@ fn listening(sk: Sk) {
     entry.protocol = IPPROTO_TCP;
     entry.state = TCP_LISTEN;
     (entry.door, entry.task) = caller(tid);
-    if entry.door == door::IO_URING {
-        uring::begun(entry, hook::INET_SOCK_SET_STATE);
+    if attempt::door_of(entry) == door::IO_URING && !ends::are_told_inside() {
+        uring::begun(entry, 0);
     }
     if crowd::only_conflicts() && !crowd::watches(entry.cookie) {
         return;
@@ -85,7 +85,7 @@ fn listening(sk: Sk) {
             family,
             protocol: IPPROTO_TCP,
             state: TCP_LISTEN,
-            door: entry.door,
+            door: attempt::door_of(entry),
             pad: [0; 4],
         };
         // SAFETY: the pointer is to a reserved record of this size.

@@ -8,10 +8,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use bindwatch_probe::abi::config::ABSENT;
-use bindwatch_probe::abi::record::{door, hook, kind};
+use bindwatch_probe::abi::record::{door, hook};
 
 use super::{attempt, ends};
-use crate::emit::Urgency;
 use crate::kernel::{Addr, offset};
 use crate::maps::{Attempt, Request, URING_ATTEMPTS, URING_IN_USE, URING_REQUESTS, URING_SUBMITTERS, call};
 use crate::sock::Sk;
@@ -33,7 +32,7 @@ pub fn is_carrying_out(tid: u32) -> bool {
     // Where the tracepoint does not exist the verifier removes this; where nobody binds so, nothing is looked up.
     offset!(uring_submit_req) != ABSENT
         && is_in_use()
-        && (task::is_io_worker() || URING_SUBMITTERS.get_ptr(tid).is_some())
+        && (task::is_io_worker() | URING_SUBMITTERS.get_ptr(tid).is_some())
 }
 
 #[inline(always)]
@@ -41,28 +40,24 @@ pub fn is_in_use() -> bool {
     URING_IN_USE.get(0).is_some_and(|used| *used != 0)
 }
 
-/// A bind or listen for a request begins.
+/// The attempt of a bind for another request on the same socket, when one begins: of a batch with two binds of one socket, whose
+/// completion is which cannot be told.
 #[inline(always)]
-pub fn begun(entry: &Attempt, hook: u32) {
-    if ends::are_told_inside() {
-        return;
-    }
-    let mut earlier = 0;
-    if let Some(known) = URING_ATTEMPTS.get_ptr(entry.cookie) {
-        // SAFETY: the entry was found; at worst it is being replaced by another request on the same socket.
-        let known = unsafe { &*known };
-        if known.call == call::BIND && entry.call == call::BIND {
-            // A batch with two binds of one socket: which completion is whose cannot be told.
-            earlier = known.earlier.wrapping_add(1);
-            attempt::report(known, known.task, kind::BIND_UNRESOLVED, hook, 0, Urgency::Routine);
-        }
-    }
+pub fn unresolved(entry: &Attempt) -> Option<&'static Attempt> {
+    // SAFETY: the entry was found; at worst it is being replaced by another request on the same socket.
+    let known = unsafe { &*URING_ATTEMPTS.get_ptr(entry.cookie)? };
+    (known.call == call::BIND).then_some(known)
+}
+
+/// A bind or listen for a request begins, behind so many on the same socket that nobody will tell the ends of.
+#[inline(always)]
+pub fn begun(entry: &Attempt, earlier: u16) {
     // An entry that cannot be made is a failure whose errno is not known: the least recently used goes first.
     let _ = URING_ATTEMPTS.insert(entry.cookie, entry, 0);
     if earlier != 0
         && let Some(kept) = URING_ATTEMPTS.get_ptr_mut(entry.cookie)
     {
-        // SAFETY: as above.
+        // SAFETY: as in `unresolved`.
         unsafe { (*kept).earlier = earlier };
     }
 }
