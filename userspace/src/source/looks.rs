@@ -21,15 +21,7 @@ impl Looks {
 
     /// Another look, begun then: each socket that a process had.
     pub(super) fn took(&mut self, began: BootTime, rows: impl IntoIterator<Item = (u32, ProcessKey)>) {
-        let mut known: BTreeMap<u32, Vec<ProcessKey>> = BTreeMap::new();
-        for (inode, process) in rows {
-            known.entry(inode).or_default().push(process);
-        }
-        for processes in known.values_mut() {
-            processes.sort_unstable();
-            processes.dedup();
-        }
-        self.last = Some((began, known));
+        self.last = Some((began, by_socket(rows)));
     }
 
     /// When the last look began; None when there was none.
@@ -46,6 +38,24 @@ impl Looks {
     pub(super) fn forget(&mut self) {
         self.last = None;
     }
+}
+
+/// Who has each socket, in order: a process can have one more than once.
+pub(super) fn by_socket<S: Ord>(
+    rows: impl IntoIterator<Item = (S, ProcessKey)>,
+) -> BTreeMap<S, Vec<ProcessKey>> {
+    let mut holders: BTreeMap<S, Vec<ProcessKey>> = BTreeMap::new();
+    for (socket, process) in rows {
+        holders.entry(socket).or_default().push(process);
+    }
+    holders.values_mut().for_each(in_order);
+    holders
+}
+
+/// Each process once, in order.
+pub(super) fn in_order(processes: &mut Vec<ProcessKey>) {
+    processes.sort_unstable();
+    processes.dedup();
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::census::{self, Counted};
-use super::looks::Looks;
+use super::looks::{Looks, by_socket, in_order};
 use super::sockets::{InventorySocket, Row, States, Tables, members};
 use crate::clock;
 use crate::enrich::{Lookups, Neighbour, Open, PortRow, USERS_MAX};
@@ -135,8 +135,7 @@ impl System {
             entry.holders.push(process);
         }
         for socket in found.values_mut() {
-            socket.holders.sort_unstable();
-            socket.holders.dedup();
+            in_order(&mut socket.holders);
         }
         Some(found.into_values().collect())
     }
@@ -192,17 +191,9 @@ impl Lookups for System {
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
-        let mut found: BTreeMap<Cookie, Vec<ProcessKey>> = BTreeMap::new();
-        for row in self.probe.task_files().unwrap_or_default() {
-            if let Some(cookie) = row.cookie.filter(|cookie| cookies.contains(cookie)) {
-                found.entry(cookie).or_default().push(row.process);
-            }
-        }
-        for processes in found.values_mut() {
-            processes.sort_unstable();
-            processes.dedup();
-        }
-        found.into_iter().collect()
+        let rows = self.probe.task_files().unwrap_or_default();
+        let wanted = |row: &FileRow| row.cookie.filter(|cookie| cookies.contains(cookie));
+        by_socket(rows.iter().filter_map(|row| Some((wanted(row)?, row.process)))).into_iter().collect()
     }
 
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)> {
@@ -231,17 +222,8 @@ impl Lookups for System {
 
     fn open_sockets(&mut self) -> Option<(BootTime, Open)> {
         let begin = clock::boot_now();
-        let mut open = Open::new();
-        for row in self.probe.task_files().ok()? {
-            if let Some(cookie) = row.cookie {
-                open.entry(cookie).or_default().push(row.process);
-            }
-        }
-        for processes in open.values_mut() {
-            processes.sort_unstable();
-            processes.dedup();
-        }
-        Some((begin, open))
+        let rows = self.probe.task_files().ok()?;
+        Some((begin, by_socket(rows.iter().filter_map(|row| Some((row.cookie?, row.process))))))
     }
 
     fn crowd(&mut self, netns: Inum, protocol: Protocol, port: u16) -> Option<Vec<Neighbour>> {
