@@ -59,6 +59,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// What is booted, and where its output goes.
 pub(crate) struct Boot<'a> {
+    pub(crate) emulator: &'a Path,
     pub(crate) architecture: &'a Architecture,
     pub(crate) image: &'a Path,
     pub(crate) files: &'a Path,
@@ -78,7 +79,7 @@ impl Boot<'_> {
     ) -> anyhow::Result<Outcome> {
         let path = |name: &str| self.folder.join(name);
         let machine = Machine::of(self.architecture);
-        let mut qemu = shell::command(self.architecture.guest.0);
+        let mut qemu = shell::command(self.emulator);
         qemu.args(["-accel", "tcg,thread=single", "-display", "none", "-no-reboot", "-nodefaults"]);
         qemu.args(machine.qemu);
         qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);

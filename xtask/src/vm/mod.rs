@@ -1,6 +1,8 @@
 //! `cargo xtask vm`: the scenarios on stock kernels, each booted in QEMU.
 
+mod apt;
 mod cpio;
+mod emulator;
 mod guest;
 mod image;
 mod kept;
@@ -12,6 +14,7 @@ mod tools;
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -156,12 +159,14 @@ struct Built {
     /// Its tests: the program of each, and its name there.
     tests: Vec<(&'static str, String)>,
     digest: String,
+    emulator: PathBuf,
 }
 
 impl Built {
     fn new(machine: &'static Architecture, quick: bool) -> anyhow::Result<Self> {
         let programs = if quick { Programs::as_tested()? } else { Programs::build(machine)? };
-        Ok(Self { tests: programs.list()?, digest: programs.digest()?, programs })
+        let emulator = emulator::of(machine)?;
+        Ok(Self { tests: programs.list()?, digest: programs.digest()?, programs, emulator })
     }
 }
 
@@ -192,7 +197,9 @@ fn verdicts(options: &Options<'_>) -> anyhow::Result<Vec<Verdict>> {
         for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    // The newest first: they take longest, and the last one has nothing beside it.
+                    let begun = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(at) = kernels.len().checked_sub(begun + 1) else { return };
                     let Some((kernel, fetched)) = kernels.get(at).zip(fetched.get(at)) else { return };
                     let of_kernel =
                         |built: &&Built| built.programs.architecture.debian == kernel.architecture;
@@ -230,12 +237,12 @@ pub(crate) fn names() -> anyhow::Result<Vec<String>> {
 }
 
 /// Where output is kept, by kernel.
-fn results() -> std::path::PathBuf {
+fn results() -> PathBuf {
     shell::target_dir().join("vm/results")
 }
 
 /// Where that of the last run is in which something was wrong: the next one's takes the place of its own.
-fn failed(kernel: &str) -> std::path::PathBuf {
+fn failed(kernel: &str) -> PathBuf {
     results().join(format!("{kernel}-failed"))
 }
 
@@ -246,7 +253,7 @@ fn run(
     built: &Built,
     options: &Options<'_>,
 ) -> anyhow::Result<Verdict> {
-    let Built { programs, tests, digest } = built;
+    let Built { programs, tests, digest, emulator } = built;
     let folder = results().join(&kernel.name);
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -305,6 +312,7 @@ fn run(
             }
         }
         let boot = Boot {
+            emulator,
             architecture: programs.architecture,
             image: &packages::image(kernel),
             files: &files,

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use super::apt::Apt;
 use super::list::Kernel;
 use crate::shell;
 
 /// What a guest loads, each after what it needs. The rest of what bindwatch and the scenarios touch is in every image.
 const MODULES: [&str; 7] =
     ["inet_diag", "tcp_diag", "udp_diag", "raw_diag", "mptcp_diag", "unix_diag", "veth"];
-
-/// What mirrors sign with.
-const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const UBUNTU_KEYS: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
 
 /// The file that says what was fetched; written last.
 const RECORD: &str = "kernel.json";
@@ -67,7 +64,7 @@ pub(crate) fn fetch(kernel: &Kernel, update: bool) -> anyhow::Result<Fetched> {
     match known {
         Some(known) if !update => Ok(known),
         known => {
-            let apt = Apt::update(kernel)?;
+            let apt = Apt::update(&kernel.name, &kernel.from, &kernel.architecture)?;
             let packages = resolve(kernel, &apt)?;
             if let Some(known) = known
                 && known.packages.iter().map(|package| &package.sha256).eq(packages.iter().map(|p| &p.sha256))
@@ -78,98 +75,10 @@ pub(crate) fn fetch(kernel: &Kernel, update: bool) -> anyhow::Result<Fetched> {
                 std::fs::remove_dir_all(&folder)?;
             }
             std::fs::create_dir_all(&folder)?;
-            let fetched = unpack(&folder, packages, kernel, &apt)?;
+            let fetched = unpack(&folder, packages, &apt)?;
             std::fs::write(&record, serde_json::to_vec_pretty(&fetched)?)?;
             Ok(fetched)
         }
-    }
-}
-
-/// apt with the sources of one kernel, apart from the machine's own: it asks the mirrors, checks what they have signed, and
-/// fetches.
-pub(super) struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    /// Asks a kernel's mirrors what they have.
-    pub(super) fn update(kernel: &Kernel) -> anyhow::Result<Self> {
-        let apt = Self { folder: shell::target_dir().join("vm/apt").join(&kernel.name) };
-        for folder in ["state/lists/partial", "cache/archives/partial"] {
-            std::fs::create_dir_all(apt.folder.join(folder))?;
-        }
-        let keyring = |mirror: &str| match mirror {
-            mirror if !mirror.contains("ubuntu") => DEBIAN_KEYS,
-            _ => UBUNTU_KEYS,
-        };
-        let mut sources = String::new();
-        for source in &kernel.from {
-            let Some((mirror, suite)) = source.split_once(' ') else {
-                bail!("{source}: a mirror and a suite")
-            };
-            println!("vm: asking {mirror} for {} in {suite}", kernel.image);
-            let keys = keyring(mirror);
-            // Debian has no package with Ubuntu's keys.
-            let trust = if Path::new(keys).is_file() {
-                format!("signed-by={keys}")
-            } else {
-                println!("vm: its signature is not checked: there is no {keys}");
-                "trusted=yes".to_owned()
-            };
-            sources += &format!("deb [arch={} {trust}] {mirror} {suite} main\n", kernel.architecture);
-        }
-        std::fs::write(apt.folder.join("sources.list"), sources)?;
-        shell::run(apt.command("apt-get", kernel).args(["-qq", "update"]))?;
-        Ok(apt)
-    }
-
-    fn command(&self, program: &str, kernel: &Kernel) -> std::process::Command {
-        let mut command = shell::command(program);
-        let folder = self.folder.display();
-        for option in [
-            format!("Dir::State={folder}/state"),
-            format!("Dir::Cache={folder}/cache"),
-            format!("Dir::Etc::sourcelist={folder}/sources.list"),
-            "Dir::Etc::sourceparts=-".to_owned(),
-            // A mirror that does not answer is asked again, and is then an error: what it had last time is not what is asked for.
-            "Acquire::Retries=3".to_owned(),
-            "APT::Update::Error-Mode=any".to_owned(),
-            format!("APT::Architecture={}", kernel.architecture),
-            "Acquire::Languages=none".to_owned(),
-            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
-            // The folder is not that of the user that apt would fetch as.
-            "APT::Sandbox::User=root".to_owned(),
-        ] {
-            command.args(["-o", &option]);
-        }
-        command
-    }
-
-    /// Fetches packages and all that they depend on, as for a machine that has nothing; the files.
-    pub(super) fn with_dependencies(&self, kernel: &Kernel, names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
-        println!("vm: fetching {} for {}, and what they depend on", names.join(", "), kernel.architecture);
-        let (nothing, archives) = (self.folder.join("nothing"), self.folder.join("cache/archives"));
-        std::fs::write(&nothing, "")?;
-        let mut install = self.command("apt-get", kernel);
-        install.args([
-            "-o",
-            &format!("Dir::State::status={}", nothing.display()),
-            "-o",
-            "Debug::NoLocking=1",
-        ]);
-        install.args(["-qq", "-y", "--no-install-recommends", "--download-only", "install"]).args(names);
-        shell::output(&mut install)?;
-        let files = std::fs::read_dir(&archives)?.map(|entry| Ok(entry?.path()));
-        let mut files: Vec<PathBuf> = files.collect::<std::io::Result<_>>()?;
-        files.retain(|file| file.extension().is_some_and(|ending| ending == "deb"));
-        files.sort();
-        Ok(files)
-    }
-
-    /// The packages of a name, in all versions.
-    fn packages(&self, kernel: &Kernel, names: &[&str]) -> anyhow::Result<Vec<Package>> {
-        let shown = shell::output(self.command("apt-cache", kernel).arg("show").args(names))?;
-        Ok(shown.split("\n\n").filter_map(package).collect())
     }
 }
 
@@ -177,7 +86,7 @@ impl Apt {
 fn resolve(kernel: &Kernel, apt: &Apt) -> anyhow::Result<Vec<Package>> {
     let Some((before, after)) = kernel.image.split_once('*') else { bail!("{}: no *", kernel.image) };
     let pattern = format!("^{}[0-9].*{}$", before.replace('.', "\\."), after.replace('.', "\\."));
-    let mut search = apt.command("apt-cache", kernel);
+    let mut search = apt.command("apt-cache");
     let listed = shell::output(search.args(["search", "--names-only", &pattern]))?;
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
     if names.is_empty() {
@@ -186,16 +95,22 @@ fn resolve(kernel: &Kernel, apt: &Apt) -> anyhow::Result<Vec<Package>> {
     let newest = |packages: Vec<Package>| {
         packages.into_iter().max_by(|one, other| compare(&one.version, &other.version))
     };
-    let newest_image = newest(apt.packages(kernel, &names)?).context("apt shows no package")?;
+    let newest_image = newest(of_names(apt, &names)?).context("apt shows no package")?;
     let depends = newest_image.depends.clone();
     let mut chosen = vec![newest_image];
     for name in depends.split([',', '|']).filter_map(|word| word.split_whitespace().next()) {
         if name.starts_with("linux-binary-") || name.starts_with("linux-modules-") {
-            let part = newest(apt.packages(kernel, &[name])?);
+            let part = newest(of_names(apt, &[name])?);
             chosen.push(part.with_context(|| format!("the image needs {name}, which is nowhere"))?);
         }
     }
     Ok(chosen)
+}
+
+/// The packages of these names, in all versions.
+fn of_names(apt: &Apt, names: &[&str]) -> anyhow::Result<Vec<Package>> {
+    let shown = shell::output(apt.command("apt-cache").arg("show").args(names))?;
+    Ok(shown.split("\n\n").filter_map(package).collect())
 }
 
 /// A stanza of a package index.
@@ -231,20 +146,12 @@ fn compare(one: &str, other: &str) -> Ordering {
     parts(one).cmp(&parts(other))
 }
 
-fn unpack(folder: &Path, packages: Vec<Package>, kernel: &Kernel, apt: &Apt) -> anyhow::Result<Fetched> {
+fn unpack(folder: &Path, packages: Vec<Package>, apt: &Apt) -> anyhow::Result<Fetched> {
     let tree = folder.join("unpacked");
     for package in &packages {
         println!("vm: fetching {} {}", package.name, package.version);
         let version = format!("{}={}", package.name, package.version);
-        let mut download = apt.command("apt-get", kernel);
-        shell::run(download.args(["-qq", "download", &version]).current_dir(folder))?;
-        let file = std::fs::read_dir(folder)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|ending| ending == "deb"));
-        let file =
-            file.with_context(|| format!("apt did not leave {} in {}", package.name, folder.display()))?;
-        shell::run(shell::command("dpkg-deb").arg("--extract").arg(&file).arg(&tree))?;
-        std::fs::remove_file(&file)?;
+        apt.unpack(folder, &[&version], &tree)?;
     }
     let mut files = Vec::new();
     walk(&tree, &mut files)?;

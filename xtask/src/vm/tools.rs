@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+use super::apt::Apt;
 use super::list::Kernel;
-use super::packages::Apt;
 use crate::architecture::Architecture;
 use crate::shell;
 
@@ -40,11 +40,8 @@ impl Tools {
                 std::fs::remove_dir_all(&folder)?;
             }
             std::fs::create_dir_all(&folder)?;
-            let apt = Apt::update(kernel)?;
-            for package in apt.with_dependencies(kernel, &PACKAGES)? {
-                shell::run(shell::command("dpkg-deb").arg("--extract").arg(&package).arg(&folder))?;
-                std::fs::remove_file(&package)?;
-            }
+            Apt::update(&kernel.name, &kernel.from, &kernel.architecture)?
+                .with_dependencies(&PACKAGES, &folder)?;
             std::fs::write(&stamp, wanted)?;
         }
         Ok(Self { architecture, unpacked: Some(folder) })
