@@ -31,6 +31,7 @@ usage: cargo xtask VERB
                          the scenarios on stock kernels in QEMU, the oldest and the newest of tests/kernels.json for this
                          machine or another unless told which; --quick: the most telling scenarios, --backend B, --scenario S, --update: newer
                          packages, --append WORDS: for the kernel, --run LINE: of shell before scenarios,
+                         --count: a guest's clock counts its instructions,
                          --broken: whether scenarios notice a backend that tells nothing, --guests N: at once,
                          --continue: only what has not passed yet, --join: or has by another build, --no-run: nothing,
                          --write: the table of docs/kernels.md

@@ -65,6 +65,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) files: &'a Path,
     /// Words of the kernel's command line, after those that every guest has.
     pub(crate) append: &'a [&'a str],
+    /// Its clock counts instructions, 4 ns each: what takes time there is the same on every machine, however busy that is.
+    pub(crate) count: bool,
     pub(crate) folder: &'a Path,
 }
 
@@ -82,6 +84,9 @@ impl Boot<'_> {
         let mut qemu = shell::command(self.emulator);
         qemu.args(["-accel", "tcg,thread=single", "-display", "none", "-no-reboot", "-nodefaults"]);
         qemu.args(machine.qemu);
+        if self.count {
+            qemu.args(["-icount", "shift=2,sleep=off"]);
+        }
         qemu.args(["-m", &MEMORY.to_string(), "-smp", &PROCESSORS.to_string()]);
         if machine.lines == 1 {
             // So that what is `ttyS1` on one machine is `ttyS1` on all.

@@ -71,6 +71,8 @@ pub(crate) struct Options<'a> {
     guests: Option<usize>,
     /// The scenarios shall fail: see [`BROKEN`].
     broken: bool,
+    /// A guest's clock counts its instructions.
+    count: bool,
 }
 
 impl<'a> Options<'a> {
@@ -91,6 +93,7 @@ impl<'a> Options<'a> {
                 "--no-run" => options.no_run = true,
                 "--guests" => options.guests = Some(value()?.parse().context("--guests needs a number")?),
                 "--broken" => options.broken = true,
+                "--count" => options.count = true,
                 "--backend" => options.backend = Some(value()?),
                 "--run" => options.run = Some(value()?),
                 "--append" => options.append.push(value()?),
@@ -131,7 +134,10 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     let failed = verdicts.iter().filter(|verdict| !verdict.wrong.is_empty()).count();
     let columns: Vec<Column> = verdicts.into_iter().map(|verdict| verdict.column).collect();
     let booted = columns.len();
-    println!("\n{}\n", table::markdown(&columns));
+    let ran_scenarios = options.run.is_none() || !options.scenarios.is_empty();
+    if ran_scenarios {
+        println!("\n{}\n", table::markdown(&columns));
+    }
     if options.write {
         table::store(columns)?;
     }
@@ -290,9 +296,9 @@ fn run(
         .collect();
     println!("vm: {} ({}, {})", kernel.name, kernel.distribution, fetched.release);
     let (began, day) = (Instant::now(), kept::day()?);
-    // With another command line, or after something was done to it, it is not the kernel that users have; and the programs of
+    // With another command line or clock, or after something was done to it, it is not the kernel that users have; and the programs of
     // the quick ones are not those that users have.
-    let stock = options.append.is_empty() && options.run.is_none() && !options.quick;
+    let stock = options.append.is_empty() && options.run.is_none() && !options.quick && !options.count;
     let mut outcome = Outcome { finished: true, ..Outcome::default() };
     let is_alone = |name: &str| {
         scenarios.get(name).and_then(|tests| tests.first()).is_some_and(|test| test.program == image::ALONE)
@@ -317,6 +323,7 @@ fn run(
             image: &packages::image(kernel),
             files: &files,
             append: &append,
+            count: options.count,
             folder: &folder,
         };
         let of_boot = boot.run(&kernel.known, |line, so_far, spent| {
