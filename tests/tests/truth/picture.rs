@@ -30,6 +30,8 @@ pub(crate) struct Picture {
     pub(crate) events: u64,
     /// Events that the log says were lost.
     pub(crate) lost: u64,
+    /// Those of them that the kernel left out itself, where its programs can be preempted.
+    pub(crate) left_out: u64,
     /// Inventories that ended after the last loss.
     pub(crate) settled: u64,
 }
@@ -46,6 +48,7 @@ impl Picture {
             changed: Vec::new(),
             events: 0,
             lost: 0,
+            left_out: 0,
             settled: 0,
         }
     }
@@ -96,6 +99,7 @@ impl Picture {
         match &event.body {
             Body::Lost(lost) => {
                 self.lost += lost.counts.values().sum::<u64>();
+                self.left_out += lost.counts.get("missed").copied().unwrap_or(0);
                 self.settled = 0;
             }
             Body::Inventory(inventory) if inventory.phase == bindwatch::event::InventoryPhase::End => {
