@@ -11,6 +11,9 @@ use crate::wire::{Call, Stamped};
 const END_NS: u64 = 20_000_000;
 /// How long after a call began its socket is looked at, ns.
 const LOOK_NS: u64 = 2_000_000;
+/// When it is looked at again, ns after the look before: the caller can have been off its processor until then, in the middle of the
+/// call.
+const AGAIN_NS: [u64; 2] = [200_000_000, 2_000_000_000];
 /// Least time between two such looks, ns: each goes through every descriptor of the machine.
 const LOOK_EVERY_NS: u64 = 50_000_000;
 
@@ -31,11 +34,21 @@ pub(super) struct Begun {
     pub(super) hook: Hook,
 }
 
+/// A socket that is looked at.
+struct Look {
+    /// None: the last look was the last one.
+    due: Option<BootTime>,
+    /// Looks that were due so far.
+    taken: usize,
+    /// What it was at the last one that was told.
+    was: Option<(SocketFacts, TcpState)>,
+}
+
 /// What is waited for.
 #[derive(Default)]
 pub(super) struct Later {
     begun: BTreeMap<Tid, Begun>,
-    look: BTreeMap<Cookie, BootTime>,
+    look: BTreeMap<Cookie, Look>,
     looked: BootTime,
     /// Threads whose bind a program of the guard has denied before the kernel made it, and the socket.
     denied: BTreeMap<Tid, Cookie>,
@@ -96,7 +109,7 @@ impl Later {
     /// A socket is to be looked at.
     pub(super) fn look(&mut self, cookie: Cookie, at: BootTime) {
         let due = (at.0 + LOOK_NS).max(self.looked.0 + LOOK_EVERY_NS);
-        self.look.insert(cookie, BootTime(due));
+        self.look.insert(cookie, Look { due: Some(BootTime(due)), taken: 0, was: None });
     }
 
     /// It is known after all.
@@ -104,19 +117,34 @@ impl Later {
         self.look.remove(&cookie);
     }
 
-    /// Sockets to be looked at now, all at once.
+    /// Sockets to be looked at now, all at once: also those that are not due yet.
     pub(super) fn take_look(&mut self, now: BootTime) -> BTreeSet<Cookie> {
-        if !self.look.values().any(|due| *due <= now) {
+        let is_due = |look: &Look| look.due.is_some_and(|due| due <= now);
+        if !self.look.values().any(is_due) {
             return BTreeSet::new();
         }
         self.looked = now;
-        std::mem::take(&mut self.look).into_keys().collect()
+        self.look.retain(|_, look| look.due.is_some());
+        for look in self.look.values_mut().filter(|look| is_due(look)) {
+            look.due = AGAIN_NS.get(look.taken).map(|again| BootTime(now.0 + again));
+            look.taken += 1;
+        }
+        self.look.keys().copied().collect()
+    }
+
+    /// Whether a socket is not what it was at the last look that was told.
+    fn is_news(&mut self, socket: &SocketFacts, state: TcpState) -> bool {
+        let Some(look) = self.look.get_mut(&socket.cookie) else { return true };
+        let now = Some((socket.clone(), state));
+        let is_news = look.was != now;
+        look.was = now;
+        is_news
     }
 
     /// When there is something to do.
     pub(super) fn next_due(&self) -> Option<BootTime> {
         let ends = self.begun.values().map(|begun| BootTime(begun.at.0 + END_NS));
-        ends.chain(self.look.values().copied()).min()
+        ends.chain(self.look.values().filter_map(|look| look.due)).min()
     }
 }
 
@@ -172,8 +200,10 @@ impl<L: Lookups> Enricher<L> {
                 self.later.look(socket.cookie, now);
                 continue;
             }
-            let body = Body::Changed(Changed { process: None, socket, state });
-            facts.push(Fact { at: now, hook: Hook::TaskFile, body });
+            if self.later.is_news(&socket, state) {
+                let body = Body::Changed(Changed { process: None, socket, state });
+                facts.push(Fact { at: now, hook: Hook::TaskFile, body });
+            }
         }
     }
 

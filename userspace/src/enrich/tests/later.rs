@@ -94,6 +94,27 @@ fn a_device_is_read_from_the_socket_a_moment_later() {
     assert_eq!(bench.wait(50_000_000), []);
 }
 
+/// The caller lost its processor in the middle of the call, on a busy machine.
+#[test]
+fn a_call_that_takes_long_is_not_too_late_for_the_look() {
+    let changed = |socket: &SocketFacts| {
+        Body::Changed(Changed { process: None, socket: socket.clone(), state: TcpState::Close })
+    };
+    let mut bench = Bench::new();
+    bench.bind(2, 70);
+    let (before, mut after) = (socket(70), socket(70));
+    after.options.device = Ifindex(3);
+    bench.enricher.lookups.now = vec![(before.clone(), TcpState::Close)];
+    let to_device = SetOption { cookie: Cookie(70), level: 1, name: 25, value: Some(0x3068_7465) };
+    assert_eq!(bench.feed(Record::Option(to_device)), []);
+    assert_eq!(bench.wait(2_000_000), [changed(&before)]);
+    assert_eq!(bench.wait(200_000_000), [], "told already");
+    bench.enricher.lookups.now = vec![(after.clone(), TcpState::Close)];
+    assert!(bench.enricher.next_due().is_some());
+    assert_eq!(bench.wait(2_000_000_000), [changed(&after)]);
+    assert_eq!(bench.enricher.next_due(), None);
+}
+
 /// What a 32-bit program sets is told without its value.
 #[test]
 fn an_option_of_which_the_value_is_not_known_is_read_from_the_socket() {
