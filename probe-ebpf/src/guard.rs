@@ -52,21 +52,6 @@ pub struct Bucket {
 #[btf_map]
 static CLAIMS: Array<Bucket, { BUCKETS as usize }, 0> = Array::new();
 
-/// What became of a claim.
-pub enum Verdict {
-    /// It is the socket's.
-    Granted,
-    /// An unrelated process has the endpoint, or one that overlaps. Where nothing is denied the claim was made as well.
-    Contested {
-        /// Cookie of its socket.
-        cookie: u64,
-        /// Its name.
-        holder: u64,
-    },
-    /// Nothing to decide: a socket that cannot share, or nobody knows.
-    Nothing,
-}
-
 /// Name of a task's process.
 #[inline(always)]
 pub fn name_of(task: Addr) -> u64 {
@@ -112,6 +97,47 @@ impl Bound {
     #[inline(always)]
     pub fn of(sk: Sk, family: u16, options: u64) -> Self {
         Self::new(family, words(sk.address(family)), sk.port(), sk.protocol(), sk.device(), options)
+    }
+
+    /// Whether there is something to claim.
+    #[inline(always)]
+    pub fn can_share(&self) -> bool {
+        self.port != 0 && self.shares != 0
+    }
+
+    /// All but the address in one number: a function that is verified by itself takes five of them.
+    #[inline(always)]
+    pub fn rest(&self) -> u64 {
+        u64::from(self.port)
+            | u64::from(self.protocol as u8) << 16
+            | (self.planes & 0xff) << 24
+            | u64::from(self.device) << 32
+    }
+}
+
+/// An endpoint that can be shared: [`Bound`], as it is handed on.
+struct Endpoint {
+    address: [u64; 2],
+    port: u16,
+    protocol: u16,
+    device: u32,
+    planes: u64,
+}
+
+impl Endpoint {
+    #[inline(always)]
+    fn new(first: u64, second: u64, rest: u64) -> Self {
+        let protocol = u16::from((rest >> 16) as u8);
+        let planes = rest >> 24 & 0xff;
+        Self { address: [first, second], port: rest as u16, protocol, device: (rest >> 32) as u32, planes }
+    }
+
+    /// The bucket of its port, and the tag there.
+    #[inline(always)]
+    fn place(&self, netns: u64) -> (u32, u32) {
+        let mixed = netns ^ u64::from(self.port) << 16 ^ u64::from(self.protocol);
+        let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 40) as u32 & (BUCKETS - 1), mixed as u32 | 1)
     }
 }
 
@@ -176,40 +202,130 @@ pub mod how {
     pub const UNLOCKED: u8 = 2;
 }
 
-/// Claims the endpoint of a bound socket for a process. `deny` makes it all or nothing: an unrelated holder, and
-/// nothing is claimed. `HOW` is one of [`how`].
+/// Not 0: nothing is denied, only told. Set by the loader.
+#[unsafe(no_mangle)]
+static DRY_RUN: u32 = 0;
+
+/// Whether what conflicts is refused, and not only told.
 #[inline(always)]
-pub fn claim<const HOW: u8>(
-    bound: &Bound,
+pub fn denies() -> bool {
+    // SAFETY: initialised, never written; volatile because the loader overrides it.
+    unsafe { core::ptr::read_volatile(&raw const DRY_RUN) == 0 }
+}
+
+// Claims. Each is a function of its own, global: the verifier follows it once, of arguments that it knows nothing of, and not
+// on every path of its callers. The endpoint is given as two words of an address and `Bound::rest`. The result is the
+// cookie of an unrelated holder's socket, or 0: granted, or nothing to decide.
+
+/// For the caller, who binds: where binds are denied, all or nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_bound(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
+    let endpoint = Endpoint::new(first, second, rest);
+    claim_own::<{ how::CLAIM }>(task::tgid(), endpoint, cookie, netns, denies())
+}
+
+/// For the caller, of whom is known that the socket has no claim.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_noted(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
+    claim_own::<{ how::FIRST }>(task::tgid(), Endpoint::new(first, second, rest), cookie, netns, false)
+}
+
+/// For the caller, who listens.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_listening(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
+    let endpoint = Endpoint::new(first, second, rest);
+    claim_own::<{ how::CLAIM }>(task::tgid_of(task::current()), endpoint, cookie, netns, false)
+}
+
+/// For the caller, who sets an option: in the place of what the socket has.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_moved(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
+    let endpoint = Endpoint::new(first, second, rest);
+    claim_own::<{ how::MOVE }>(task::tgid_of(task::current()), endpoint, cookie, netns, false)
+}
+
+/// As `claim_moved`, all or nothing where binds are denied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_device(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
+    let endpoint = Endpoint::new(first, second, rest);
+    claim_own::<{ how::MOVE }>(task::tgid_of(task::current()), endpoint, cookie, netns, denies())
+}
+
+/// Claims nothing, for the caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn look(first: u64, second: u64, rest: u64, netns: u64) -> u64 {
+    claim_own::<{ how::LOOK }>(task::tgid(), Endpoint::new(first, second, rest), 0, netns, true)
+}
+
+/// For the process that has the socket at `sk`, by its leader: the task itself is no number to the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_older(first: u64, second: u64, rest: u64, sk: u64, leader: u64) -> u64 {
+    claim_of_task::<{ how::CLAIM }>(Endpoint::new(first, second, rest), Sk(Addr(sk)), Addr(leader))
+}
+
+/// As `claim_older`, where no lock can be taken.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_older_plain(first: u64, second: u64, rest: u64, sk: u64, leader: u64) -> u64 {
+    claim_of_task::<{ how::UNLOCKED }>(Endpoint::new(first, second, rest), Sk(Addr(sk)), Addr(leader))
+}
+
+#[inline(always)]
+fn claim_own<const HOW: u8>(tgid: u32, endpoint: Endpoint, cookie: u64, netns: u64, deny: bool) -> u64 {
+    // SAFETY: the entry lives as long as the process, which is running.
+    let Some(owner) = (unsafe { KIN.get(tgid) }) else {
+        count(counter::GUARD);
+        return 0;
+    };
+    claim::<HOW>(&endpoint, cookie, netns, owner, group_of(task::current().0), deny)
+}
+
+#[inline(always)]
+fn claim_of_task<const HOW: u8>(endpoint: Endpoint, sk: Sk, leader: Addr) -> u64 {
+    // SAFETY: entries go with the end of their process, and their memory after a grace period.
+    let Some(owner) = (unsafe { KIN.get(task::tgid_of(leader)) }) else { return 0 };
+    claim::<HOW>(&endpoint, sk.raw_cookie(), sk.netns_cookie(), owner, group_of(leader.0), false)
+}
+
+/// Claims an endpoint for a process. `deny` makes it all or nothing: an unrelated holder, and nothing is claimed. `HOW` is one
+/// of [`how`].
+#[inline(always)]
+fn claim<const HOW: u8>(
+    endpoint: &Endpoint,
     cookie: u64,
     netns: u64,
     owner: &Kin,
     group: u64,
     deny: bool,
-) -> Verdict {
-    let Bound { address, port, protocol, device, planes, shares } = *bound;
-    if port == 0 || shares == 0 || (HOW != how::LOOK && cookie == 0) {
-        return Verdict::Nothing;
+) -> u64 {
+    let Endpoint { address, port, protocol, device, planes } = *endpoint;
+    if HOW != how::LOOK && cookie == 0 {
+        return 0;
     }
     if HOW == how::UNLOCKED && claim_of(cookie) != claimed::NONE {
-        return Verdict::Granted;
+        return 0;
     }
     if HOW == how::CLAIM && deny {
         // One that it has is of a bind before, which another tool denied, or of whoever looked at it at this instant: no verdict.
         release(cookie);
     } else if HOW == how::CLAIM && claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
-        return Verdict::Granted;
+        return 0;
     }
     let rules = rules_on(address[0], address[1], u64::from(port), planes);
     let only_itself = is_zero(u64::from(related_by() ^ by::PROCESS));
     let broad = breadth(planes);
-    let mixed = (netns ^ u64::from(port) << 16 ^ u64::from(protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let index = (mixed >> 40) as u32 & (BUCKETS - 1);
-    let tag = mixed as u32 | 1;
-    let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return Verdict::Nothing };
+    let (index, tag) = endpoint.place(netns);
+    let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return 0 };
     // SAFETY: of a value of an array map; nobody writes it.
     let zero = unsafe { (&raw const (*bucket).zero).read_volatile() };
-    let (mut enemy_cookie, mut enemy, mut unknown) = (zero, zero, zero);
+    let (mut enemy, mut unknown) = (zero, zero);
     let mut mine = zero.wrapping_add(NO_SLOT);
     // SAFETY: the bucket is a value of an array map; its slots are read and written under its lock only.
     let at = unsafe {
@@ -231,34 +347,38 @@ pub fn claim<const HOW: u8>(
             free = select(is_zero(u64::from(there)), nth, free);
             if there == tag {
                 let slot = &*slots.add(i);
-                let elsewhere = slot.netns ^ netns | u64::from(slot.port ^ port);
-                let not_here = elsewhere | u64::from(u16::from(slot.protocol) ^ protocol);
-                let differs = slot.address[0] ^ address[0] | slot.address[1] ^ address[1];
-                let other_device = u64::from(slot.device ^ device);
-                let other_planes = (u64::from(slot.planes) ^ planes) & !u64::from(plane::MULTICAST);
-                let other_process = when(only_itself, slot.kin.name ^ owner.name);
-                let other_kin = slot.kin.lineage ^ owner.lineage | slot.group ^ group | other_process;
+                // First what takes a loop, with little to remember meanwhile.
+                let akin = related(&slot.kin, owner);
+                let elsewhere = peek(&slot.netns) ^ netns | u64::from(peek(&slot.port) ^ port);
+                let not_here = elsewhere | u64::from(u16::from(peek(&slot.protocol)) ^ protocol);
+                let differs = peek(&slot.address[0]) ^ address[0] | peek(&slot.address[1]) ^ address[1];
+                let their_device = peek(&slot.device);
+                let other_device = u64::from(their_device ^ device);
+                let theirs = u64::from(peek(&slot.planes));
+                let other_planes = (theirs ^ planes) & !u64::from(plane::MULTICAST);
+                let other_name = peek(&slot.kin.name) ^ peek(&owner.name);
+                let other_group = peek(&slot.group) ^ group;
+                let other_lineage = peek(&slot.kin.lineage) ^ peek(&owner.lineage);
+                let other_kin = other_lineage | other_group | when(only_itself, other_name);
                 let same = is_zero(other_kin | differs | other_device | other_planes | not_here);
                 mine = select(same, nth, mine);
-                let theirs = u64::from(slot.planes);
                 let apart = is_zero(theirs & planes & u64::from(plane::V4 | plane::V6));
                 let specific = is_zero((theirs | planes) & u64::from(plane::WILDCARD));
                 let elsewhere = specific & not(is_zero(differs));
-                let bound = not(is_zero(u64::from(slot.device))) & not(is_zero(u64::from(device)));
+                let bound = not(is_zero(u64::from(their_device))) & not(is_zero(u64::from(device)));
                 let off_device = bound & not(is_zero(other_device));
                 let meant = not(is_zero(theirs & u64::from(plane::MULTICAST)));
                 // Rules are about the narrower of two endpoints, as those of findings are.
-                let narrower = breadth(theirs).wrapping_sub(broad) >> 63;
-                let rules = select(narrower, slot.rules, rules);
-                let allowed_them = slot.kin.rules & owner.rules & rules as u32;
+                let narrower = opaque(breadth(theirs).wrapping_sub(broad)) >> 63;
+                let rules = select(narrower, peek(&slot.rules), rules);
+                let allowed_them = peek(&slot.kin.rules) & peek(&owner.rules) & rules as u32;
                 let meant = meant | rules >> 32 | not(is_zero(u64::from(allowed_them)));
-                let one_group = is_zero(slot.group ^ group) & not(is_zero(group));
-                let kin = select(only_itself, 0, related(&slot.kin, owner) | one_group);
-                let kin = kin | is_zero(slot.kin.name ^ owner.name);
+                let one_group = is_zero(other_group) & not(is_zero(group));
+                let kin = select(only_itself, 0, akin | one_group) | is_zero(other_name);
                 let hostile = not(apart | elsewhere | off_device | meant | kin) & is_zero(not_here);
-                let known = is_zero(u64::from((slot.kin.known | owner.known) & known::CUT)) | only_itself;
-                enemy = select(hostile & known, slot.kin.name, enemy);
-                enemy_cookie = select(hostile & known, slot.cookie, enemy_cookie);
+                let cut = (peek(&slot.kin.known) | peek(&owner.known)) & known::CUT;
+                let known = is_zero(u64::from(cut)) | only_itself;
+                enemy = select(hostile & known, slot.cookie, enemy);
                 unknown |= hostile & not(known);
             }
             nth = opaque(nth.wrapping_add(1));
@@ -301,11 +421,8 @@ pub fn claim<const HOW: u8>(
         }
         at
     };
-    if HOW == how::LOOK && enemy == 0 {
-        return Verdict::Nothing;
-    }
-    if deny && enemy != 0 {
-        return Verdict::Contested { cookie: enemy_cookie, holder: enemy };
+    if HOW == how::LOOK || deny && enemy != 0 {
+        return enemy;
     }
     if unknown != 0 || at >= SLOTS as u64 {
         count(counter::GUARD);
@@ -325,7 +442,32 @@ pub fn claim<const HOW: u8>(
             leave(claim);
         }
     }
-    if enemy != 0 { Verdict::Contested { cookie: enemy_cookie, holder: enemy } } else { Verdict::Granted }
+    enemy
+}
+
+/// Name of the process that holds an endpoint by the claim of a socket, by the cookie that a claim gave; 0 where it has let go
+/// meanwhile. `rest` is that of the endpoint that was wanted. A function of its own as `claimed_here` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn holder_of(cookie: u64, rest: u64, netns: u64) -> u64 {
+    let (index, tag) = Endpoint::new(0, 0, rest).place(netns);
+    let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return 0 };
+    // SAFETY: as in `claim`.
+    unsafe {
+        let mut holder = (&raw const (*bucket).zero).read_volatile();
+        generated::bpf_spin_lock(&raw mut (*bucket).lock);
+        let slots = (&raw mut (*bucket).slots).cast::<Slot>();
+        let tags = (&raw mut (*bucket).tags).cast::<u32>();
+        let mut i = 0;
+        while i < SLOTS {
+            let slot = &*slots.add(i);
+            let other = u64::from(tags.add(i).read_volatile() ^ tag) | slot.cookie ^ cookie;
+            holder = select(is_zero(other), slot.kin.name, holder);
+            i += 1;
+        }
+        generated::bpf_spin_unlock(&raw mut (*bucket).lock);
+        holder
+    }
 }
 
 /// Whether a socket has a claim on this endpoint: 1 or 0. One that it has on another is given up.
@@ -433,20 +575,45 @@ pub extern "C" fn group_of(task: u64) -> u64 {
 /// How much of a port's traffic a socket wants: an address, all of a family, all.
 #[inline(always)]
 fn breadth(planes: u64) -> u64 {
-    let wild = (planes / u64::from(plane::WILDCARD)) & 1;
+    let wild = opaque(planes / u64::from(plane::WILDCARD) & 1);
     wild + (wild & planes & (planes / u64::from(plane::V6)))
 }
 
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.
 #[inline(always)]
 fn related(a: &Kin, b: &Kin) -> u64 {
-    let mut hit = is_zero(a.lineage ^ b.lineage) | is_zero(a.pool ^ b.pool) & not(is_zero(a.pool));
+    let mut strangers = differ(peek(&a.lineage) ^ peek(&b.lineage));
+    let pool = peek(&a.pool);
+    strangers &= differ(pool ^ peek(&b.pool)) | opaque(!differ(pool));
     let mut i = 0;
     while i < ANCESTORS_MAX {
-        hit |= is_zero(a.ancestors[i] ^ b.name) | is_zero(b.ancestors[i] ^ a.name);
-        i += 1;
+        // Several at a time: what goes round the loop is a third of what the verifier follows.
+        let mut j = 0;
+        while j < AT_ONCE {
+            strangers &= differ(peek(&a.ancestors[i + j]) ^ peek(&b.name));
+            strangers &= differ(peek(&b.ancestors[i + j]) ^ peek(&a.name));
+            j += 1;
+        }
+        i += AT_ONCE;
     }
-    hit
+    opaque(strangers) >> 63 ^ 1
+}
+
+/// Reads a value here and now: the compiler would read what is used in a loop before it, and keep all of it on the stack.
+#[inline(always)]
+fn peek<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is to something whole and live.
+    unsafe { core::ptr::from_ref(value).read_volatile() }
+}
+
+/// Ancestors that [`related`] looks at in one go.
+const AT_ONCE: usize = 2;
+const _: () = assert!(ANCESTORS_MAX.is_multiple_of(AT_ONCE));
+
+/// Has its highest bit set unless the value is 0; the other bits mean nothing.
+#[inline(always)]
+fn differ(value: u64) -> u64 {
+    value | opaque(value.wrapping_neg())
 }
 
 // What follows is arithmetic where one would write conditions. A condition is a branch on this machine, and of the
@@ -460,7 +627,7 @@ fn opaque(value: u64) -> u64 {
         let mut value = value;
         // SAFETY: moves a register to itself. An empty one would have no line of its own, which the kernel refuses.
         unsafe {
-            core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack, preserves_flags))
+            core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags))
         };
         value
     }

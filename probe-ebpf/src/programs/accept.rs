@@ -8,15 +8,12 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_storage_get};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use bindwatch_probe::abi::counter;
 
 use super::guard::SHARING;
-use crate::emit::count;
-use crate::guard::{Bound, KIN, claim, group_of, how, options_of};
+use crate::guard::{Bound, claim_listening, options_of};
 use crate::kernel::Addr;
 use crate::maps::{ACCEPTED, LISTENER_OF};
 use crate::sock::Sk;
-use crate::task;
 
 /// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB` (include/uapi/linux/bpf.h)
 const PASSIVE_ESTABLISHED: u32 = 5;
@@ -83,13 +80,10 @@ extern "C" fn claim_listener(sk: u64, cookie: u64) -> u64 {
     if options & SHARING == 0 {
         return 0;
     }
-    // SAFETY: the entry lives as long as the process, which is running.
-    let Some(owner) = (unsafe { KIN.get(task::tgid_of(task::current())) }) else {
-        count(counter::GUARD);
-        return 0;
-    };
     let bound = Bound::of(sk, family, options);
-    claim::<{ how::CLAIM }>(&bound, cookie, sk.netns_cookie(), owner, group_of(task::current().0), false);
+    if bound.can_share() {
+        claim_listening(bound.address[0], bound.address[1], bound.rest(), cookie, sk.netns_cookie());
+    }
     0
 }
 

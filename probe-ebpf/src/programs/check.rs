@@ -8,15 +8,12 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::hook;
 
 use super::guard::{ALLOW, DENY, Denial, SHARING, Wanted, tell};
-use crate::emit::count;
-use crate::guard::{Bound, KIN, Verdict, claim, group_of, how, options_of};
+use crate::guard::{Bound, holder_of, look, options_of};
 use crate::kernel::Addr;
 use crate::sock::{AF_INET, AF_INET6, Sk};
-use crate::task;
 
 /// What a program at bind4 or bind6 that denies makes of it.
 const EPERM: u32 = 1;
@@ -56,20 +53,18 @@ fn check(ctx: &SockAddrContext, family: u16, hook: u32) -> i32 {
     if port == 0 || options & SHARING == 0 {
         return ALLOW;
     }
-    // SAFETY: the entry lives as long as the process, which is running.
-    let Some(owner) = (unsafe { KIN.get(task::tgid()) }) else {
-        count(counter::GUARD);
-        return ALLOW;
-    };
     // SAFETY: ctx is the program's context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let wanted = Bound::new(family, address_of(ctx, family), port, sk.protocol(), sk.device(), options);
-    let group = group_of(task::current().0);
-    let Verdict::Contested { cookie: holder_cookie, holder } =
-        claim::<{ how::LOOK }>(&wanted, 0, netns, owner, group, true)
-    else {
+    if !wanted.can_share() {
         return ALLOW;
-    };
+    }
+    let rest = wanted.rest();
+    let holder_cookie = look(wanted.address[0], wanted.address[1], rest, netns);
+    if holder_cookie == 0 {
+        return ALLOW;
+    }
+    let holder = holder_of(holder_cookie, rest, netns);
     // SAFETY: as above. It stays with the socket.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // What the decision does not need is asked for after it: the stack has no room for both on 5.10.

@@ -16,15 +16,12 @@ use super::cgroup::was_denied;
 use super::{attempt, cgroup, uring};
 use crate::crowd;
 use crate::emit::{Urgency, count, emit, head, reserve, submit};
-use crate::guard::{Bound, KIN, Verdict, claim, claimed_here, group_of, how, options_of, release, words};
+pub(super) use crate::guard::denies;
+use crate::guard::{Bound, claim_bound, claim_noted, claimed_here, holder_of, options_of, release, words};
 use crate::kernel::Addr;
 use crate::maps::{Attempt, call};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
 use crate::task;
-
-/// Not 0: nothing is denied, only told. Set by the loader.
-#[unsafe(no_mangle)]
-static DRY_RUN: u32 = 0;
 
 pub(super) const ALLOW: i32 = 1;
 pub(super) const DENY: i32 = 0;
@@ -72,20 +69,14 @@ pub fn keep_post_bind6(ctx: SockContext) -> i32 {
 fn tell_and_note<const FAMILY: u16>(sock: *mut bpf_sock, hook: u32) -> i32 {
     let denied = was_denied();
     let attempt = if denied { core::ptr::null_mut() } else { tell_apart::<FAMILY>(sock, hook) };
-    note_apart::<FAMILY>(sock, denied, attempt)
+    // SAFETY: the entry is this thread's own.
+    note(&SockContext { sock }, FAMILY, denied, unsafe { attempt.as_ref() })
 }
 
-/// As [`cgroup::bound`], with a stack of its own: both together do not fit on one.
+/// As [`cgroup::bound`], with a stack of its own: with a claim below it does not fit on one.
 #[inline(never)]
 fn tell_apart<const FAMILY: u16>(sock: *mut bpf_sock, hook: u32) -> *mut Attempt {
     cgroup::bound(&SockContext { sock }, FAMILY, hook)
-}
-
-/// As [`note`], likewise.
-#[inline(never)]
-fn note_apart<const FAMILY: u16>(sock: *mut bpf_sock, denied: bool, attempt: *mut Attempt) -> i32 {
-    // SAFETY: the entry is this thread's own.
-    note(&SockContext { sock }, FAMILY, denied, unsafe { attempt.as_ref() })
 }
 
 /// The socket of a post_bind program, as far as the context tells without asking.
@@ -119,23 +110,18 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
     // SAFETY: ctx is the program's context.
     let (cookie, netns) =
         unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
-    // SAFETY: the entry lives as long as the process, which is running.
-    let Some(owner) = (unsafe { KIN.get(task::tgid()) }) else {
-        count(counter::GUARD);
+    let bound = bound(ctx, family, sk.device(), options);
+    if !bound.can_share() {
         return ALLOW;
-    };
-    let deny = denies();
-    let contested = claim::<{ how::CLAIM }>(
-        &bound(ctx, family, sk.device(), options),
-        cookie,
-        netns,
-        owner,
-        group_of(task::current().0),
-        deny,
-    );
-    let Verdict::Contested { cookie: holder_cookie, holder } = contested else { return ALLOW };
+    }
+    let rest = bound.rest();
+    let holder_cookie = claim_bound(bound.address[0], bound.address[1], rest, cookie, netns);
+    if holder_cookie == 0 {
+        return ALLOW;
+    }
+    let holder = holder_of(holder_cookie, rest, netns);
     tell_guarded(sk.0.0, u64::from(hook), cookie, holder_cookie, holder);
-    if !deny {
+    if !denies() {
         return ALLOW;
     }
     // SAFETY: takes a number (5.18).
@@ -264,13 +250,6 @@ pub(super) fn tell(sk: Sk, denial: &Denial) {
     submit(entry, Urgency::Now);
 }
 
-/// Whether what conflicts is refused, and not only told.
-#[inline(always)]
-pub(super) fn denies() -> bool {
-    // SAFETY: initialised, never written; volatile because the loader overrides it.
-    unsafe { core::ptr::read_volatile(&raw const DRY_RUN) == 0 }
-}
-
 /// Claims for the caller what it has bound. What does not change meanwhile is taken from the attempt, where it is known.
 #[inline(always)]
 fn note(ctx: &SockContext, family: u16, denied: bool, attempt: Option<&Attempt>) -> i32 {
@@ -292,20 +271,15 @@ fn note(ctx: &SockContext, family: u16, denied: bool, attempt: Option<&Attempt>)
         // By the guard, a moment ago.
         return ALLOW;
     }
-    if bound.shares == 0 {
+    if !bound.can_share() {
         // SO_REUSEADDR of TCP, as most servers have it.
         return ALLOW;
     }
-    // SAFETY: the entry lives as long as the process, which is running.
-    let Some(owner) = (unsafe { KIN.get(task::tgid()) }) else {
-        count(counter::GUARD);
-        return ALLOW;
-    };
     // SAFETY: ctx is the program's context.
     let asked = || unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let netns = attempt.map_or_else(asked, |attempt| attempt.netns_cookie);
     let bound = Bound { device: attempt.map_or_else(|| sk.device(), |attempt| attempt.device), ..bound };
-    claim::<{ how::FIRST }>(&bound, cookie, netns, owner, group_of(task::current().0), false);
+    claim_noted(bound.address[0], bound.address[1], bound.rest(), cookie, netns);
     ALLOW
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_seq_write};
 use bindwatch_probe::abi::PIECE_MAX;
 use bindwatch_probe::abi::record::FileRow;
 
-use crate::guard::{Bound, KIN, claim, group_of, how, is_off_device, options_of, release};
+use crate::guard::{self, Bound, how, is_off_device, options_of, release};
 use crate::kernel::{Addr, offset};
 use crate::maps::{PIECE, UNFINISHED};
 use crate::sock::{AF_INET, AF_INET6, Sk};
@@ -147,26 +147,20 @@ unsafe extern "C" fn census_files_plain(ctx: *const TaskFile) -> i32 {
 #[inline(always)]
 unsafe fn claim_older<const HOW: u8>(ctx: *const TaskFile) -> i32 {
     // SAFETY: as the caller promises.
-    let Some((task, tgid, Open { sk, family, .. })) = (unsafe { open_socket(ctx) }) else { return 0 };
-    // SAFETY: entries go with the end of their process, and their memory after a grace period.
-    if let Some(owner) = unsafe { KIN.get(tgid) }
-        && sk.remote_port() == 0
-        // Who is being bound is claimed by that, if it is granted.
-        && sk.is_bound()
-    {
-        let bound = Bound::of(sk, family, options_of(sk, family));
-        // Its device has changed since, or was going to be and was not.
-        if HOW == how::CLAIM && is_off_device(sk.raw_cookie(), u64::from(bound.device)) != 0 {
-            release(sk.raw_cookie());
-        }
-        claim::<HOW>(
-            &bound,
-            sk.raw_cookie(),
-            sk.netns_cookie(),
-            owner,
-            group_of(task.follow(offset!(task_group_leader)).0),
-            false,
-        );
+    let Some((task, _, Open { sk, family, .. })) = (unsafe { open_socket(ctx) }) else { return 0 };
+    // Who is being bound is claimed by that, if it is granted.
+    if sk.remote_port() != 0 || !sk.is_bound() {
+        return 0;
+    }
+    let bound = Bound::of(sk, family, options_of(sk, family));
+    // Its device has changed since, or was going to be and was not.
+    if HOW == how::CLAIM && is_off_device(sk.raw_cookie(), u64::from(bound.device)) != 0 {
+        release(sk.raw_cookie());
+    }
+    if bound.can_share() {
+        let claim = if HOW == how::CLAIM { guard::claim_older } else { guard::claim_older_plain };
+        let leader = task.follow(offset!(task_group_leader)).0;
+        claim(bound.address[0], bound.address[1], bound.rest(), sk.0.0, leader);
     }
     0
 }

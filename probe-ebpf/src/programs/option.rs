@@ -4,17 +4,14 @@
 use aya_ebpf::helpers::generated::bpf_set_retval;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
-use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{hook, option};
 
 use super::cgroup::{SO_BINDTODEVICE, SO_BINDTOIFINDEX, SOL_SOCKET, is_of_interest, set, was_denied};
 use super::guard::{ALLOW, DENY, Denial, EADDRINUSE, SHARING, denies, tell};
 use crate::device::Name;
-use crate::emit::count;
-use crate::guard::{Bound, KIN, Verdict, claim, group_of, how, joined, options_of};
+use crate::guard::{Bound, claim_device, claim_moved, holder_of, joined, options_of};
 use crate::kernel::{Addr, offset};
 use crate::sock::{IPPROTO_MPTCP, Sk};
-use crate::task;
 
 const SO_REUSEADDR: i32 = 2;
 const SO_REUSEPORT: i32 = 15;
@@ -155,13 +152,11 @@ fn note_option(ctx: &SockoptContext) {
     if device == UNKNOWN {
         return;
     }
-    // SAFETY: the entry lives as long as the process, which is running.
-    if let Some(owner) = unsafe { KIN.get(task::tgid_of(task::current())) } {
-        let family = sk.family();
-        let options = options_of(sk, family) | u64::from(adds);
-        let bound = Bound { device: device as u32, ..Bound::of(sk, family, options) };
-        let group = group_of(task::current().0);
-        claim::<{ how::MOVE }>(&bound, sk.raw_cookie(), sk.netns_cookie(), owner, group, false);
+    let family = sk.family();
+    let options = options_of(sk, family) | u64::from(adds);
+    let bound = Bound { device: device as u32, ..Bound::of(sk, family, options) };
+    if bound.can_share() {
+        claim_moved(bound.address[0], bound.address[1], bound.rest(), sk.raw_cookie(), sk.netns_cookie());
     }
 }
 
@@ -186,20 +181,17 @@ pub fn guard_option(ctx: SockoptContext) -> i32 {
     if device == UNKNOWN {
         return ALLOW;
     }
-    // SAFETY: the entry lives as long as the process, which is running.
-    let Some(owner) = (unsafe { KIN.get(task::tgid_of(task::current())) }) else {
-        count(counter::GUARD);
-        return ALLOW;
-    };
     let family = sk.family();
     let bound = Bound { device: device as u32, ..Bound::of(sk, family, options_of(sk, family)) };
-    let (cookie, group) = (sk.raw_cookie(), group_of(task::current().0));
-    let Verdict::Contested { cookie: holder_cookie, holder } =
-        claim::<{ how::MOVE }>(&bound, cookie, sk.netns_cookie(), owner, group, denies())
-    else {
+    if !bound.can_share() {
         return ALLOW;
-    };
-    tell_option(sk.0.0, holder_cookie, holder, device);
+    }
+    let (rest, netns) = (bound.rest(), sk.netns_cookie());
+    let holder_cookie = claim_device(bound.address[0], bound.address[1], rest, sk.raw_cookie(), netns);
+    if holder_cookie == 0 {
+        return ALLOW;
+    }
+    tell_option(sk.0.0, holder_cookie, holder_of(holder_cookie, rest, netns), device);
     if !denies() {
         return ALLOW;
     }
