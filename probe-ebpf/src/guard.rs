@@ -626,9 +626,7 @@ fn opaque(value: u64) -> u64 {
     {
         let mut value = value;
         // SAFETY: moves a register to itself. An empty one would have no line of its own, which the kernel refuses.
-        unsafe {
-            core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags))
-        };
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
         value
     }
     #[cfg(not(target_arch = "bpf"))]

@@ -11,7 +11,7 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use bindwatch_probe::abi::policy::{ANCESTORS_MAX, RULES_MAX, TGID_BITS, gives, known};
 
 use super::load::{Guarding, Options, open_root};
-use super::preload::load;
+use super::preload::{load, load_together};
 use super::refusal::reason;
 use super::standing::{KIN_WORDS, Rules, Standings};
 use super::task_files::Listing;
@@ -93,6 +93,27 @@ const fn denying(guarding: Guarding) -> &'static [(&'static str, u32)] {
     }
 }
 
+/// What claims for those that were there before.
+const CENSUS: Listing = Listing::of_files("census_files");
+
+/// The listing by which older sockets are claimed, where that is likely to be one that the kernel takes.
+pub(super) fn census(guarding: Guarding) -> Option<Listing> {
+    matches!(guarding, Guarding::Deny | Guarding::DryRun).then_some(CENSUS)
+}
+
+/// The programs that the guard will attach beside these of a recording, those that the verifier follows longest first.
+pub(super) fn guard_programs<'a>(
+    guarding: Guarding,
+    recording: &'a [&str],
+) -> impl Iterator<Item = &'static str> + 'a {
+    let census = CENSUS_HOOKS.iter().rev();
+    let census =
+        census.map(|census| if recording.contains(&census.recording) { census.both } else { census.alone });
+    let denying = denying(guarding).iter().map(|(name, _)| *name);
+    let kin = KIN_HOOKS.iter().map(|(name, _)| *name);
+    denying.chain(census).chain(kin).filter(move |_| guarding != Guarding::Off)
+}
+
 /// A program that keeps claims. What is attached to the root is paid by every bind of the machine, so that the recording's own
 /// program does it too, where there is one.
 struct Census {
@@ -124,7 +145,9 @@ impl Probe {
         let mut probe = Self::load(&Options { guard, ..Options::default() })?;
         let census = CENSUS_HOOKS.iter().flat_map(|census| [census.alone, census.both]);
         let kept = KIN_HOOKS.iter().map(|(name, _)| *name).chain(census);
-        for name in kept.chain(denying(guard).iter().map(|(name, _)| *name)) {
+        let names: Vec<_> = denying(guard).iter().map(|(name, _)| *name).chain(kept).collect();
+        load_together(&mut probe.ebpf, &names, &[], None);
+        for name in names {
             load_guard(&mut probe.ebpf, name).map_err(surroundings::plainly)?;
         }
         Ok(denial)
@@ -196,7 +219,7 @@ impl Probe {
     /// When the kernel refuses the iterator.
     pub fn guard_older(&mut self) -> Result<(), ProbeError> {
         if !self.plain_census {
-            match self.list_with(Listing::of_files("census_files")) {
+            match self.list_with(CENSUS) {
                 // An iterator that may not take a lock (before 6.1).
                 Err(refused) if self.guarding != Guarding::Deny => log::debug!("{refused}"),
                 done => return done.map(drop),

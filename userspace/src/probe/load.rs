@@ -13,10 +13,10 @@ use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, only_conflicts};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
-use super::guard::GuardLink;
+use super::guard::{GuardLink, census, guard_programs};
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
 use super::offsets::{Listings, Resolved};
-use super::preload::{load, load_together};
+use super::preload::{detach_together, load, load_together};
 use super::refusal::{chain, io_error, reason};
 use super::standing::Rules;
 use super::{Backend, ProbeError, backend, offsets, surroundings, syscall, tracefs};
@@ -302,7 +302,7 @@ impl Probe {
         if probe.attached.refused.iter().any(|refused| surroundings::is_by_lockdown(&refused.reason)) {
             return Err(ProbeError::LockedDown);
         }
-        Ok(probe.attached)
+        Ok(std::mem::take(&mut probe.attached))
     }
 
     /// What is attached and what is not.
@@ -335,9 +335,15 @@ impl Probe {
                 && hook.attach != Attach::Lsm
         };
         let wanted = HOOKS.iter().filter(|hook| options.wants(hook) && here(hook));
-        let names: Vec<&str> = wanted.map(|hook| hook.name).collect();
-        let listing = self.types.take().and_then(|types| Some((self.listings.first()?, types)));
-        load_together(&mut self.ebpf, &names, listing.as_ref().map(|(listing, types)| (*listing, types)));
+        let hooks: Vec<&str> = wanted.map(|hook| hook.name).collect();
+        // What takes longest first: of the guard, then what lists descriptors.
+        let listings: Vec<_> = self.listings.first().into_iter().chain(census(self.guarding)).collect();
+        let guard = guard_programs(self.guarding, &hooks);
+        let names: Vec<&str> = guard
+            .chain(listings.iter().rev().map(|listing| listing.program))
+            .chain(hooks.iter().copied())
+            .collect();
+        load_together(&mut self.ebpf, &names, &listings, self.types.take().as_ref());
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if let Some(reason) = self.needless(hook, is_inside) {
                 self.attached.needless.push(Needless::new(hook, reason));
@@ -438,6 +444,12 @@ impl Probe {
             return Ok(());
         }
         attach_to_event(program, hook).map_err(|error| reason(&error))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        detach_together(&mut self.ebpf);
     }
 }
 
