@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated;
 
-use crate::guard::{is_zero, when};
+use crate::branchless::{is_zero, when};
 use crate::kernel::{Addr, offset};
 
 /// IFNAMSIZ, without the zero at its end.

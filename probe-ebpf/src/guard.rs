@@ -6,18 +6,18 @@ use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
-use bindwatch_probe::abi::config::BitField;
 use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::policy::{
     ANCESTORS_MAX, BUCKETS, KIN_MAX, Kin, RULES_MAX, Rule, SLOTS, Slot, gives, known, name, plane,
     related_by as by,
 };
-use bindwatch_probe::abi::record::option;
 
+use crate::bound::{Endpoint, breadth};
+use crate::branchless::{differ, is_zero, not, opaque, peek, select, when};
 use crate::claimed::{self, BPF_NOEXIST, EEXIST, claim_of, keep, keep_aside};
 use crate::emit::count;
 use crate::kernel::{Addr, offset};
-use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, Sk};
+use crate::sock::Sk;
 use crate::task;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -56,135 +56,6 @@ static CLAIMS: Array<Bucket, { BUCKETS as usize }, 0> = Array::new();
 #[inline(always)]
 pub fn name_of(task: Addr) -> u64 {
     name(task::start_of(task), task::tgid_of(task))
-}
-
-/// A bound socket, as far as sharing goes.
-#[derive(Clone, Copy)]
-pub struct Bound {
-    /// Local address: IPv4 in the first four bytes, whatever the socket's family.
-    pub address: [u64; 2],
-    /// Local port; 0 is none.
-    pub port: u16,
-    /// IP protocol.
-    pub protocol: u16,
-    /// Bound device, 0 none.
-    pub device: u32,
-    /// Bits of [`plane`].
-    pub planes: u64,
-    /// Not 0 when it can share its port with another that agrees (socket(7)): the kernel refuses every other pair by
-    /// itself. TCP's SO_REUSEADDR lets two bind and only one listen.
-    pub shares: u64,
-}
-
-impl Bound {
-    /// From what is known of a socket. `options` as in records; `address` as the kernel has it.
-    #[inline(always)]
-    pub fn new(family: u16, address: [u64; 2], port: u16, protocol: u16, device: u32, options: u64) -> Self {
-        let (reuse_port, reuse_addr) =
-            (options & u64::from(option::REUSEPORT), options & u64::from(option::REUSEADDR));
-        // What is asked of an MPTCP socket is asked of its subflow, which is TCP's.
-        let mptcp = is_zero(u64::from(protocol ^ IPPROTO_MPTCP));
-        let protocol = select(mptcp, u64::from(IPPROTO_TCP), u64::from(protocol)) as u16;
-        let udp = u64::from(protocol ^ IPPROTO_UDP);
-        let is_udp = is_zero(udp) | is_zero(u64::from(protocol ^ IPPROTO_UDPLITE));
-        let is_tcp = is_zero(u64::from(protocol ^ IPPROTO_TCP));
-        let shares = is_tcp & not(is_zero(reuse_port)) | is_udp & not(is_zero(reuse_port | reuse_addr));
-        let (address, planes) = place(family, address, options & u64::from(option::V6ONLY));
-        Self { address, port, protocol, device, planes, shares: shares & not(is_multicast(address, planes)) }
-    }
-
-    /// From the socket itself.
-    #[inline(always)]
-    pub fn of(sk: Sk, family: u16, options: u64) -> Self {
-        Self::new(family, words(sk.address(family)), sk.port(), sk.protocol(), sk.device(), options)
-    }
-
-    /// Whether there is something to claim.
-    #[inline(always)]
-    pub fn can_share(&self) -> bool {
-        self.port != 0 && self.shares != 0
-    }
-
-    /// All but the address in one number: a function that is verified by itself takes five of them.
-    #[inline(always)]
-    pub fn rest(&self) -> u64 {
-        u64::from(self.port)
-            | u64::from(self.protocol as u8) << 16
-            | (self.planes & 0xff) << 24
-            | u64::from(self.device) << 32
-    }
-}
-
-/// An endpoint that can be shared: [`Bound`], as it is handed on.
-struct Endpoint {
-    address: [u64; 2],
-    port: u16,
-    protocol: u16,
-    device: u32,
-    planes: u64,
-}
-
-impl Endpoint {
-    #[inline(always)]
-    fn new(first: u64, second: u64, rest: u64) -> Self {
-        let protocol = u16::from((rest >> 16) as u8);
-        let planes = rest >> 24 & 0xff;
-        Self { address: [first, second], port: rest as u16, protocol, device: (rest >> 32) as u32, planes }
-    }
-
-    /// The bucket of its port, and the tag there.
-    #[inline(always)]
-    fn place(&self, netns: u64) -> (u32, u32) {
-        let mixed = netns ^ u64::from(self.port) << 16 ^ u64::from(self.protocol);
-        let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((mixed >> 40) as u32 & (BUCKETS - 1), mixed as u32 | 1)
-    }
-}
-
-/// Options of a socket that decide about sharing, as in records. As [`Sk::options`], without a branch.
-#[inline(always)]
-pub fn options_of(sk: Sk, family: u16) -> u64 {
-    let (reuse, reuse_port, v6only) = (offset!(skc_reuse), offset!(skc_reuseport), offset!(skc_ipv6only));
-    let byte = u64::from(sk.0.read::<u8>(reuse.byte));
-    // In one byte on every kernel that is known.
-    let other =
-        if reuse_port.byte == reuse.byte { byte } else { u64::from(sk.0.read::<u8>(reuse_port.byte)) };
-    let third = if v6only.byte == reuse.byte { byte } else { u64::from(sk.0.read::<u8>(v6only.byte)) };
-    let set = |byte: u64, field: BitField| not(is_zero(byte >> (field.shift & 7) & u64::from(field.mask)));
-    let v6 = if family == AF_INET6 { set(third, v6only) } else { 0 };
-    when(set(byte, reuse), u64::from(option::REUSEADDR))
-        | when(set(other, reuse_port), u64::from(option::REUSEPORT))
-        | when(v6, u64::from(option::V6ONLY))
-}
-
-/// Sixteen bytes as two words.
-#[inline(always)]
-pub fn words(address: [u8; 16]) -> [u64; 2] {
-    // SAFETY: both are sixteen bytes of plain data.
-    unsafe { core::mem::transmute(address) }
-}
-
-/// Address and planes of a socket: a v4-mapped address (`::ffff:a.b.c.d`) is an IPv4 address.
-#[inline(always)]
-fn place(family: u16, address: [u64; 2], v6only: u64) -> ([u64; 2], u64) {
-    let (v4, v6, wild) = (u64::from(plane::V4), u64::from(plane::V6), u64::from(plane::WILDCARD));
-    if family == AF_INET {
-        return (address, v4 | when(is_zero(address[0]), wild));
-    }
-    let any = is_zero(address[0] | address[1]);
-    let mapped = is_zero(address[0] | (address[1] & 0xffff_ffff ^ 0xffff_0000));
-    let wildcard = any | mapped & is_zero(address[1] >> 32);
-    let takes_v4 = mapped | any & is_zero(v6only);
-    let plain = [select(mapped, address[1] >> 32, address[0]), select(mapped, 0, address[1])];
-    (plain, when(takes_v4, v4) | when(not(mapped), v6) | when(wildcard, wild))
-}
-
-/// Multicast groups themselves are bound to by everybody who wants their traffic.
-#[inline(always)]
-fn is_multicast(address: [u64; 2], planes: u64) -> u64 {
-    let first = address[0] & 0xff;
-    let v4 = planes & u64::from(plane::V4);
-    select(not(is_zero(v4)), is_zero(first >> 4 ^ 14), is_zero(first ^ 0xff))
 }
 
 /// How [`claim`] goes about it.
@@ -572,13 +443,6 @@ pub extern "C" fn group_of(task: u64) -> u64 {
     }
 }
 
-/// How much of a port's traffic a socket wants: an address, all of a family, all.
-#[inline(always)]
-fn breadth(planes: u64) -> u64 {
-    let wild = opaque(planes / u64::from(plane::WILDCARD) & 1);
-    wild + (wild & planes & (planes / u64::from(plane::V6)))
-}
-
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.
 #[inline(always)]
 fn related(a: &Kin, b: &Kin) -> u64 {
@@ -599,65 +463,9 @@ fn related(a: &Kin, b: &Kin) -> u64 {
     opaque(strangers) >> 63 ^ 1
 }
 
-/// Reads a value here and now: the compiler would read what is used in a loop before it, and keep all of it on the stack.
-#[inline(always)]
-fn peek<T: Copy>(value: &T) -> T {
-    // SAFETY: a reference is to something whole and live.
-    unsafe { core::ptr::from_ref(value).read_volatile() }
-}
-
 /// Ancestors that [`related`] looks at in one go.
 const AT_ONCE: usize = 2;
 const _: () = assert!(ANCESTORS_MAX.is_multiple_of(AT_ONCE));
-
-/// Has its highest bit set unless the value is 0; the other bits mean nothing.
-#[inline(always)]
-fn differ(value: u64) -> u64 {
-    value | opaque(value.wrapping_neg())
-}
-
-// What follows is arithmetic where one would write conditions. A condition is a branch on this machine, and of the
-// branches under the lock, dozens of slots times fifty, the verifier would follow every combination.
-
-/// Hides a value from the compiler, which would make conditions of this arithmetic again.
-#[inline(always)]
-fn opaque(value: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: moves a register to itself. An empty one would have no line of its own, which the kernel refuses.
-        unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags)) };
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    value
-}
-
-/// 1 when it is 0, else 0.
-#[inline(always)]
-pub fn is_zero(value: u64) -> u64 {
-    opaque((value | opaque(value.wrapping_neg())) >> 63 ^ 1)
-}
-
-/// The other of 0 and 1.
-#[inline(always)]
-fn not(condition: u64) -> u64 {
-    condition ^ 1
-}
-
-/// The first when `condition` is 1, the second when it is 0.
-#[inline(always)]
-fn select(condition: u64, first: u64, second: u64) -> u64 {
-    let mask = opaque(condition.wrapping_neg());
-    first & mask | second & !mask
-}
-
-/// The value when `condition` is 1, else 0. A product, of which the verifier knows nothing: what it knows of a value keeps
-/// it from seeing that two paths have become one.
-#[inline(always)]
-pub fn when(condition: u64, value: u64) -> u64 {
-    opaque(condition).wrapping_mul(value)
-}
 
 /// A socket is gone: so is its share in a claim.
 #[inline(always)]

@@ -3,6 +3,8 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod bound;
+mod branchless;
 mod claimed;
 mod crowd;
 mod device;

@@ -13,8 +13,9 @@ use bindwatch_probe::abi::standing::{
     Pattern, Place, SUPERVISORS_MAX, advance, pool, pool_number,
 };
 
+use crate::branchless::{is_zero, when};
 use crate::emit::count;
-use crate::guard::{KIN, is_zero, when};
+use crate::guard::KIN;
 use crate::kernel::{Addr, offset};
 use crate::task;
 

@@ -10,7 +10,8 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 
 use super::guard::SHARING;
-use crate::guard::{Bound, claim_listening, options_of};
+use crate::bound::{Bound, options_of};
+use crate::guard::claim_listening;
 use crate::kernel::Addr;
 use crate::maps::{ACCEPTED, LISTENER_OF};
 use crate::sock::Sk;

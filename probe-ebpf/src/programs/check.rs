@@ -11,7 +11,8 @@ use aya_ebpf::programs::SockAddrContext;
 use bindwatch_probe::abi::record::hook;
 
 use super::guard::{ALLOW, DENY, Denial, SHARING, Wanted, tell};
-use crate::guard::{Bound, holder_of, look, options_of};
+use crate::bound::{Bound, options_of};
+use crate::guard::{holder_of, look};
 use crate::kernel::Addr;
 use crate::sock::{AF_INET, AF_INET6, Sk};
 

@@ -14,10 +14,11 @@ use bindwatch_probe::abi::record::{Denied, Task, door, hook, kind, option};
 
 use super::cgroup::was_denied;
 use super::{attempt, cgroup, uring};
+use crate::bound::{Bound, options_of, words};
 use crate::crowd;
 use crate::emit::{Urgency, count, emit, head, reserve, submit};
 pub(super) use crate::guard::denies;
-use crate::guard::{Bound, claim_bound, claim_noted, claimed_here, holder_of, options_of, release, words};
+use crate::guard::{claim_bound, claim_noted, claimed_here, holder_of, release};
 use crate::kernel::Addr;
 use crate::maps::{Attempt, call};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};

@@ -11,7 +11,8 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_seq_write};
 use bindwatch_probe::abi::PIECE_MAX;
 use bindwatch_probe::abi::record::FileRow;
 
-use crate::guard::{self, Bound, how, is_off_device, options_of, release};
+use crate::bound::{Bound, options_of};
+use crate::guard::{self, how, is_off_device, release};
 use crate::kernel::{Addr, offset};
 use crate::maps::{PIECE, UNFINISHED};
 use crate::sock::{AF_INET, AF_INET6, Sk};

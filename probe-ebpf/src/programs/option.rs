@@ -8,8 +8,9 @@ use bindwatch_probe::abi::record::{hook, option};
 
 use super::cgroup::{SO_BINDTODEVICE, SO_BINDTOIFINDEX, SOL_SOCKET, is_of_interest, set, was_denied};
 use super::guard::{ALLOW, DENY, Denial, EADDRINUSE, SHARING, denies, tell};
+use crate::bound::{Bound, options_of};
 use crate::device::Name;
-use crate::guard::{Bound, claim_device, claim_moved, holder_of, joined, options_of};
+use crate::guard::{claim_device, claim_moved, holder_of, joined};
 use crate::kernel::{Addr, offset};
 use crate::sock::{IPPROTO_MPTCP, Sk};
 
