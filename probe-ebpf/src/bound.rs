@@ -65,33 +65,45 @@ impl Bound {
     }
 }
 
-/// An endpoint that can be shared: [`Bound`], as it is handed on.
+/// An endpoint that can be shared: [`Bound`], as it is handed on, and taken out where it is needed: in parts it would be too
+/// much to remember for a claim's stack.
+#[derive(Clone, Copy)]
 pub struct Endpoint {
     /// As [`Bound::address`].
     pub address: [u64; 2],
-    /// Local port.
-    pub port: u16,
-    /// IP protocol.
-    pub protocol: u16,
-    /// Bound device, 0 none.
-    pub device: u32,
-    /// Bits of [`plane`].
-    pub planes: u64,
+    /// [`Bound::rest`].
+    pub rest: u64,
 }
 
 impl Endpoint {
-    /// `rest` is [`Bound::rest`].
+    /// Local port.
     #[inline(always)]
-    pub fn new(first: u64, second: u64, rest: u64) -> Self {
-        let protocol = u16::from((rest >> 16) as u8);
-        let planes = rest >> 24 & 0xff;
-        Self { address: [first, second], port: rest as u16, protocol, device: (rest >> 32) as u32, planes }
+    pub fn port(&self) -> u16 {
+        opaque(self.rest) as u16
+    }
+
+    /// IP protocol.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (opaque(self.rest) >> 16) as u8
+    }
+
+    /// Bound device, 0 none.
+    #[inline(always)]
+    pub fn device(&self) -> u32 {
+        (opaque(self.rest) >> 32) as u32
+    }
+
+    /// Bits of [`plane`].
+    #[inline(always)]
+    pub fn planes(&self) -> u64 {
+        opaque(self.rest) >> 24 & 0xff
     }
 
     /// The bucket of its port, and the tag there.
     #[inline(always)]
     pub fn place(&self, netns: u64) -> (u32, u32) {
-        let mixed = netns ^ u64::from(self.port) << 16 ^ u64::from(self.protocol);
+        let mixed = netns ^ u64::from(self.port()) << 16 ^ u64::from(self.protocol());
         let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((mixed >> 40) as u32 & (BUCKETS - 1), mixed as u32 | 1)
     }

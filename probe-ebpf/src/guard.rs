@@ -92,7 +92,7 @@ pub fn denies() -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_bound(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
-    let endpoint = Endpoint::new(first, second, rest);
+    let endpoint = Endpoint { address: [first, second], rest };
     claim_own::<{ how::CLAIM }>(task::tgid(), endpoint, cookie, netns, denies())
 }
 
@@ -100,14 +100,20 @@ pub extern "C" fn claim_bound(first: u64, second: u64, rest: u64, cookie: u64, n
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_noted(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
-    claim_own::<{ how::FIRST }>(task::tgid(), Endpoint::new(first, second, rest), cookie, netns, false)
+    claim_own::<{ how::FIRST }>(
+        task::tgid(),
+        Endpoint { address: [first, second], rest },
+        cookie,
+        netns,
+        false,
+    )
 }
 
 /// For the caller, who listens.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_listening(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
-    let endpoint = Endpoint::new(first, second, rest);
+    let endpoint = Endpoint { address: [first, second], rest };
     claim_own::<{ how::CLAIM }>(task::tgid_of(task::current()), endpoint, cookie, netns, false)
 }
 
@@ -115,7 +121,7 @@ pub extern "C" fn claim_listening(first: u64, second: u64, rest: u64, cookie: u6
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_moved(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
-    let endpoint = Endpoint::new(first, second, rest);
+    let endpoint = Endpoint { address: [first, second], rest };
     claim_own::<{ how::MOVE }>(task::tgid_of(task::current()), endpoint, cookie, netns, false)
 }
 
@@ -123,7 +129,7 @@ pub extern "C" fn claim_moved(first: u64, second: u64, rest: u64, cookie: u64, n
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_device(first: u64, second: u64, rest: u64, cookie: u64, netns: u64) -> u64 {
-    let endpoint = Endpoint::new(first, second, rest);
+    let endpoint = Endpoint { address: [first, second], rest };
     claim_own::<{ how::MOVE }>(task::tgid_of(task::current()), endpoint, cookie, netns, denies())
 }
 
@@ -131,21 +137,25 @@ pub extern "C" fn claim_device(first: u64, second: u64, rest: u64, cookie: u64, 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn look(first: u64, second: u64, rest: u64, netns: u64) -> u64 {
-    claim_own::<{ how::LOOK }>(task::tgid(), Endpoint::new(first, second, rest), 0, netns, true)
+    claim_own::<{ how::LOOK }>(task::tgid(), Endpoint { address: [first, second], rest }, 0, netns, true)
 }
 
 /// For the process that has the socket at `sk`, by its leader: the task itself is no number to the verifier.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_older(first: u64, second: u64, rest: u64, sk: u64, leader: u64) -> u64 {
-    claim_of_task::<{ how::CLAIM }>(Endpoint::new(first, second, rest), Sk(Addr(sk)), Addr(leader))
+    claim_of_task::<{ how::CLAIM }>(Endpoint { address: [first, second], rest }, Sk(Addr(sk)), Addr(leader))
 }
 
 /// As `claim_older`, where no lock can be taken.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn claim_older_plain(first: u64, second: u64, rest: u64, sk: u64, leader: u64) -> u64 {
-    claim_of_task::<{ how::UNLOCKED }>(Endpoint::new(first, second, rest), Sk(Addr(sk)), Addr(leader))
+    claim_of_task::<{ how::UNLOCKED }>(
+        Endpoint { address: [first, second], rest },
+        Sk(Addr(sk)),
+        Addr(leader),
+    )
 }
 
 #[inline(always)]
@@ -176,7 +186,7 @@ fn claim<const HOW: u8>(
     group: u64,
     deny: bool,
 ) -> u64 {
-    let Endpoint { address, port, protocol, device, planes } = *endpoint;
+    let address = endpoint.address;
     if HOW != how::LOOK && cookie == 0 {
         return 0;
     }
@@ -186,12 +196,13 @@ fn claim<const HOW: u8>(
     if HOW == how::CLAIM && deny {
         // One that it has is of a bind before, which another tool denied, or of whoever looked at it at this instant: no verdict.
         release(cookie);
-    } else if HOW == how::CLAIM && claimed_here(cookie, address[0], address[1], u64::from(port)) != 0 {
+    } else if HOW == how::CLAIM
+        && claimed_here(cookie, address[0], address[1], u64::from(endpoint.port())) != 0
+    {
         return 0;
     }
-    let rules = rules_on(address[0], address[1], u64::from(port), planes);
+    let rules = rules_on(address[0], address[1], u64::from(endpoint.port()), endpoint.planes());
     let only_itself = is_zero(u64::from(related_by() ^ by::PROCESS));
-    let broad = breadth(planes);
     let (index, tag) = endpoint.place(netns);
     let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return 0 };
     // SAFETY: of a value of an array map; nobody writes it.
@@ -205,13 +216,14 @@ fn claim<const HOW: u8>(
         }
         let slots = (&raw mut (*bucket).slots).cast::<Slot>();
         let tags = (&raw mut (*bucket).tags).cast::<u32>();
-        let top = (&raw const (*bucket).top).read_volatile();
-        let mut free = top;
+        // Read whenever it is needed: nobody writes it meanwhile, and it need not be kept.
+        let top = &raw mut (*bucket).top;
+        let mut free = top.read_volatile();
         let mut nth = zero;
         let mut i = 0;
         while i < SLOTS {
             // Below zero at the end. As a comparison it would tell the verifier of `top`, and keep apart what is the same.
-            if opaque(top.wrapping_sub(i as u64 + 1)) >> 63 != 0 {
+            if opaque(top.read_volatile().wrapping_sub(i as u64 + 1)) >> 63 != 0 {
                 break;
             }
             let there = tags.add(i).read_volatile();
@@ -220,27 +232,28 @@ fn claim<const HOW: u8>(
                 let slot = &*slots.add(i);
                 // First what takes a loop, with little to remember meanwhile.
                 let akin = related(&slot.kin, owner);
-                let elsewhere = peek(&slot.netns) ^ netns | u64::from(peek(&slot.port) ^ port);
-                let not_here = elsewhere | u64::from(u16::from(peek(&slot.protocol)) ^ protocol);
+                let elsewhere = peek(&slot.netns) ^ netns | u64::from(peek(&slot.port) ^ endpoint.port());
+                let not_here = elsewhere | u64::from(peek(&slot.protocol) ^ endpoint.protocol());
                 let differs = peek(&slot.address[0]) ^ address[0] | peek(&slot.address[1]) ^ address[1];
                 let their_device = peek(&slot.device);
-                let other_device = u64::from(their_device ^ device);
+                let other_device = u64::from(their_device ^ endpoint.device());
                 let theirs = u64::from(peek(&slot.planes));
-                let other_planes = (theirs ^ planes) & !u64::from(plane::MULTICAST);
+                let other_planes = (theirs ^ endpoint.planes()) & !u64::from(plane::MULTICAST);
                 let other_name = peek(&slot.kin.name) ^ peek(&owner.name);
                 let other_group = peek(&slot.group) ^ group;
                 let other_lineage = peek(&slot.kin.lineage) ^ peek(&owner.lineage);
                 let other_kin = other_lineage | other_group | when(only_itself, other_name);
                 let same = is_zero(other_kin | differs | other_device | other_planes | not_here);
                 mine = select(same, nth, mine);
-                let apart = is_zero(theirs & planes & u64::from(plane::V4 | plane::V6));
-                let specific = is_zero((theirs | planes) & u64::from(plane::WILDCARD));
+                let apart = is_zero(theirs & endpoint.planes() & u64::from(plane::V4 | plane::V6));
+                let specific = is_zero((theirs | endpoint.planes()) & u64::from(plane::WILDCARD));
                 let elsewhere = specific & not(is_zero(differs));
-                let bound = not(is_zero(u64::from(their_device))) & not(is_zero(u64::from(device)));
+                let bound =
+                    not(is_zero(u64::from(their_device))) & not(is_zero(u64::from(endpoint.device())));
                 let off_device = bound & not(is_zero(other_device));
                 let meant = not(is_zero(theirs & u64::from(plane::MULTICAST)));
                 // Rules are about the narrower of two endpoints, as those of findings are.
-                let narrower = opaque(breadth(theirs).wrapping_sub(broad)) >> 63;
+                let narrower = opaque(breadth(theirs).wrapping_sub(breadth(endpoint.planes()))) >> 63;
                 let rules = select(narrower, peek(&slot.rules), rules);
                 let allowed_them = peek(&slot.kin.rules) & peek(&owner.rules) & rules as u32;
                 let meant = meant | rules >> 32 | not(is_zero(u64::from(allowed_them)));
@@ -261,17 +274,17 @@ fn claim<const HOW: u8>(
             if slot.count == 0 {
                 tags.add(at as usize & (SLOTS - 1)).write_volatile(tag);
                 (*bucket).taken += 1;
-                if at >= top {
-                    (*bucket).top = at + 1;
+                if at >= top.read_volatile() {
+                    top.write(at + 1);
                 }
                 slot.cookie = cookie;
                 slot.netns = netns;
                 slot.address[0] = address[0];
                 slot.address[1] = address[1];
-                slot.device = device;
-                slot.port = port;
-                slot.protocol = protocol as u8;
-                slot.planes = planes as u8;
+                slot.device = endpoint.device();
+                slot.port = endpoint.port();
+                slot.protocol = endpoint.protocol();
+                slot.planes = endpoint.planes() as u8;
                 slot.group = group;
                 slot.rules = rules;
                 slot.kin.name = owner.name;
@@ -321,7 +334,7 @@ fn claim<const HOW: u8>(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn holder_of(cookie: u64, rest: u64, netns: u64) -> u64 {
-    let (index, tag) = Endpoint::new(0, 0, rest).place(netns);
+    let (index, tag) = Endpoint { address: [0; 2], rest }.place(netns);
     let Some(bucket) = CLAIMS.get_ptr_mut(index) else { return 0 };
     // SAFETY: as in `claim`.
     unsafe {

@@ -70,11 +70,17 @@ pub fn keep_post_bind6(ctx: SockContext) -> i32 {
 fn tell_and_note<const FAMILY: u16>(sock: *mut bpf_sock, hook: u32) -> i32 {
     let denied = was_denied();
     let attempt = if denied { core::ptr::null_mut() } else { tell_apart::<FAMILY>(sock, hook) };
+    note_apart::<FAMILY>(sock, denied, attempt)
+}
+
+/// As [`note`], with a stack of its own: that of telling does not fit below it.
+#[inline(never)]
+fn note_apart<const FAMILY: u16>(sock: *mut bpf_sock, denied: bool, attempt: *mut Attempt) -> i32 {
     // SAFETY: the entry is this thread's own.
     note(&SockContext { sock }, FAMILY, denied, unsafe { attempt.as_ref() })
 }
 
-/// As [`cgroup::bound`], with a stack of its own: with a claim below it does not fit on one.
+/// As [`cgroup::bound`], likewise.
 #[inline(never)]
 fn tell_apart<const FAMILY: u16>(sock: *mut bpf_sock, hook: u32) -> *mut Attempt {
     cgroup::bound(&SockContext { sock }, FAMILY, hook)
