@@ -12,7 +12,7 @@ use bindwatch_probe::abi::record::hook;
 
 use super::guard::{ALLOW, DENY, Denial, SHARING, Wanted, tell};
 use crate::bound::{Bound, options_of};
-use crate::guard::{holder_of, look};
+use crate::guard::{contested, look};
 use crate::kernel::Addr;
 use crate::sock::{AF_INET, AF_INET6, Sk};
 
@@ -61,11 +61,8 @@ fn check(ctx: &SockAddrContext, family: u16, hook: u32) -> i32 {
         return ALLOW;
     }
     let rest = wanted.rest();
-    let holder_cookie = look(wanted.address[0], wanted.address[1], rest, netns);
-    if holder_cookie == 0 {
-        return ALLOW;
-    }
-    let holder = holder_of(holder_cookie, rest, netns);
+    let look = || look(wanted.address[0], wanted.address[1], rest, netns);
+    let Some((holder_cookie, holder)) = contested(look, rest, netns) else { return ALLOW };
     // SAFETY: as above. It stays with the socket.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // What the decision does not need is asked for after it: the stack has no room for both on 5.10.

@@ -18,7 +18,7 @@ use crate::bound::{Bound, options_of, words};
 use crate::crowd;
 use crate::emit::{Urgency, count, emit, head, reserve, submit};
 pub(super) use crate::guard::denies;
-use crate::guard::{claim_bound, claim_noted, claimed_here, holder_of, release};
+use crate::guard::{claim_bound, claim_noted, claimed_here, contested, release};
 use crate::kernel::Addr;
 use crate::maps::{Attempt, call};
 use crate::sock::{AF_INET, AF_INET6, IPPROTO_MPTCP, Sk};
@@ -122,11 +122,8 @@ fn decide(ctx: &SockContext, family: u16, hook: u32) -> i32 {
         return ALLOW;
     }
     let rest = bound.rest();
-    let holder_cookie = claim_bound(bound.address[0], bound.address[1], rest, cookie, netns);
-    if holder_cookie == 0 {
-        return ALLOW;
-    }
-    let holder = holder_of(holder_cookie, rest, netns);
+    let claim = || claim_bound(bound.address[0], bound.address[1], rest, cookie, netns);
+    let Some((holder_cookie, holder)) = contested(claim, rest, netns) else { return ALLOW };
     tell_guarded(sk.0.0, u64::from(hook), cookie, holder_cookie, holder);
     if !denies() {
         return ALLOW;

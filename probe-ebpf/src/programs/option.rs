@@ -10,7 +10,7 @@ use super::cgroup::{SO_BINDTODEVICE, SO_BINDTOIFINDEX, SOL_SOCKET, is_of_interes
 use super::guard::{ALLOW, DENY, Denial, EADDRINUSE, SHARING, denies, tell};
 use crate::bound::{Bound, options_of};
 use crate::device::Name;
-use crate::guard::{claim_device, claim_moved, holder_of, joined};
+use crate::guard::{claim_device, claim_moved, contested, joined};
 use crate::kernel::{Addr, offset};
 use crate::sock::{IPPROTO_MPTCP, Sk};
 
@@ -188,11 +188,10 @@ pub fn guard_option(ctx: SockoptContext) -> i32 {
         return ALLOW;
     }
     let (rest, netns) = (bound.rest(), sk.netns_cookie());
-    let holder_cookie = claim_device(bound.address[0], bound.address[1], rest, sk.raw_cookie(), netns);
-    if holder_cookie == 0 {
-        return ALLOW;
-    }
-    tell_option(sk.0.0, holder_cookie, holder_of(holder_cookie, rest, netns), device);
+    let cookie = sk.raw_cookie();
+    let claim = || claim_device(bound.address[0], bound.address[1], rest, cookie, netns);
+    let Some((holder_cookie, holder)) = contested(claim, rest, netns) else { return ALLOW };
+    tell_option(sk.0.0, holder_cookie, holder, device);
     if !denies() {
         return ALLOW;
     }
