@@ -1,12 +1,6 @@
 //! Arithmetic where one would write conditions. A condition is a branch on this machine, and of the branches under a claim's
 //! lock, dozens of slots times fifty, the verifier would follow every combination.
 
-/// Has its highest bit set unless the value is 0; the other bits mean nothing.
-#[inline(always)]
-pub fn differ(value: u64) -> u64 {
-    value | opaque(value.wrapping_neg())
-}
-
 /// Hides a value from the compiler, which would make conditions of this arithmetic again. It keeps the order in which it is
 /// written: taken apart and mixed, it would remember so much at a time that a claim does not fit on the stack.
 #[inline(always)]
@@ -26,6 +20,12 @@ pub fn opaque(value: u64) -> u64 {
 #[inline(always)]
 pub fn is_zero(value: u64) -> u64 {
     opaque((value | opaque(value.wrapping_neg())) >> 63 ^ 1)
+}
+
+/// As [`is_zero`], of a value below 2⁶³, for less: only 0 is above that when 1 is taken from it.
+#[inline(always)]
+pub fn is_none(value: u64) -> u64 {
+    opaque(value.wrapping_sub(1) >> 63)
 }
 
 /// The other of 0 and 1.
@@ -53,4 +53,15 @@ pub fn when(condition: u64, value: u64) -> u64 {
 pub fn peek<T: Copy>(value: &T) -> T {
     // SAFETY: a reference is to something whole and live.
     unsafe { core::ptr::from_ref(value).read_volatile() }
+}
+
+/// Two jumps to where they are: the verifier remembers how it got to a place when it has seen two jumps since the last, and follows
+/// nothing twice from a place that it remembers.
+#[inline(always)]
+pub fn remember() {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: goes on with what follows.
+    unsafe {
+        core::arch::asm!("goto +0", "goto +0", options(nomem, nostack, preserves_flags));
+    }
 }

@@ -13,7 +13,7 @@ use bindwatch_probe::abi::policy::{
 };
 
 use crate::bound::{Endpoint, breadth};
-use crate::branchless::{differ, is_zero, not, opaque, peek, select, when};
+use crate::branchless::{is_none, is_zero, not, opaque, peek, remember, select, when};
 use crate::claimed::{self, BPF_NOEXIST, EEXIST, claim_of, keep, keep_aside};
 use crate::emit::count;
 use crate::kernel::{Addr, offset};
@@ -227,7 +227,8 @@ fn claim<const HOW: u8>(
                 break;
             }
             let there = tags.add(i).read_volatile();
-            free = select(is_zero(u64::from(there)), nth, free);
+            remember();
+            free = select(is_none(u64::from(there)), nth, free);
             if there == tag {
                 let slot = &*slots.add(i);
                 // First what takes a loop, with little to remember meanwhile.
@@ -245,23 +246,23 @@ fn claim<const HOW: u8>(
                 let other_kin = other_lineage | other_group | when(only_itself, other_name);
                 let same = is_zero(other_kin | differs | other_device | other_planes | not_here);
                 mine = select(same, nth, mine);
-                let apart = is_zero(theirs & endpoint.planes() & u64::from(plane::V4 | plane::V6));
-                let specific = is_zero((theirs | endpoint.planes()) & u64::from(plane::WILDCARD));
+                let apart = is_none(theirs & endpoint.planes() & u64::from(plane::V4 | plane::V6));
+                let specific = is_none((theirs | endpoint.planes()) & u64::from(plane::WILDCARD));
                 let elsewhere = specific & not(is_zero(differs));
                 let bound =
-                    not(is_zero(u64::from(their_device))) & not(is_zero(u64::from(endpoint.device())));
-                let off_device = bound & not(is_zero(other_device));
-                let meant = not(is_zero(theirs & u64::from(plane::MULTICAST)));
+                    not(is_none(u64::from(their_device))) & not(is_none(u64::from(endpoint.device())));
+                let off_device = bound & not(is_none(other_device));
+                let meant = not(is_none(theirs & u64::from(plane::MULTICAST)));
                 // Rules are about the narrower of two endpoints, as those of findings are.
-                let narrower = opaque(breadth(theirs).wrapping_sub(breadth(endpoint.planes()))) >> 63;
+                let narrower = opaque(breadth(theirs).wrapping_sub(breadth(endpoint.planes())) >> 63);
                 let rules = select(narrower, peek(&slot.rules), rules);
                 let allowed_them = peek(&slot.kin.rules) & peek(&owner.rules) & rules as u32;
-                let meant = meant | rules >> 32 | not(is_zero(u64::from(allowed_them)));
-                let one_group = is_zero(other_group) & not(is_zero(group));
-                let kin = select(only_itself, 0, akin | one_group) | is_zero(other_name);
-                let hostile = not(apart | elsewhere | off_device | meant | kin) & is_zero(not_here);
+                let meant = meant | rules >> 32 | not(is_none(u64::from(allowed_them)));
+                let one_group = is_none(other_group) & not(is_none(group));
+                let kin = select(only_itself, 0, akin | one_group) | is_none(other_name);
+                let hostile = not(apart | elsewhere | off_device | meant | kin) & is_none(not_here);
                 let cut = (peek(&slot.kin.known) | peek(&owner.known)) & known::CUT;
-                let known = is_zero(u64::from(cut)) | only_itself;
+                let known = is_none(u64::from(cut)) | only_itself;
                 enemy = select(hostile & known, slot.cookie, enemy);
                 unknown |= hostile & not(known);
             }
@@ -480,27 +481,30 @@ pub extern "C" fn group_of(task: u64) -> u64 {
 }
 
 /// The relation rule: one lineage, one an ancestor of the other, or one pool. 1 or 0.
+///
+/// Two names differ by less than 2⁶³, and so the highest bit is set by the first pair that is the same.
 #[inline(always)]
 fn related(a: &Kin, b: &Kin) -> u64 {
-    let mut strangers = differ(peek(&a.lineage) ^ peek(&b.lineage));
-    let pool = peek(&a.pool);
-    strangers &= differ(pool ^ peek(&b.pool)) | opaque(!differ(pool));
+    let (of_a, of_b) = (peek(&a.name), peek(&b.name));
+    let mut same = (peek(&a.lineage) ^ peek(&b.lineage)).wrapping_sub(1);
     let mut i = 0;
     while i < ANCESTORS_MAX {
-        // Several at a time: what goes round the loop is a third of what the verifier follows.
+        // Several at a time: what goes round the loop would be half of what the verifier follows.
         let mut j = 0;
         while j < AT_ONCE {
-            strangers &= differ(peek(&a.ancestors[i + j]) ^ peek(&b.name));
-            strangers &= differ(peek(&b.ancestors[i + j]) ^ peek(&a.name));
+            same |= (peek(&a.ancestors[i + j]) ^ of_b).wrapping_sub(1);
+            // Or all would be read first.
+            same = opaque(same | (peek(&b.ancestors[i + j]) ^ of_a).wrapping_sub(1));
             j += 1;
         }
         i += AT_ONCE;
     }
-    opaque(strangers) >> 63 ^ 1
+    let pool = peek(&a.pool);
+    opaque(same >> 63) | not(is_zero(pool)) & is_zero(pool ^ peek(&b.pool))
 }
 
 /// Ancestors that [`related`] looks at in one go.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 8;
 const _: () = assert!(ANCESTORS_MAX.is_multiple_of(AT_ONCE));
 
 /// A socket is gone: so is its share in a claim.
