@@ -271,9 +271,11 @@ fn claim<const HOW: u8>(
         }
         let at = select(not(is_zero(mine ^ NO_SLOT)), mine, free);
         if HOW != how::LOOK && at < SLOTS as u64 && (!deny || enemy == 0) {
-            let slot = &mut *slots.add(at as usize & (SLOTS - 1));
+            // The compiler would leave the bound out, as one that is known, and older verifiers forget it with what is put on the stack.
+            let place = || opaque(at) as usize & (SLOTS - 1);
+            let slot = &mut *slots.add(place());
             if slot.count == 0 {
-                tags.add(at as usize & (SLOTS - 1)).write_volatile(tag);
+                tags.add(place()).write_volatile(tag);
                 (*bucket).taken += 1;
                 if at >= top.read_volatile() {
                     top.write(at + 1);
