@@ -150,6 +150,9 @@ impl Probe {
         for name in names {
             load_guard(&mut probe.ebpf, name).map_err(surroundings::plainly)?;
         }
+        probe
+            .with_census(|probe, listing| probe.load_listing(listing).map(drop))
+            .map_err(surroundings::plainly)?;
         Ok(denial)
     }
 
@@ -218,15 +221,23 @@ impl Probe {
     /// # Errors
     /// When the kernel refuses the iterator.
     pub fn guard_older(&mut self) -> Result<(), ProbeError> {
+        self.with_census(Self::list_with)
+    }
+
+    /// Does something with the listing by which older sockets are claimed, or with the one that kernels take whose iterators take no
+    /// lock (before 6.1).
+    fn with_census<T>(
+        &mut self,
+        mut act: impl FnMut(&mut Self, Listing) -> Result<T, ProbeError>,
+    ) -> Result<(), ProbeError> {
         if !self.plain_census {
-            match self.list_with(CENSUS) {
-                // An iterator that may not take a lock (before 6.1).
+            match act(self, CENSUS).map(drop) {
                 Err(refused) if self.guarding != Guarding::Deny => log::debug!("{refused}"),
-                done => return done.map(drop),
+                done => return done,
             }
             self.plain_census = true;
         }
-        self.list_with(Listing::of_files("census_files_plain")).map(drop)
+        act(self, Listing::of_files("census_files_plain")).map(drop)
     }
 
     /// Gives what tells how processes stand.

@@ -4,12 +4,13 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::Btf;
-use aya::programs::Iter;
 use aya::programs::iter::IterLink;
+use aya::programs::{Iter, Program};
 
 use super::btf::with_functions;
 use super::offsets::{Listings, TASK, TASK_FILE};
 use super::preload::load;
+use super::refusal::reason;
 use super::{Probe, ProbeError};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, ProcessKey, Uid};
 use crate::wire;
@@ -129,22 +130,27 @@ impl Probe {
         done.map(|()| rows)
     }
 
+    /// Loads a program that lists descriptors.
+    pub(super) fn load_listing(&mut self, listing: Listing) -> Result<&mut Program, ProbeError> {
+        let refused = |reason: String| ProbeError::Iterator { iterator: listing.iterator, reason };
+        if self.listings.by_file.is_none() {
+            return Err(refused(format!("this kernel has no {TASK_FILE}")));
+        }
+        let program = self.ebpf.program_mut(listing.program);
+        let program = program.ok_or_else(|| refused("it is not in the object".to_owned()))?;
+        let types = program.fd().is_err().then(|| self.listings.types());
+        let loaded = load(program, types.as_ref().map(|types| (listing, types)));
+        loaded.map_err(|error| refused(reason(&error)))?;
+        Ok(program)
+    }
+
     /// Runs a program over every descriptor; what it writes.
     pub(super) fn list_with(&mut self, listing: Listing) -> Result<Vec<u8>, ProbeError> {
         let refused = |error: &dyn std::error::Error| ProbeError::Iterator {
             iterator: listing.iterator,
             reason: error.to_string(),
         };
-        if self.listings.by_file.is_none() {
-            let reason = format!("this kernel has no {TASK_FILE}");
-            return Err(ProbeError::Iterator { iterator: listing.iterator, reason });
-        }
-        let program = self.ebpf.program_mut(listing.program).ok_or_else(|| ProbeError::Iterator {
-            iterator: listing.iterator,
-            reason: "it is not in the object".to_owned(),
-        })?;
-        let types = program.fd().is_err().then(|| self.listings.types());
-        load(program, types.as_ref().map(|types| (listing, types))).map_err(|error| refused(&error))?;
+        let program = self.load_listing(listing)?;
         let program: &mut Iter =
             program.try_into().map_err(|error: aya::programs::ProgramError| refused(&error))?;
         let link = program.attach().map_err(|error| refused(&error))?;
