@@ -47,8 +47,8 @@ pub(super) fn load_together(ebpf: &mut Ebpf, names: &[&str], listings: &[Listing
     });
 }
 
-/// Detaches what the kernel takes long for, each by a thread of its own: it waits until no processor is in the program, some
-/// 75 ms for a tracepoint, and of those that wait at once all are woken by the same (`tracepoint_synchronize_unregister`).
+/// Detaches what the kernel takes long for, each by a thread of its own: it waits until no processor is in the program
+/// (`tracepoint_synchronize_unregister`), some 75 ms for a tracepoint one after the other, and half of that when all begin at once.
 pub(super) fn detach_together(ebpf: &mut Ebpf) {
     std::thread::scope(|scope| {
         for (_, program) in ebpf.programs_mut() {
