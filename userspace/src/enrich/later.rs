@@ -10,10 +10,10 @@ use crate::wire::{Call, Stamped};
 /// How long a bind without an end may take, ns: its thread does nothing else meanwhile.
 const END_NS: u64 = 20_000_000;
 /// How long after a call began its socket is looked at, ns.
-const LOOK_NS: u64 = 2_000_000;
+pub(crate) const LOOK_NS: u64 = 2_000_000;
 /// When it is looked at again, ns after the look before: the caller can have been off its processor until then, in the middle of the
 /// call.
-const AGAIN_NS: [u64; 2] = [200_000_000, 2_000_000_000];
+pub(crate) const AGAIN_NS: [u64; 2] = [200_000_000, 2_000_000_000];
 /// Least time between two such looks, ns: each goes through every descriptor of the machine.
 const LOOK_EVERY_NS: u64 = 50_000_000;
 

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use crowd::{CROWDS_PER_SECOND, Neighbour};
 pub use held::{BESIDE_MAX, LISTINGS_PER_SECOND, Open};
 pub use later::ACCEPTED_TOLD_MAX;
+pub(crate) use later::{AGAIN_NS, LOOK_NS};
 pub use names::Names;
 pub use ports::{SURVEY_AGAIN_NS, SURVEYED_MIN, SURVEYED_PER_SECOND, USERS_MAX};
 pub use processes::Processes;

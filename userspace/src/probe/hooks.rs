@@ -148,5 +148,6 @@ const fn hook(name: &'static str, attach: Attach, need: Need, tells: &'static st
 
 /// Programs that have something to do only where two sockets share a port: with `--events conflicts` they are attached when the
 /// first do. Not even an empty program is free, and the kernel copies the value of every option for one at `setsockopt`.
-pub(super) const OF_SHARED_PORTS: [&str; 4] =
-    ["sock_release", "tcp_destroy_sock", "setsockopt", "socket_setsockopt"];
+/// Who binds or connects is given its cookie then; one from `sock_create` is for those that are met before.
+pub(super) const OF_SHARED_PORTS: [&str; 5] =
+    ["sock_create", "sock_release", "tcp_destroy_sock", "setsockopt", "socket_setsockopt"];

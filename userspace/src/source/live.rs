@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::census::Counted;
 use super::losses::Losses;
+use super::moved::Moved;
 use super::sockets::{Tables, TablesError};
 use super::system::{Survey, System};
 use crate::cgroup2;
@@ -40,9 +41,6 @@ pub const IDLE_AFTER: u32 = 20;
 pub const DRAIN_MAX: usize = 4096;
 /// After a loss the tables are looked at again when none followed for this long, ns.
 const SETTLED_NS: u64 = 200_000_000;
-
-/// How long after it was asked for a device is the socket's, ns: the call takes a microsecond.
-const DEVICE_NS: u64 = 2_000_000;
 
 /// Least time between two counts of the ports that the kernel chooses from, ns. Nobody is woken for them.
 const PORTS_EVERY_NS: u64 = 60_000_000_000;
@@ -91,8 +89,8 @@ pub struct Live {
     tried: Vec<Tried>,
     /// Who carried calls out for others: as long as records of that may come.
     carrier: Option<Arc<Carrier>>,
-    /// When the guard is to be told of sockets again: one has got another device by then.
-    moved: Option<BootTime>,
+    /// Sockets that get another device, of which the guard is to be told.
+    moved: Moved,
     /// When the last loss was noticed, or what ends sockets was not attached yet, until the tables were looked at again.
     unsettled: Option<BootTime>,
     /// When the ports that the kernel chooses from are counted next, should anything come then.
@@ -155,7 +153,7 @@ impl Live {
             waits: None,
             tried: Vec::new(),
             carrier: None,
-            moved: None,
+            moved: Moved::default(),
             unsettled: None,
             next_ports: BootTime(0),
             ports: BTreeMap::new(),
@@ -255,7 +253,7 @@ impl Live {
     fn next_due(&self) -> Option<BootTime> {
         let settled = self.unsettled.map(|since| BootTime(since.0 + SETTLED_NS));
         let waits = self.waits.as_ref().and_then(Waits::next_due);
-        [settled, self.moved, self.enricher.next_due(), waits].into_iter().flatten().min()
+        [settled, self.moved.next_due(), self.enricher.next_due(), waits].into_iter().flatten().min()
     }
 
     /// Appends everything that is in the ring, and what is due, to `events`. Whether there may be more at once.
@@ -296,16 +294,16 @@ impl Live {
             if !seen.is_empty() {
                 // What was made until then comes behind what was seen, as far as it is not what was seen.
                 self.read_ahead();
-                // Whoever reads of another device finds it guarded.
-                if self.moved.take().is_some() {
+                // Whoever reads of another device finds it guarded: whichever look it is that sees it.
+                if self.guard.is_some() {
+                    self.moved.take(now);
                     self.guard_older();
                 }
                 self.enricher.looked(seen, now, self.ahead.make_contiguous(), &mut self.facts);
                 self.stamp(events);
             }
         }
-        if self.moved.is_some_and(|due| due <= now) {
-            self.moved = None;
+        if self.moved.take(now) {
             self.guard_older();
         }
         if self.unsettled.is_some_and(|since| now.since(since) >= SETTLED_NS) {
@@ -439,8 +437,10 @@ impl Live {
                         Record::Listen(call) => shares(call) && record.hook != Hook::InetSockSetState,
                         _ => false,
                     };
-                    if matches!(&record.record, Record::Option(option) if option.must_be_looked_up()) {
-                        self.moved = self.guard.as_ref().map(|_| BootTime(record.at.0 + DEVICE_NS));
+                    if self.guard.is_some()
+                        && matches!(&record.record, Record::Option(option) if option.must_be_looked_up())
+                    {
+                        self.moved.asked(record.at);
                     }
                     self.enricher.record(record, self.seq, &mut self.facts);
                     if let Some(process) = executed {

@@ -5,6 +5,7 @@ pub mod live;
 pub mod log;
 mod looks;
 mod losses;
+mod moved;
 pub mod releases;
 pub mod sockets;
 mod system;
