@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use scenarios::wait::SLOWNESS;
+use scenarios::wait::{Deadline, SLOWNESS, Signal};
 use scenarios::{Actor, Log, Recording, Run, loopback};
 
 const PROCESSES: u64 = if SLOWNESS == 1 { 2_500 } else { 100 };
@@ -43,4 +43,26 @@ fn a_quarter_of_a_million_binds_are_all_accounted_for() {
     assert_eq!(report.stat("lost") == 0, lost == 0 && finished.log.lines("\"type\":\"lost\"").is_empty());
     assert!(report.stat("binds") >= seen);
     assert!(report.at(address).iter().all(|finding| finding.kind() != "co-bind"), "{report}");
+}
+
+#[test]
+fn binds_that_are_refused_without_a_pause_keep_nobody_from_beginning_or_ending() {
+    let address = loopback();
+    let mut holder = Actor::new();
+    holder.bind(&format!("tcp {address}:8000 listen"));
+    // As many as there are processors, so that they make records faster than these are read.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let stubborn: Vec<_> = (0..processors)
+        .map(|_| {
+            let mut actor = Actor::new();
+            actor.begin(&format!("again 1000000000 tcp {address}:8000"));
+            actor
+        })
+        .collect();
+    let finding = Recording::start().stop().report().only(address, 8000);
+    for actor in stubborn {
+        assert!(!actor.process.ended(Deadline::after(Duration::ZERO)), "it goes on");
+        actor.process.signal(Signal::KILL);
+    }
+    assert_eq!((finding.kind(), finding.pids()), ("refused", vec![u64::from(holder.pid())]));
 }

@@ -187,17 +187,24 @@ impl Recording {
                 }
             }
         }
-        self.drain()
+        self.live.drain(clock::boot_now(), &mut self.events)?;
+        self.taken()
     }
 
-    /// Takes everything that has come.
+    /// Takes everything that has come until now.
     ///
     /// # Errors
     /// When the ring cannot be read.
     pub fn drain(&mut self) -> anyhow::Result<()> {
-        while self.live.drain(&mut self.events)? {
+        let now = clock::boot_now();
+        while self.live.drain(now, &mut self.events)? {
             self.recorder.take(&mut self.events);
         }
+        self.taken()
+    }
+
+    /// Judges and writes what was read, and does what is due.
+    fn taken(&mut self) -> anyhow::Result<()> {
         if self.events.is_empty() {
             self.recorder.flush();
         }

@@ -81,6 +81,8 @@ pub struct Live {
     seq: Seq,
     losses: Losses,
     quiet_looks: u32,
+    /// There may be records that were not taken.
+    has_more: bool,
     /// What tells the guard of processes, and how they are judged.
     guard: Option<(Standings, Settings)>,
     /// Binds that wait.
@@ -149,6 +151,7 @@ impl Live {
             ahead: VecDeque::new(),
             losses: Losses::default(),
             quiet_looks: 0,
+            has_more: false,
             guard: None,
             waits: None,
             tried: Vec::new(),
@@ -215,8 +218,9 @@ impl Live {
     /// # Errors
     /// When the ring cannot be waited for.
     pub async fn ready(&mut self) -> Result<(), LiveError> {
-        // It came while sockets were looked at.
-        if !self.ahead.is_empty() {
+        // It came while others were read, or sockets were looked at. Signals are seen to in between.
+        if self.has_more {
+            tokio::task::yield_now().await;
             return Ok(());
         }
         let Some(reception) = self.waits.as_ref().map(Waits::reception) else {
@@ -256,14 +260,17 @@ impl Live {
         [settled, self.moved.next_due(), self.enricher.next_due(), waits].into_iter().flatten().min()
     }
 
-    /// Appends everything that is in the ring, and what is due, to `events`. Whether there may be more at once.
+    /// Appends what the ring has from `until` and before, and what is due, to `events`. Whether there may be more of that.
+    ///
+    /// Who makes records without a pause can make them faster than they are read: without an end to what is read nothing else would
+    /// ever be done.
     ///
     /// # Errors
     /// When the tables cannot be looked at again after a loss.
-    pub fn drain(&mut self, events: &mut Vec<Event>) -> Result<bool, LiveError> {
+    pub fn drain(&mut self, until: BootTime, events: &mut Vec<Event>) -> Result<bool, LiveError> {
         let begin = clock::boot_now();
-        let mut taken = self.take_records(events)?;
-        if taken < DRAIN_MAX {
+        let (mut taken, mut is_newer) = self.take_records(until, events)?;
+        if taken < DRAIN_MAX && !is_newer {
             self.forget_carried(begin);
         }
         if taken == 0 {
@@ -273,7 +280,7 @@ impl Live {
                 if self.idle.ask().is_err() {
                     self.quiet_looks = 0;
                 }
-                taken = self.take_records(events)?;
+                (taken, is_newer) = self.take_records(until, events)?;
                 if self.ring.get_ref().is_being_written() {
                     self.quiet_looks = 0;
                 }
@@ -314,7 +321,9 @@ impl Live {
             self.count_ports(events);
         }
         self.enricher.forget_listing();
-        Ok(taken >= DRAIN_MAX || !self.ahead.is_empty())
+        let has_more = taken >= DRAIN_MAX || !self.ahead.is_empty();
+        self.has_more = has_more || is_newer;
+        Ok(has_more && !is_newer)
     }
 
     /// Appends a fact of bindwatch's own. The processes that it names are made known first.
@@ -406,14 +415,16 @@ impl Live {
         self.losses.undecodable();
     }
 
-    fn take_records(&mut self, events: &mut Vec<Event>) -> Result<usize, LiveError> {
-        let (mut taken, mut unclaimed) = (0, false);
-        while taken < DRAIN_MAX {
+    /// Takes records from `until` and before, and the first that is newer: how many, and whether there was one.
+    fn take_records(&mut self, until: BootTime, events: &mut Vec<Event>) -> Result<(usize, bool), LiveError> {
+        let (mut taken, mut is_newer, mut unclaimed) = (0, false, false);
+        while taken < DRAIN_MAX && !is_newer {
             let ahead = self.ahead.pop_front().map(Ok);
             let Some(decoded) = ahead.or_else(|| self.ring.get_mut().next(wire::decode)) else { break };
             taken += 1;
             match decoded {
                 Ok(mut record) => {
+                    is_newer = record.at > until;
                     if record.record.is_of_port() {
                         self.follow_shared_ports()?;
                     }
@@ -455,7 +466,7 @@ impl Live {
         if unclaimed {
             self.guard_older();
         }
-        Ok(taken)
+        Ok((taken, is_newer))
     }
 
     /// A socket is told, of the few that are (`--events conflicts`): what becomes of such is told from now on. What became of

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::enrich::Processes;
 use crate::event::{Cookie, Event};
 use crate::ledger::Settings;
@@ -94,10 +95,11 @@ impl Feed {
                                 return Ok(());
                             }
                         }
-                        let mut more = true;
+                        // What a flood made meanwhile is read next time: neither the end nor what is to be counted waits for it.
+                        let (now, mut more) = (clock::boot_now(), true);
                         while more {
                             let mut batch = Vec::new();
-                            more = live.drain(&mut batch)?;
+                            more = live.drain(now, &mut batch)?;
                             if batch.is_empty() {
                                 continue;
                             }
@@ -105,7 +107,6 @@ impl Feed {
                             if to.send(batch).is_err() {
                                 return Ok(());
                             }
-                            // A flood must not keep the end waiting.
                             tokio::task::yield_now().await;
                         }
                     }

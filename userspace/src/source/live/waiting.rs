@@ -208,11 +208,12 @@ impl Live {
         self.stamp(events);
     }
 
-    /// Takes what is in the ring.
+    /// Takes what is in the ring by now.
     fn take_everything(&mut self, events: &mut Vec<Event>) {
+        let now = clock::boot_now();
         for _ in 0..LOOKS_MAX {
-            match self.take_records(events) {
-                Ok(super::DRAIN_MAX..) => {}
+            match self.take_records(now, events) {
+                Ok((super::DRAIN_MAX.., false)) => {}
                 Ok(_) => break,
                 Err(error) => return log::warn!("{error}"),
             }
