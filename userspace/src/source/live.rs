@@ -81,7 +81,7 @@ pub struct Live {
     seq: Seq,
     losses: Losses,
     quiet_looks: u32,
-    /// There may be records that were not taken.
+    /// There may be many records that were not taken.
     has_more: bool,
     /// What tells the guard of processes, and how they are judged.
     guard: Option<(Standings, Settings)>,
@@ -270,8 +270,8 @@ impl Live {
     pub fn drain(&mut self, until: BootTime, events: &mut Vec<Event>) -> Result<bool, LiveError> {
         let begin = clock::boot_now();
         let (mut taken, mut is_newer) = self.take_records(until, events)?;
-        if taken < DRAIN_MAX && !is_newer {
-            self.forget_carried(begin);
+        if taken < DRAIN_MAX || is_newer {
+            self.forget_carried(begin.min(until));
         }
         if taken == 0 {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
@@ -321,9 +321,9 @@ impl Live {
             self.count_ports(events);
         }
         self.enricher.forget_listing();
-        let has_more = taken >= DRAIN_MAX || !self.ahead.is_empty();
-        self.has_more = has_more || is_newer;
-        Ok(has_more && !is_newer)
+        // A few that came meanwhile are left for the next look: each look costs those who write.
+        self.has_more = taken >= DRAIN_MAX || !self.ahead.is_empty();
+        Ok(self.has_more && !is_newer)
     }
 
     /// Appends a fact of bindwatch's own. The processes that it names are made known first.
