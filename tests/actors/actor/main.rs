@@ -18,7 +18,7 @@
 //! | `handle usr1 restart\|interrupt` | SIGUSR1 interrupts a call, which the kernel then makes again, or which fails |
 //! | `bind-later PROTO ADDRESS [FLAG…]`, `bound-later` | binds in a thread, and says at once that it does; answers as `bind` when that has ended |
 //! | `binds N PROTO ADDRESS` | N sockets that are bound and closed, one after the other, on the ports from that of ADDRESS on; answers the `ns` of a bind |
-//! | `swapping N ADDRESS PORT` | N TCP sockets with SO_REUSEPORT, bound by an address whose port another thread keeps changing to PORT and back; answers how many came to be bound where: `first`, `other`, or were `refused` |
+//! | `swapping N ADDRESS PORT` | TCP sockets with SO_REUSEPORT, bound by an address whose port another thread keeps changing to PORT and back, until N are bound to PORT, and N to the first or refused; answers how many came to be bound where: `first`, `other`, or were `refused` |
 //! | `insist N PROTO ADDRESS` | N sockets with SO_REUSEPORT, one after the other, that want this endpoint; answers how many were `bound` and `refused` |
 //! | `again N PROTO ADDRESS` | the same without SO_REUSEPORT |
 //! | `listens N PROTO` | N sockets with SO_REUSEPORT that listen, one after the other, without having been bound |

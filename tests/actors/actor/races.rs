@@ -15,8 +15,8 @@ use crate::{Failure, sockets};
 #[repr(C)]
 struct Changing([AtomicU32; 4]);
 
-/// Binds sockets, one after the other, by an address that another thread keeps changing between two ports; where they
-/// came to be bound.
+/// Binds sockets, one after the other, by an address that another thread keeps changing between two ports, until each was
+/// asked for so often; where they came to be bound.
 pub(crate) fn swapping(count: u32, address: &str, other: u16) -> Result<String, Failure> {
     let SocketAddr::V4(address) = address.parse().map_err(|_| Failure::Usage)? else {
         return Err(Failure::Usage);
@@ -35,10 +35,13 @@ pub(crate) fn swapping(count: u32, address: &str, other: u16) -> Result<String, 
             while !is_over.load(Ordering::Relaxed) {
                 for port in ports {
                     memory.0[0].store(word(port), Ordering::Relaxed);
+                    // A moment each: of two stores in a row others may see the last alone.
+                    std::hint::spin_loop();
                 }
             }
         });
-        let done = (0..count).try_for_each(|_| -> Result<(), Failure> {
+        // The other thread may have no processor for a while: so many calls as it takes, not a number of them.
+        let mut call = || -> Result<[u32; 2], Failure> {
             let socket = sockets::new("tcp", AddressFamily::INET)?;
             rustix::net::sockopt::set_socket_reuseport(&socket, true)?;
             // SAFETY: the memory is as long as this says; that it changes is what the kernel expects of any.
@@ -47,14 +50,20 @@ pub(crate) fn swapping(count: u32, address: &str, other: u16) -> Result<String, 
             match status {
                 0 => {
                     let port = sockets::port_of(&socket)?;
-                    let count = if port == ports[0] { &mut first } else { &mut second };
-                    *count += u32::from(ports.contains(&port));
+                    let place = ports.iter().position(|it| *it == port).ok_or(Failure::Usage)?;
+                    *[&mut first, &mut second][place] += 1;
                 }
                 _ if error.raw_os_error() == Some(libc::EADDRINUSE) => refused += 1,
                 _ => return Err(error.into()),
             }
-            Ok(())
-        });
+            Ok([first + refused, second])
+        };
+        let done = loop {
+            match call() {
+                Ok(asked) if asked.iter().any(|it| *it < count) => {}
+                done => break done,
+            }
+        };
         is_over.store(true, Ordering::Relaxed);
         done
     })?;

@@ -46,10 +46,10 @@ fn what_is_looked_at_is_what_is_bound() {
     let address = loopback();
     let (mut job, mut old) = (Job::start("1ms"), Actor::new());
     old.bind(&format!("tcp {address}:8000 reuseport listen"));
-    let answer = job.actor.ok(&format!("swapping 300 {address}:8000 8001"));
+    let answer = job.actor.ok(&format!("swapping 50 {address}:8000 8001"));
     let [first, other, refused] = ["first", "other", "refused"].map(|name| answer.number(name));
-    assert_eq!((first, other + refused), (0, 300), "{answer}: the port that is a stranger's was never bound");
-    assert!(other > 0 && refused > 0, "{answer}: each was asked for");
+    assert_eq!(first, 0, "{answer}: the port that is a stranger's was never bound");
+    assert!(other >= 50 && refused >= 50, "{answer}: each was asked for");
     job.end();
 }
 
