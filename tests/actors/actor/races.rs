@@ -51,7 +51,7 @@ pub(crate) fn swapping(count: u32, address: &str, other: u16) -> Result<String, 
                 0 => {
                     let port = sockets::port_of(&socket)?;
                     let place = ports.iter().position(|it| *it == port).ok_or(Failure::Usage)?;
-                    *[&mut first, &mut second][place] += 1;
+                    *if place == 0 { &mut first } else { &mut second } += 1;
                 }
                 _ if error.raw_os_error() == Some(libc::EADDRINUSE) => refused += 1,
                 _ => return Err(error.into()),
