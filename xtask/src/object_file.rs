@@ -37,13 +37,8 @@ pub(crate) fn without_dwarf(object: &[u8]) -> anyhow::Result<Vec<u8>> {
 fn without_lines(ext: &[u8]) -> Option<Vec<u8>> {
     /// Where the header has its own length, then offset and length of functions, lines, relocations; bytes.
     const WORDS: std::ops::Range<usize> = 4..32;
-    let words: Vec<u32> = ext
-        .get(WORDS)?
-        .as_chunks()
-        .0
-        .iter()
-        .map(|word: &[u8; 4]| u32::from_le_bytes(*word))
-        .collect();
+    let words: Vec<u32> =
+        ext.get(WORDS)?.as_chunks().0.iter().map(|word: &[u8; 4]| u32::from_le_bytes(*word)).collect();
     let &[header, functions_at @ 0, functions, lines_at, lines, _, 0] = words.as_slice() else { return None };
     let is_whole = usize::try_from(header).ok()? == WORDS.end
         && lines_at == functions

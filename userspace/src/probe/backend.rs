@@ -10,7 +10,7 @@ use std::path::Path;
 use aya::maps::Array;
 use aya::programs::Program;
 
-use super::btf::{Function, with_functions};
+use super::btf::Function;
 use super::refusal::reason;
 use super::{Probe, ProbeError, syscall};
 
@@ -260,12 +260,7 @@ impl Probe {
             syscall::try_function_exit(first.id)
                 .map_err(|error| format!("programs cannot be attached to kernel functions: {error}"))?;
         }
-        let ids: Vec<(&str, u32)> = FUNCTIONS
-            .into_iter()
-            .zip(self.inside)
-            .filter_map(|(name, found)| Some((name, found?.id)))
-            .collect();
-        let btf = with_functions(&ids);
+        let types = self.types.as_ref().ok_or("its types were not asked for")?;
         let mut hooks = Vec::new();
         for (inside, found) in INSIDE.iter().zip(self.inside) {
             if found.is_none_or(|found| !inside.takes(found)) {
@@ -276,7 +271,7 @@ impl Probe {
                 return Err(format!("{name} is not in the object"));
             };
             program
-                .load(inside.function, &btf)
+                .load(inside.function, types)
                 .and_then(|()| program.attach().map(drop))
                 .map_err(|error| format!("{hook}: {}", reason(&error)))?;
             hooks.push(hook);

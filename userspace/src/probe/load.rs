@@ -13,6 +13,7 @@ use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, only_conflicts};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
+use super::btf::with_functions;
 use super::guard::{GuardLink, census, guard_programs};
 use super::hooks::{Attach, HOOKS, Hook, Need, OF_SHARED_PORTS};
 use super::offsets::{Listings, Resolved};
@@ -167,8 +168,8 @@ impl Attached {
 /// The loaded probe. Dropping it detaches everything.
 pub struct Probe {
     pub(super) ebpf: Ebpf,
-    /// In which the listing of descriptors finds the function that it attaches to, until it is loaded.
-    types: Option<Btf>,
+    /// In which programs find the functions that they attach to, until all are attached.
+    pub(super) types: Option<Btf>,
     /// What lists descriptors.
     pub(super) listings: Listings,
     /// The functions that carry calls out, as far as the kernel has them.
@@ -211,7 +212,14 @@ impl Probe {
         if surroundings::lockdown().as_deref() == Some("confidentiality") {
             return Err(ProbeError::LockedDown);
         }
-        let Resolved { mut offsets, listings, inside, lsm_function, binds_by_uring } = offsets::resolve()?;
+        // Beside each other, here and below: each takes some milliseconds, and neither needs what the other makes.
+        let (resolved, loader) = std::thread::scope(|scope| {
+            let loader = scope.spawn(loader);
+            (offsets::resolve(), loader.join().ok().flatten())
+        });
+        let resolved = resolved?;
+        let functions = resolved.functions();
+        let Resolved { mut offsets, listings, inside, lsm_function, binds_by_uring } = resolved;
         let needed: &[u32] = match options.related_by {
             _ if options.guard == Guarding::Off => &[],
             RelatedBy::Lineage | RelatedBy::Process => &[],
@@ -232,10 +240,10 @@ impl Probe {
                 }
             });
         }
-        // Beside each other: both take some milliseconds, and neither needs what the other makes.
         let (ebpf, types) = std::thread::scope(|scope| {
-            let types = scope.spawn(|| options.only.is_none().then(|| listings.types()));
-            (load_object(options, &offsets), types.join().ok().flatten())
+            let types = scope.spawn(|| options.only.is_none().then(|| with_functions(&functions)));
+            let loader = loader.unwrap_or_else(EbpfLoader::new);
+            (load_object(loader, options, &offsets), types.join().ok().flatten())
         });
         Ok(Self {
             ebpf: ebpf?,
@@ -299,6 +307,7 @@ impl Probe {
                 probe.note(hook, outcome);
             }
         });
+        probe.types = None;
         if probe.attached.refused.iter().any(|refused| surroundings::is_by_lockdown(&refused.reason)) {
             return Err(ProbeError::LockedDown);
         }
@@ -343,7 +352,7 @@ impl Probe {
             .chain(listings.iter().rev().map(|listing| listing.program))
             .chain(hooks.iter().copied())
             .collect();
-        load_together(&mut self.ebpf, &names, &listings, self.types.take().as_ref());
+        load_together(&mut self.ebpf, &names, &listings, self.types.as_ref());
         for hook in HOOKS.iter().filter(|hook| options.wants(hook)) {
             if let Some(reason) = self.needless(hook, is_inside) {
                 self.attached.needless.push(Needless::new(hook, reason));
@@ -369,6 +378,7 @@ impl Probe {
             }
             self.note(hook, outcome);
         }
+        self.types = None;
         Ok(())
     }
 
@@ -463,7 +473,11 @@ fn attach_to_event(program: &mut Program, hook: &Hook) -> Result<(), ProgramErro
     }
 }
 
-fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError> {
+fn load_object(
+    loader: EbpfLoader<'static>,
+    options: &Options,
+    offsets: &Offsets,
+) -> Result<Ebpf, ProbeError> {
     let level: u8 = if options.diagnostics { 4 } else { 0 };
     let words = wire::offset_words(offsets);
     let related_by = match options.related_by {
@@ -479,7 +493,7 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
         (true, Guarding::Off) => only_conflicts::YES,
         (true, _) => only_conflicts::WHOLE_ATTEMPTS,
     };
-    let mut loader = loader();
+    let mut loader: EbpfLoader<'_> = loader;
     loader
         // The object has no relocations against the kernel's types.
         .btf(None)
@@ -517,17 +531,12 @@ fn load_object(options: &Options, offsets: &Offsets) -> Result<Ebpf, ProbeError>
 /// A loader that has not read the kernel's types.
 ///
 /// When it is made it reads and parses all of them, whether or not they are needed: more than half of the time that
-/// everything else takes here. So it is made by a thread to which that file is not there. Where such a thread cannot be
-/// had (CAP_SYS_CHROOT is missing) it takes longer and comes to the same.
-fn loader() -> EbpfLoader<'static> {
-    let elsewhere = || {
-        let hidden = unshare(CloneFlags::CLONE_FS).and_then(|()| chroot(TYPES_DIRECTORY));
-        hidden.map(|()| EbpfLoader::new())
-    };
-    std::thread::scope(|scope| scope.spawn(elsewhere).join())
-        .ok()
-        .and_then(Result::ok)
-        .unwrap_or_else(EbpfLoader::new)
+/// everything else takes here. So it is made by a thread to which that file is not there: for a thread of its own, whose root
+/// this changes. Where that cannot be done (CAP_SYS_CHROOT is missing) there is None, and one made elsewhere takes longer and
+/// comes to the same.
+fn loader() -> Option<EbpfLoader<'static>> {
+    unshare(CloneFlags::CLONE_FS).and_then(|()| chroot(TYPES_DIRECTORY)).ok()?;
+    Some(EbpfLoader::new())
 }
 
 pub(super) fn open_root(path: &Path) -> Result<File, ProbeError> {

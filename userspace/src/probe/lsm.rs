@@ -2,7 +2,6 @@
 
 use aya::programs::Program;
 
-use super::btf::with_functions;
 use super::refusal::reason;
 use super::{Probe, surroundings};
 
@@ -17,17 +16,14 @@ impl Probe {
         if !self.knows_compat {
             return Err("32-bit system calls are not told apart on this processor".to_owned());
         }
-        let id = self.lsm_function.ok_or("this kernel has no BPF LSM (CONFIG_BPF_LSM)")?;
+        self.lsm_function.ok_or("this kernel has no BPF LSM (CONFIG_BPF_LSM)")?;
         if surroundings::security_modules().is_some_and(|modules| !modules.split(',').any(|one| one == "bpf"))
         {
             return Err("bpf is not among the security modules of this kernel (lsm=)".to_owned());
         }
-        let Some(Program::Lsm(program)) = self.ebpf.program_mut(HOOK) else {
+        let (Some(Program::Lsm(program)), Some(types)) = (self.ebpf.program_mut(HOOK), &self.types) else {
             return Err("it is not in the object".to_owned());
         };
-        program
-            .load(HOOK, &with_functions(&[(FUNCTION, id)]))
-            .and_then(|()| program.attach().map(drop))
-            .map_err(|error| reason(&error))
+        program.load(HOOK, types).and_then(|()| program.attach().map(drop)).map_err(|error| reason(&error))
     }
 }

@@ -140,6 +140,19 @@ pub(super) struct Resolved {
     pub(super) binds_by_uring: bool,
 }
 
+impl Resolved {
+    /// Every function that a program can attach to, and its id.
+    pub(super) fn functions(&self) -> Vec<(&'static str, u32)> {
+        let Listings { by_file, by_process } = self.listings;
+        let inside = FUNCTIONS.into_iter().zip(self.inside.map(|found| found.map(|found| found.id)));
+        [(TASK_FILE, by_file), (TASK, by_process), (lsm::FUNCTION, self.lsm_function)]
+            .into_iter()
+            .chain(inside)
+            .filter_map(|(name, id)| Some((name, id?)))
+            .collect()
+    }
+}
+
 fn from_btf(btf: &Btf<'_>) -> Offsets {
     let task = |path| btf.offset("task_struct", path);
     let skc = |path| btf.offset("sock_common", path);

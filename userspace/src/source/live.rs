@@ -151,7 +151,8 @@ impl Live {
             ahead: VecDeque::new(),
             losses: Losses::default(),
             quiet_looks: 0,
-            has_more: false,
+            // What happened since the probe was attached, while this looked around.
+            has_more: true,
             guard: None,
             waits: None,
             tried: Vec::new(),
