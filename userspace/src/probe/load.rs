@@ -307,7 +307,7 @@ impl Probe {
                 probe.note(hook, outcome);
             }
         });
-        probe.types = None;
+        probe.forget_types();
         if probe.attached.refused.iter().any(|refused| surroundings::is_by_lockdown(&refused.reason)) {
             return Err(ProbeError::LockedDown);
         }
@@ -378,8 +378,15 @@ impl Probe {
             }
             self.note(hook, outcome);
         }
-        self.types = None;
+        self.forget_types();
         Ok(())
+    }
+
+    /// Nothing is left to be found in them. That takes a millisecond, which is another thread's, where one can be had.
+    fn forget_types(&mut self) {
+        let types = self.types.take();
+        let thread = std::thread::Builder::new().name("types".to_owned());
+        let _ = thread.spawn(move || drop(types));
     }
 
     /// Two sockets share a port: attaches what tells how they go on ([`Options::only_conflicts`]). Whether that was still to be
