@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use rustix::process::Signal;
-use rustix::time::Timespec;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use scenarios::wait::Process;
 use scenarios::{Folder, Recording, loopback};
 
@@ -43,6 +43,8 @@ struct Bpftrace {
 impl Bpftrace {
     /// All that is done before it is started, and waits for a line then. It is told how to write its own lines.
     fn prepare(buffering: &str) -> anyhow::Result<Self> {
+        let version = Command::new("bpftrace").arg("--version").output();
+        version.context("bpftrace is missing: `cargo xtask bench` installs it")?;
         let folder = Folder::new();
         let out = folder.file("bpftrace.txt");
         // It finds trace events by tracefs, which not every machine has mounted: then in a namespace of its own.
@@ -69,25 +71,29 @@ impl Bpftrace {
         let mut peer = Self::prepare("full")?;
         peer.go()?;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while peer.told()? == 0 {
+        while peer.told(Duration::ZERO)? == 0 {
             ensure!(Instant::now() < deadline, "bpftrace tells of nothing");
             load.slice()?;
         }
         Ok(peer)
     }
 
-    /// How many binds it has told.
-    fn told(&self) -> anyhow::Result<u64> {
+    /// How many binds it has told that were made after this time since boot.
+    fn told(&self, since: Duration) -> anyhow::Result<u64> {
         let text = fs::read(&self.out)?;
-        let lines = text.split(|byte| *byte == b'\n');
-        Ok(lines.filter(|line| line.windows(5).any(|part| part == b" 127.")).count() as u64)
+        let text = String::from_utf8_lossy(&text);
+        let is_later = |line: &str| {
+            let at = line.split(' ').next().and_then(|at| at.parse::<u64>().ok());
+            line.contains(" 127.") && at.is_some_and(|at| Duration::from_nanos(at) >= since)
+        };
+        Ok(text.lines().filter(|line| is_later(line)).count() as u64)
     }
 
-    /// Ends it; how many binds it has told.
-    fn stop(mut self) -> anyhow::Result<u64> {
+    /// Ends it; how many binds it has told that were made after this time since boot.
+    fn stop(mut self, since: Duration) -> anyhow::Result<u64> {
         Process::of(self.child.id()).signal(Signal::INT);
         self.child.wait()?;
-        self.told()
+        self.told(since)
     }
 }
 
@@ -133,12 +139,11 @@ pub(crate) fn against_bpftrace(amount: Amount) -> Measured {
             time
         };
         let mut beside_theirs = |load: &mut Load| {
-            let before = load.made();
             let peer = Bpftrace::start(load)?;
-            let begun = load.made() - before;
+            // Of those before nobody knows how many it could have told: it may not have been attached yet.
+            let begin = Duration::try_from(clock_gettime(ClockId::Boottime)).context("a time")?;
             let time = theirs.beside(peer.child.id(), load, 0);
-            // Of those before it was attached nobody knows how many it could have told.
-            theirs.told += peer.stop()?.saturating_sub(begun);
+            theirs.told += peer.stop(begin)?;
             time
         };
         let count = amount.pairs() / 2 + 1;
@@ -234,7 +239,7 @@ pub(crate) fn first_event(amount: Amount) -> Measured {
             let mut peer = Bpftrace::prepare("line")?;
             peer.go()?;
             theirs.push(until_written(&peer.folder, &peer.out, ["", &address])?);
-            peer.stop()?;
+            peer.stop(Duration::ZERO)?;
         }
         values.push(least(&ours) / least(&theirs));
         all_ours.push(least(&ours) * 1e3);

@@ -35,7 +35,7 @@ pub use load::{
 pub use maps::{Accepted, Counters, Idle, Owners, Watched};
 pub use membership::{Group, is_member};
 pub use pins::{PinError, partly_pinned, pinned, unpin};
-pub use ring::Ring;
+pub use ring::{Ring, watched};
 pub use standing::Standings;
 pub use task_files::FileRow;
 pub use trial::{Denial, Hindrance};

@@ -5,7 +5,7 @@
 //! `BPF_MAP_TYPE_RINGBUF`: kernel/bpf/ringbuf.c and Documentation/bpf/ringbuf.rst (5.8).
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -182,6 +182,16 @@ impl Ring {
         // until the ring, and with it the registration, is dropped.
         unsafe { AsyncFd::register(self) }.map_err(|error| error.into_parts().1)
     }
+}
+
+/// A timer, or what else of this process is waited for, with the runtime told to watch for it. Needs a runtime.
+///
+/// # Errors
+/// When the runtime cannot watch it.
+#[expect(unsafe_code, reason = "the runtime wants a promise about the descriptor")]
+pub fn watched(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is registered: it stays open and the same one until that is dropped.
+    unsafe { AsyncFd::register(descriptor) }.map_err(|error| error.into_parts().1)
 }
 
 impl AsFd for Ring {

@@ -1,7 +1,7 @@
 //! Live events: the probe's ring, made into events in order.
 //!
 //! Waking a reader costs more than a bind, so the probe wakes nobody while records come: the reader looks every
-//! [`DRAIN_EVERY`]. When nothing came for [`IDLE_AFTER`] looks it asks for one wake-up and sleeps without a timer.
+//! [`DRAIN_EVERY`], or sooner where few of them do. When nothing came for [`IDLE_AFTER`] looks it asks for one wake-up and sleeps without a timer.
 
 mod waiting;
 
@@ -14,6 +14,8 @@ use tokio::io::unix::AsyncFd;
 use super::census::Counted;
 use super::losses::Losses;
 use super::moved::Moved;
+pub use super::pace::DRAIN_EVERY;
+use super::pace::{DRAIN_SOON, Pace};
 use super::sockets::{Tables, TablesError};
 use super::system::{Survey, System};
 use crate::cgroup2;
@@ -31,10 +33,6 @@ use crate::probe::{
 use crate::wait::{Carrier, Tried, Waits};
 use crate::wire::{self, Record, Stamped};
 
-/// How often the ring is looked into while records come.
-pub const DRAIN_EVERY: Duration = Duration::from_millis(5);
-/// The same while calls wait for what they tell.
-const DRAIN_EVERY_WAITING: Duration = Duration::from_millis(1);
 /// Looks without a record before the reader sleeps without a timer.
 pub const IDLE_AFTER: u32 = 20;
 /// Records taken in one go, so that a flood does not keep everything else waiting.
@@ -62,6 +60,9 @@ pub enum LiveError {
     /// The ring cannot be waited for.
     #[error("the event ring cannot be waited for: {0}")]
     Ring(#[source] std::io::Error),
+    /// There is no timer, or it cannot be waited for.
+    #[error("the time until the next look cannot be waited for: {0}")]
+    Timer(#[source] std::io::Error),
     /// Binds cannot be taken in.
     #[error("the binds of the command cannot be waited with: {0}")]
     Waits(#[source] std::io::Error),
@@ -81,6 +82,7 @@ pub struct Live {
     seq: Seq,
     losses: Losses,
     quiet_looks: u32,
+    pace: Pace,
     /// There may be many records that were not taken.
     has_more: bool,
     /// What tells the guard of processes, and how they are judged.
@@ -151,6 +153,7 @@ impl Live {
             ahead: VecDeque::new(),
             losses: Losses::default(),
             quiet_looks: 0,
+            pace: Pace::new().map_err(LiveError::Timer)?,
             // What happened since the probe was attached, while this looked around.
             has_more: true,
             guard: None,
@@ -237,9 +240,8 @@ impl Live {
         let due = self.next_due().map(|due| Duration::from_nanos(due.since(clock::boot_now())));
         if self.quiet_looks < IDLE_AFTER {
             let are_waiting = self.waits.as_ref().is_some_and(Waits::are_there);
-            let every = if are_waiting { DRAIN_EVERY_WAITING } else { DRAIN_EVERY };
-            tokio::time::sleep(due.map_or(every, |due| due.min(every))).await;
-            return Ok(());
+            let most = if are_waiting { DRAIN_SOON } else { DRAIN_EVERY };
+            return self.pace.pause(due.map_or(most, |due| due.min(most))).await.map_err(LiveError::Timer);
         }
         let readable = self.ring.readable();
         let mut guard = match due {
@@ -290,6 +292,7 @@ impl Live {
         if taken > 0 {
             self.quiet_looks = 0;
         }
+        self.pace.looked(taken);
         if taken > 0 || self.quiet_looks == 1 {
             let asks_kernel = self.losses.asks_for_missed(begin) || self.quiet_looks == 1;
             self.count_losses(asks_kernel, events);

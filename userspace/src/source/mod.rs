@@ -6,6 +6,7 @@ pub mod log;
 mod looks;
 mod losses;
 mod moved;
+mod pace;
 pub mod releases;
 pub mod sockets;
 mod system;
