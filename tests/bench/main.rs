@@ -101,11 +101,13 @@ fn goals(words: &[&str]) -> anyhow::Result<()> {
 /// What tells of a run: when, on what, of what, and by which words.
 fn how(words: &str) -> anyhow::Result<Value> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    // The series: what its distribution or host adds to that says nothing of what things cost.
+    let kernel: Vec<&str> = kernel.trim().split('.').take(2).collect();
     let now = bindwatch::clock::boot_now();
     let version = std::process::Command::new(scenarios::bindwatch()).arg("--version").output()?;
     Ok(json!({
         "at": bindwatch::clock::Anchors::now().rfc3339(now),
-        "kernel": kernel.trim(),
+        "kernel": kernel.join("."),
         "machine": std::env::consts::ARCH,
         "processors": std::thread::available_parallelism()?.get(),
         "bindwatch": String::from_utf8_lossy(&version.stdout).trim(),
