@@ -127,7 +127,7 @@ impl Ports {
 struct Share {
     sockets: u32,
     time_wait: u32,
-    first: (u16, Cookie, IpAddr),
+    first: (u16, Cookie, IpAddr, TcpState),
 }
 
 impl<L: Lookups> Enricher<L> {
@@ -177,7 +177,7 @@ impl<L: Lookups> Enricher<L> {
                 && !matches!(row.state, TcpState::Listen | TcpState::Close | TcpState::Established);
             let opener = self.lookups.opener(row.socket.cookie);
             let opener = opener.filter(|opener| row.holders.is_empty() || row.holders.contains(opener));
-            let first = (row.socket.port, row.socket.cookie, row.socket.address);
+            let first = (row.socket.port, row.socket.cookie, row.socket.address, row.state);
             let (sockets, time_wait) = (u32::from(!is_left), u32::from(is_left));
             let Some(owner) = opener.or(row.holders.first().copied()) else {
                 rest.sockets += sockets;
@@ -191,7 +191,7 @@ impl<L: Lookups> Enricher<L> {
         }
         let mut users: Vec<PortUser> = shares
             .into_iter()
-            .map(|(process, Share { sockets, time_wait, first: (port, cookie, address) })| PortUser {
+            .map(|(process, Share { sockets, time_wait, first: (port, cookie, address, state) })| PortUser {
                 process,
                 ended: self.processes.has_ended(process),
                 sockets,
@@ -199,6 +199,7 @@ impl<L: Lookups> Enricher<L> {
                 cookie,
                 address,
                 port,
+                state: (want.protocol == Protocol::Tcp).then_some(state),
             })
             .collect();
         users.sort_by_key(|user| (std::cmp::Reverse(user.total()), user.process));

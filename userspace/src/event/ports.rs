@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cookie, Inum, ProcessKey, Protocol, Seq};
+use super::{Cookie, Inum, ProcessKey, Protocol, Seq, TcpState};
 
 /// The ports that the kernel gives to a socket that asked for none (`net.ipv4.ip_local_port_range`, ip(7)), as read in
 /// the network namespace. Told when it is first needed, and when it is not what was told before.
@@ -78,6 +78,9 @@ pub struct PortUser {
     pub address: IpAddr,
     /// That port.
     pub port: u16,
+    /// The state of that socket, where it is TCP's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<TcpState>,
 }
 
 impl PortUser {

@@ -14,7 +14,7 @@ use super::party::Party;
 use super::place::PortKey;
 use super::record::Moment;
 use super::refused::{Call, Sufferer};
-use super::socket::Socket;
+use super::socket::{Socket, State};
 
 /// Processes named as users of the range, processes.
 const USERS_MAX: usize = 10;
@@ -207,7 +207,7 @@ impl Ledger {
             options: Options::default(),
             uid: Uid::default(),
         };
-        let state = if port.protocol == Protocol::Tcp { HolderState::Connected } else { HolderState::Bound };
+        let state = user.state.map_or(State::Bound, |state| State::of(port.protocol, state)).shown();
         Party::named(&self.kin, user.process, "", &facts, state)
     }
 

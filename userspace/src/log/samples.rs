@@ -240,6 +240,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
                 cookie: Cookie(1),
                 address: "127.0.0.1".parse().unwrap(),
                 port: 40_000,
+                state: Some(TcpState::Listen),
             }],
             rest: Rest { sockets: 0, time_wait: 1 },
         }),

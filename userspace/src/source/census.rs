@@ -69,10 +69,20 @@ impl Shares {
         let (open, time_wait) = match owner {
             Some(process) => {
                 let (cookie, address, port) = (facts.cookie, facts.address, facts.port);
-                let new = PortUser { process, ended: false, sockets: 0, time_wait: 0, cookie, address, port };
+                let state = (facts.protocol == Protocol::Tcp).then_some(socket.state);
+                let new = PortUser {
+                    process,
+                    ended: false,
+                    sockets: 0,
+                    time_wait: 0,
+                    cookie,
+                    address,
+                    port,
+                    state,
+                };
                 let share = self.users.entry(process).or_insert(new);
                 if port < share.port {
-                    (share.cookie, share.address, share.port) = (cookie, address, port);
+                    (share.cookie, share.address, share.port, share.state) = (cookie, address, port, state);
                 }
                 (&mut share.sockets, &mut share.time_wait)
             }

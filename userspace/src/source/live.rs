@@ -274,7 +274,7 @@ impl Live {
         let begin = clock::boot_now();
         let (mut taken, mut is_newer) = self.take_records(until, events)?;
         if taken < DRAIN_MAX || is_newer {
-            self.forget_carried(begin.min(until));
+            self.forget_carried(until);
         }
         if taken == 0 {
             self.quiet_looks = self.quiet_looks.saturating_add(1);

@@ -382,8 +382,8 @@ fn the_tables_say_who_used_up_the_range() {
          proc V
          range 40000 40009
          refuse V v tcp 127.0.0.1:0 as=f
-         ports f 10/10 A,2,0 B,1,7",
-        "exhausted tcp 127.0.0.1:0 A[? connected] B[? connected] victim=V last=B[? time-wait] range=40000-40009 used=10/10 user=A(2+0) user=B(1+7)",
+         ports f 10/10 A,2,0,listen B,1,7,connected",
+        "exhausted tcp 127.0.0.1:0 A[? listen] B[? connected] victim=V last=B[? time-wait] range=40000-40009 used=10/10 user=A(2+0) user=B(1+7)",
     );
 }
 

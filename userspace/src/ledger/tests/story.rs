@@ -18,8 +18,8 @@
 //! unended C s tcp 127.0.0.1:80                     a 32-bit bind that got no port
 //! no-port C tcp 10.0.0.1:80 errno=EAGAIN        connect() that failed; on=s: of a socket that is bound
 //! range 40000 40009 reserved=40005              ports that the kernel chooses from
-//! ports LABEL 10/10 A,1,9 B!,0,2 rest=3         for the failure labelled: used of all, process (! ended), sockets,
-//!                                               TIME_WAIT
+//! ports LABEL 10/10 A,1,9,listen B!,0,2 rest=3  for the failure labelled: used of all, process (! ended), sockets,
+//!                                               TIME_WAIT, state of one
 //! inventory begin|end unseen=x        lost bind=3        job start|end /ci/1 first=A left=A,B
 //! ```
 //! A line that begins with `@120` happens 120 ms after boot; the others 1 ms after the line before them.
@@ -289,14 +289,21 @@ impl Story {
                 let (used, ports) = words.take().split_once('/').unwrap();
                 let rest = Rest { sockets: 0, time_wait: words.number("rest").unwrap_or(0) };
                 let users = words.0.drain(..).map(|word| {
-                    let [name, sockets, time_wait] = word.split(',').collect::<Vec<_>>()[..] else {
-                        panic!("{word}: NAME,SOCKETS,TIME_WAIT");
+                    let (name, sockets, time_wait, state) = match word.split(',').collect::<Vec<_>>()[..] {
+                        [name, sockets, time_wait] => (name, sockets, time_wait, None),
+                        [name, sockets, time_wait, "listen"] => {
+                            (name, sockets, time_wait, Some(TcpState::Listen))
+                        }
+                        [name, sockets, time_wait, "connected"] => {
+                            (name, sockets, time_wait, Some(TcpState::Established))
+                        }
+                        _ => panic!("{word}: NAME,SOCKETS,TIME_WAIT[,listen|,connected]"),
                     };
                     let process = self.processes.get(&name[..1]).unwrap().process;
                     let (sockets, time_wait) = (sockets.parse().unwrap(), time_wait.parse().unwrap());
                     let (cookie, address) = (Cookie(700 + u64::from(process.tgid)), [127, 0, 0, 1].into());
                     let ended = name.len() > 1;
-                    PortUser { process, ended, sockets, time_wait, cookie, address, port: 40_000 }
+                    PortUser { process, ended, sockets, time_wait, cookie, address, port: 40_000, state }
                 });
                 let users = users.collect();
                 let (ports, used) = (ports.parse().unwrap(), used.parse().unwrap());
