@@ -135,10 +135,11 @@ impl Ring {
         }
     }
 
-    /// Whether a record is still being written. Its writer may have looked for a sleeping reader already and found
-    /// none: a reader that goes to sleep now is not woken for it.
+    /// Whether there is more than was read: where nothing more could be read, a record that is still being written, or
+    /// one that has come since. Its writer may have looked for a sleeping reader already and found none: a reader that goes to
+    /// sleep now is not woken for it.
     #[must_use]
-    pub fn is_being_written(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         self.at < self.producer.position().load(Ordering::Acquire)
     }
 

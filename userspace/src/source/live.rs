@@ -3,6 +3,7 @@
 //! Waking a reader costs more than a bind, so the probe wakes nobody while records come: the reader looks every
 //! [`DRAIN_EVERY`], or sooner where few of them do. When nothing came for [`IDLE_AFTER`] looks it asks for one wake-up and sleeps without a timer.
 
+mod reads;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,6 +17,7 @@ use super::losses::Losses;
 use super::moved::Moved;
 pub use super::pace::DRAIN_EVERY;
 use super::pace::{DRAIN_SOON, Pace};
+pub use super::reading::DRAIN_MAX;
 use super::sockets::{Tables, TablesError};
 use super::system::{Survey, System};
 use crate::cgroup2;
@@ -35,8 +37,6 @@ use crate::wire::{self, Record, Stamped};
 
 /// Looks without a record before the reader sleeps without a timer.
 pub const IDLE_AFTER: u32 = 20;
-/// Records taken in one go, so that a flood does not keep everything else waiting.
-pub const DRAIN_MAX: usize = 4096;
 /// After a loss the tables are looked at again when none followed for this long, ns.
 const SETTLED_NS: u64 = 200_000_000;
 
@@ -272,23 +272,24 @@ impl Live {
     /// When the tables cannot be looked at again after a loss.
     pub fn drain(&mut self, until: BootTime, events: &mut Vec<Event>) -> Result<bool, LiveError> {
         let begin = clock::boot_now();
-        let (mut taken, mut is_newer) = self.take_records(until, events)?;
-        if taken < DRAIN_MAX || is_newer {
+        let mut reading = self.take_records(until, events)?;
+        if reading.is_whole() {
             self.forget_carried(until);
         }
-        if taken == 0 {
+        if reading.taken == 0 {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
             if self.quiet_looks >= IDLE_AFTER {
                 // A record that came since the last look would not ring the bell: look once more after asking for it.
                 if self.idle.ask().is_err() {
                     self.quiet_looks = 0;
                 }
-                (taken, is_newer) = self.take_records(until, events)?;
-                if self.ring.get_ref().is_being_written() {
+                reading = self.take_records(until, events)?;
+                if self.ring.get_ref().has_more() {
                     self.quiet_looks = 0;
                 }
             }
         }
+        let taken = reading.taken;
         if taken > 0 {
             self.quiet_looks = 0;
         }
@@ -327,7 +328,10 @@ impl Live {
         self.enricher.forget_listing();
         // A few that came meanwhile are left for the next look: each look costs those who write.
         self.has_more = taken >= DRAIN_MAX || !self.ahead.is_empty();
-        Ok(self.has_more && !is_newer)
+        if reading.is_behind {
+            std::thread::yield_now();
+        }
+        Ok(!reading.is_newer && (self.has_more || reading.is_behind))
     }
 
     /// Appends a fact of bindwatch's own. The processes that it names are made known first.
@@ -395,82 +399,6 @@ impl Live {
             self.enricher.ports_in_use(counted, range, at, &mut self.facts);
         }
         self.stamp(events);
-    }
-
-    /// Reads every record that was made until now.
-    fn read_ahead(&mut self) {
-        let now = clock::boot_now();
-        while let Some(decoded) = self.ring.get_mut().next(wire::decode) {
-            match decoded {
-                Ok(record) => {
-                    let is_newer = record.at > now;
-                    self.ahead.push_back(record);
-                    if is_newer {
-                        break;
-                    }
-                }
-                Err(error) => self.undecodable(error),
-            }
-        }
-    }
-
-    fn undecodable(&mut self, error: impl std::fmt::Display) {
-        log::warn!("the probe sent {error}");
-        self.losses.undecodable();
-    }
-
-    /// Takes records from `until` and before, and the first that is newer: how many, and whether there was one.
-    fn take_records(&mut self, until: BootTime, events: &mut Vec<Event>) -> Result<(usize, bool), LiveError> {
-        let (mut taken, mut is_newer, mut unclaimed) = (0, false, false);
-        while taken < DRAIN_MAX && !is_newer {
-            let ahead = self.ahead.pop_front().map(Ok);
-            let Some(decoded) = ahead.or_else(|| self.ring.get_mut().next(wire::decode)) else { break };
-            taken += 1;
-            match decoded {
-                Ok(mut record) => {
-                    is_newer = record.at > until;
-                    if record.record.is_of_port() {
-                        self.follow_shared_ports()?;
-                    }
-                    if let Some(carrier) = self.carrier.clone()
-                        && !carrier.attribute(&mut record, |process, tid| self.task_of(process, tid))
-                    {
-                        continue;
-                    }
-                    // At once, whatever must be looked up for the records before and after it.
-                    if self.waits.as_mut().is_some_and(|waits| waits.hear(&record.record, record.at)) {
-                        self.try_waits();
-                    }
-                    let executed = match &record.record {
-                        Record::Exec(exec) => Some(exec.task.process),
-                        _ => None,
-                    };
-                    // No hook that could claim it saw it get its port.
-                    let late = match &record.record {
-                        Record::Changed(call, _) => shares(call),
-                        // Told at its end: it had no port when it began.
-                        Record::Listen(call) => shares(call) && record.hook != Hook::InetSockSetState,
-                        _ => false,
-                    };
-                    if self.guard.is_some()
-                        && matches!(&record.record, Record::Option(option) if option.must_be_looked_up())
-                    {
-                        self.moved.asked(record.at);
-                    }
-                    self.enricher.record(record, self.seq, &mut self.facts);
-                    if let Some(process) = executed {
-                        self.judge(process);
-                    }
-                    unclaimed |= late && self.guard.is_some();
-                    self.stamp(events);
-                }
-                Err(error) => self.undecodable(error),
-            }
-        }
-        if unclaimed {
-            self.guard_older();
-        }
-        Ok((taken, is_newer))
     }
 
     /// A socket is told, of the few that are (`--events conflicts`): what becomes of such is told from now on. What became of

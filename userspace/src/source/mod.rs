@@ -7,6 +7,7 @@ mod looks;
 mod losses;
 mod moved;
 mod pace;
+mod reading;
 pub mod releases;
 pub mod sockets;
 mod system;

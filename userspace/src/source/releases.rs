@@ -221,7 +221,7 @@ impl Releases {
 
     /// Waits for a record, until `due` at most.
     async fn bell(&mut self, due: Option<Instant>) -> io::Result<()> {
-        if self.ring.get_ref().is_being_written() {
+        if self.ring.get_ref().has_more() {
             // Its writer may not know of the wish to be woken.
             tokio::time::sleep(LOOK_EVERY).await;
             return Ok(());

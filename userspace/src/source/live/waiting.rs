@@ -213,8 +213,8 @@ impl Live {
         let now = clock::boot_now();
         for _ in 0..LOOKS_MAX {
             match self.take_records(now, events) {
-                Ok((super::DRAIN_MAX.., false)) => {}
-                Ok(_) => break,
+                Ok(reading) if reading.is_whole() => break,
+                Ok(_) => std::thread::yield_now(),
                 Err(error) => return log::warn!("{error}"),
             }
         }
