@@ -22,6 +22,9 @@ use goals::{Amount, GOALS};
 use scenarios::synthetic::{self, Plan};
 use serde_json::{Value, json};
 
+/// What this program is called with; `cargo xtask bench` stands before `run` and `compare`.
+const USAGE: &str = "log EVENTS FILE [SEED] | run [--quick] [--json FILE] [P1…] | compare OLD NEW";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -49,7 +52,7 @@ fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
             ensure!(worse.is_empty(), "{} much worse than before", worse.len());
         }
         ["run", rest @ ..] => goals(rest)?,
-        _ => bail!("usage: log EVENTS FILE [SEED] | run [--quick] [--json FILE] [P1…] | compare OLD NEW"),
+        _ => bail!("usage: {USAGE}"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,17 +71,26 @@ fn log(events: &str, path: &str, seed: &str) -> anyhow::Result<()> {
 /// Measures the goals that are named, or all.
 fn goals(words: &[&str]) -> anyhow::Result<()> {
     let (mut amount, mut json, mut chosen) = (Amount { rounds: 5, part: 1 }, None, Vec::new());
-    let said = words;
+    let mut said = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--quick" => amount = Amount { rounds: 3, part: 10 },
-            "--json" => json = Some(*words.next().context("--json needs a file")?),
+            // Where the figures go says nothing of them: it is not among the words that are kept.
+            "--json" => {
+                json = Some(*words.next().context("--json needs a file")?);
+                continue;
+            }
+            "--help" | "-h" => {
+                println!("usage: {USAGE}\n\ngoals: {}", GOALS.map(|(name, _)| name).join(" "));
+                return Ok(());
+            }
             goal if GOALS.iter().any(|(name, _)| *name == goal) => chosen.push(goal),
-            other => bail!("no such goal: {other}"),
+            other => bail!("no such goal: {other}; usage: {USAGE}"),
         }
+        said.push(*word);
     }
-    let said = said.join(" ");
+    let how = how(&said.join(" "))?;
     let mut rows = Vec::new();
     for (name, goal) in GOALS {
         if chosen.is_empty() || chosen.contains(&name) {
@@ -88,13 +100,14 @@ fn goals(words: &[&str]) -> anyhow::Result<()> {
             // A later goal may fail for good: what was measured is told at once.
             eprint!("{}", table::markdown(&measured));
             rows.extend(measured);
+            // And kept, for the same reason.
+            if let Some(path) = json {
+                let json = table::json(&rows, &how);
+                std::fs::write(path, format!("{json:#}\n")).with_context(|| path.to_owned())?;
+            }
         }
     }
     print!("{}", table::markdown(&rows));
-    if let Some(path) = json {
-        let json = table::json(&rows, &how(&said)?);
-        std::fs::write(path, format!("{json:#}\n")).with_context(|| path.to_owned())?;
-    }
     Ok(())
 }
 
