@@ -7,15 +7,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::fs::inotify;
 use scenarios::synthetic::{self, Plan};
 use scenarios::{Actor, Folder, Recording, loopback};
 
 use crate::measure::of_children;
 use crate::table::Row;
-use crate::work::{cycles, holders, time_until};
-use crate::{cost, peers, scale};
+use crate::work::{holders, time_until};
+use crate::{cost, flood, peers, scale};
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ pub(crate) const GOALS: [Goal; 18] = [
     ("P6", cost::enforcement),
     ("P7", peers::first_event),
     ("P8", finding_written),
-    ("P9", nothing_lost),
+    ("P9", flood::nothing_lost),
     ("P10", memory),
     ("P11", idle),
     ("P12", peers::list),
@@ -113,72 +113,6 @@ fn finding_written(amount: Amount) -> Measured {
     let note = format!("median {:.2} ms of {}", crate::table::median(&times), times.len());
     let what = "conflict made to finding in the log, p99, ms";
     Ok(vec![Row::new("P8", what, 20.0, 2.0, vec![p99]).time().note(note)])
-}
-
-fn nothing_lost(amount: Amount) -> Measured {
-    let each = 500_000 / amount.part;
-    let recording = Recording::start();
-    // Of every thread: priorities are the threads' own.
-    for task in fs::read_dir(format!("/proc/{}/task", recording.pid()))? {
-        let tid = task?.file_name();
-        ensure!(
-            Command::new("renice")
-                .args(["-n", "19", "-p"])
-                .arg(tid)
-                .stdout(Stdio::null())
-                .status()?
-                .success()
-        );
-    }
-    // Needles: while the flood goes on one port is shared, and one bind is refused.
-    let address = loopback();
-    let mut actors = Some((Actor::new(), Actor::new()));
-    let mut needles = None;
-    let log = recording.log().path().to_owned();
-    let mut workers = 0;
-    cycles(2, each, |_| {
-        workers += 1;
-        if workers == 2
-            && let Some((mut one, mut other)) = actors.take()
-        {
-            let log = log.clone();
-            needles = Some(std::thread::spawn(move || {
-                // Well into it.
-                drop(time_until(|| Ok(fs::metadata(&log)?.len() > u64::from(each) * 100)));
-                one.bind(&format!("tcp {address}:8000 reuseport listen"));
-                other.bind(&format!("tcp {address}:8000 reuseport listen"));
-                one.bind(&format!("tcp {address}:8001 listen"));
-                other.err(&format!("bind tcp {address}:8001 listen"));
-                (one, other)
-            }));
-        }
-    })?;
-    let needles =
-        needles.context("no needles")?.join().map_err(|_| anyhow!("the needles could not be made"))?;
-    let finished = recording.stop();
-    drop(needles);
-    let report = finished.live();
-    let found = report.at(address);
-    let mut kinds: Vec<&str> = found.iter().map(scenarios::Finding::kind).collect();
-    kinds.sort_unstable();
-    let (mut seen, mut lost) = (0_u64, 0_u64);
-    finished.log.each("\"port\":9000", |line| seen += u64::from(line["type"] == "bind"));
-    finished.log.each("\"type\":\"lost\"", |line| lost += line["counts"]["bind"].as_u64().unwrap_or(0));
-    // Each worker binds once before it is ready.
-    let made = u64::from(2 * each + 2);
-    let unseen = 1.0 - seen as f64 / made as f64;
-    let note = format!("{made} made, {seen} seen, {lost} stated as lost, the reader at nice 19");
-    let must = if seen + lost == made { 1.0 } else { 0.0 };
-    let what = "binds not seen / made, 2 processes on both cores (any, where the loss is exact)";
-    // One conflict and one refused bind among them, found or not; each once.
-    let right = kinds == ["co-bind", "refused"];
-    let missed = if right { 0.0 } else { 1.0 };
-    let found = format!("found: {}", kinds.join(", "));
-    Ok(vec![
-        Row::new("P9", what, must, 0.0, vec![unseen]).note(note),
-        Row::new("P9", "needles among them that are missed or told twice", 0.0, 0.0, vec![missed])
-            .note(found),
-    ])
 }
 
 /// A number of `/proc/PID/status`, KiB.

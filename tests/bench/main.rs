@@ -6,6 +6,7 @@
 )]
 
 mod cost;
+mod flood;
 mod goals;
 mod measure;
 mod paired;

@@ -128,7 +128,7 @@ fn most(values: &[f64]) -> f64 {
 fn short(value: f64) -> String {
     match value.abs() {
         v if v.is_nan() => "–".to_owned(),
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 0.1 => format!("{value:.2}"),

@@ -1,0 +1,145 @@
+//! P9: whether a million binds are seen, and what is said where some are not.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, anyhow, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+use rustix::time::Timespec;
+use scenarios::{Actor, Finding, Recording, loopback};
+
+use crate::goals::{Amount, Measured};
+use crate::table::Row;
+use crate::work::{Worker, cycles};
+
+/// Who wants the processors meanwhile.
+struct Flood {
+    what: &'static str,
+    /// Processes that bind without a pause.
+    binders: u32,
+    /// One more works without binding.
+    beside: bool,
+    /// What is left to the reader.
+    nice: Option<&'static str>,
+}
+
+/// What became of one.
+struct Outcome {
+    made: u64,
+    seen: u64,
+    /// What the log says was lost.
+    lost: u64,
+    /// What was found of the needles.
+    needles: Vec<String>,
+}
+
+pub(crate) fn nothing_lost(amount: Amount) -> Measured {
+    const FLOODS: [Flood; 3] = [
+        Flood { what: "2 processes, the reader at nice 19", binders: 2, beside: false, nice: Some("19") },
+        Flood {
+            what: "1 process beside a busy one, the reader at nice 19",
+            binders: 1,
+            beside: true,
+            nice: Some("19"),
+        },
+        Flood { what: "2 processes, the reader as they are", binders: 2, beside: false, nice: None },
+    ];
+    let (mut rows, mut missed, mut needles) = (Vec::new(), 0.0, Vec::new());
+    for flood in FLOODS {
+        let outcome = flood.run(1_000_000 / amount.part)?;
+        let Outcome { made, seen, lost, .. } = outcome;
+        let unseen = 1.0 - seen as f64 / made as f64;
+        // Any loss will do that is stated to the bind.
+        let must = if seen + lost == made { 1.0 } else { 0.0 };
+        let what = format!("binds not seen / made, {} (any, where the loss is exact)", flood.what);
+        let note = format!("{made} made, {seen} seen, {lost} stated as lost");
+        rows.push(Row::new("P9", &what, must, 0.0, vec![unseen]).note(note));
+        // One conflict and one refused bind among them, found or not; each once.
+        missed += if outcome.needles == ["co-bind", "refused"] { 0.0 } else { 1.0 };
+        needles.push(outcome.needles.join(", "));
+    }
+    let what = "floods of which a needle was missed or told twice";
+    rows.push(Row::new("P9", what, 0.0, 0.0, vec![missed]).note(format!("found: {}", needles.join("; "))));
+    Ok(rows)
+}
+
+impl Flood {
+    fn run(&self, binds: u32) -> anyhow::Result<Outcome> {
+        let each = binds / self.binders;
+        let recording = Recording::start();
+        if let Some(nice) = self.nice {
+            renice(recording.pid(), nice)?;
+        }
+        let mut beside = self.beside.then(|| Worker::start(&["getppids"])).transpose()?;
+        if let Some(beside) = &mut beside {
+            beside.ask(u32::MAX)?;
+        }
+        let address = loopback();
+        let mut needles = Some((Actor::new(), Actor::new()));
+        let log = recording.log().path().to_owned();
+        let mut thread = None;
+        let mut ready = 0;
+        cycles(self.binders as usize, each, |_| {
+            ready += 1;
+            if ready == self.binders
+                && let Some((one, other)) = needles.take()
+            {
+                let after = u64::from(each) * 10;
+                let (log, at) = (log.clone(), address.to_string());
+                thread = Some(std::thread::spawn(move || {
+                    grown(&log, after)?;
+                    Ok(put(one, other, &at))
+                }));
+            }
+        })?;
+        drop(beside);
+        let thread: JoinHandle<anyhow::Result<_>> = thread.context("no needles")?;
+        let needles = thread.join().map_err(|_| anyhow!("the needles could not be made"))??;
+        let finished = recording.stop();
+        drop(needles);
+        let report = finished.live();
+        let mut kinds: Vec<String> =
+            report.at(address).iter().map(Finding::kind).map(str::to_owned).collect();
+        kinds.sort_unstable();
+        let (mut seen, mut lost) = (0_u64, 0_u64);
+        finished.log.each("\"port\":9000", |line| seen += u64::from(line["type"] == "bind"));
+        finished.log.each("\"type\":\"lost\"", |line| lost += line["counts"]["bind"].as_u64().unwrap_or(0));
+        // Each worker binds once before it is ready.
+        Ok(Outcome { made: u64::from(self.binders * (each + 1)), seen, lost, needles: kinds })
+    }
+}
+
+/// One port that is shared, and one bind that is refused. They stand until what is returned is dropped.
+fn put(mut one: Actor, mut other: Actor, address: &str) -> (Actor, Actor) {
+    one.bind(&format!("tcp {address}:8000 reuseport listen"));
+    other.bind(&format!("tcp {address}:8000 reuseport listen"));
+    one.bind(&format!("tcp {address}:8001 listen"));
+    other.err(&format!("bind tcp {address}:8001 listen"));
+    (one, other)
+}
+
+/// Of every thread: priorities are the threads' own.
+fn renice(pid: u32, nice: &str) -> anyhow::Result<()> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let mut command = Command::new("renice");
+        command.args(["-n", nice, "-p"]).arg(task?.file_name()).stdout(Stdio::null());
+        ensure!(command.status()?.success(), "{command:?}");
+    }
+    Ok(())
+}
+
+/// Waits until so much is in a file. It sleeps meanwhile: the processors are the flood's.
+fn grown(path: &Path, bytes: u64) -> anyhow::Result<()> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;
+    let most = Timespec { tv_sec: 60, tv_nsec: 0 };
+    while fs::metadata(path)?.len() < bytes {
+        let told = poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&most))?;
+        ensure!(told > 0, "{} does not grow", path.display());
+        rustix::io::read(&watch, &mut [0; 4096])?;
+    }
+    Ok(())
+}
