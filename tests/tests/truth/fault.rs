@@ -1,10 +1,12 @@
 //! A reader that does not keep up: what is lost is stated, what it could have changed is uncertain, and a look at the
 //! kernel's tables makes the ledger whole again.
 
+use bindwatch::event::Cookie;
 use scenarios::{Actor, Recording, Run, loopback};
 
 use super::history::World;
 use super::picture::{Kernel, Picture};
+use super::with_what_was_told;
 use rustix::process::Signal;
 use scenarios::wait::Process;
 
@@ -22,7 +24,7 @@ fn a_loss_is_stated_and_made_good() {
     let mut marker = Actor::new();
     let mut picture = Picture::new(world.probers());
     let namespaces = world.namespaces();
-    let [before, across, after] = scenarios::loopbacks();
+    let [before, across, after, flying] = scenarios::loopbacks();
     let (mut one, mut other) = (Actor::new(), Actor::new());
     let share = |one: &mut Actor, other: &mut Actor, address| {
         one.bind(&format!("tcp {address}:8000 reuseport listen"));
@@ -31,6 +33,10 @@ fn a_loss_is_stated_and_made_good() {
     let over = share(&mut one, &mut other, before);
     other.ok(&format!("close {over}"));
     share(&mut one, &mut other, across);
+    let mut sender = Actor::new();
+    let sent = sender.bind(&format!("tcp {flying}:8000 listen"));
+    let inbox = format!("bindwatch-fault-{}", sender.pid());
+    sender.ok(&format!("inbox {inbox}"));
     world.live(300);
     picture.catch_up(&recording, &mut marker);
     assert_eq!(picture.lost, 0, "nothing is lost yet");
@@ -48,6 +54,9 @@ fn a_loss_is_stated_and_made_good() {
     assert_eq!(storm.stdout.trim(), (PROCESSES * BINDS).to_string());
     world.live(1_500);
     let recycled = world.recycle();
+    // In nobody's hands while the tables are looked at.
+    sender.ok(&format!("post {} {inbox}", sent.id));
+    sender.ok(&format!("close {}", sent.id));
     reader.signal(Signal::CONT);
     recording.wait_for_lines("\"type\":\"lost\"", 1, |_| true);
     // The tables are looked at when nothing was lost for a while.
@@ -60,12 +69,21 @@ fn a_loss_is_stated_and_made_good() {
     let all =
         kernel.sockets.keys().copied().filter(|cookie| kernel.is_at_rest(&kernel.sockets[cookie])).collect();
     let differences = picture.holder_differences(&kernel, &all);
-    assert!(differences.is_empty(), "after the loss:\n{}", differences.join("\n"));
+    assert!(differences.is_empty(), "after the loss:\n{}", with_what_was_told(&differences, recording.log()));
     let known = picture.ledger().view();
     assert!(
         known.sockets().any(|socket| socket.processes().iter().any(|holder| holder.tgid == recycled)),
         "process {recycled} has a socket again"
     );
+    // Its binder takes it up again, and whom it keeps out makes that known.
+    let cookie = Cookie(sent.cookie);
+    assert!(known.socket(cookie).is_some_and(|socket| socket.is_unheld()), "in flight");
+    sender.ok("unpost");
+    marker.err(&format!("bind tcp {flying}:8000 listen"));
+    picture.catch_up(&recording, &mut marker);
+    let known = picture.ledger().view().socket(cookie).expect("a socket that is known");
+    let holders: Vec<u32> = known.processes().iter().map(|holder| holder.tgid).collect();
+    assert_eq!((known.is_unheld(), holders), (false, vec![sender.pid()]));
     // What comes now is certain again.
     share(&mut one, &mut other, after);
     picture.catch_up(&recording, &mut marker);

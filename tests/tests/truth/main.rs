@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use scenarios::wait::SLOWNESS;
-use scenarios::{Actor, Recording};
+use scenarios::{Actor, Log, Recording};
 
 use history::{Chance, World};
 use picture::{Kernel, Picture};
@@ -37,6 +37,8 @@ const STEPS: u64 = 400;
 const ASKED: usize = 12;
 /// Sockets whose holders must have been compared in one history.
 const ASKED_MIN: usize = 50;
+/// Lines of the log that are shown of a difference.
+const TOLD_MAX: usize = 100;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value}")))
@@ -50,6 +52,24 @@ fn the_ledger_equals_the_kernel() {
     for seed in first..first + number("BINDWATCH_TRUTH").unwrap_or(SEEDS) {
         history(seed);
     }
+}
+
+/// Differences of holders, each with the last that the log says of the socket and of those who have it: in a guest the log goes with
+/// the failure.
+fn with_what_was_told(differences: &[(String, Vec<String>)], log: &Log) -> String {
+    let text = std::fs::read_to_string(log.path()).expect("a log");
+    let mut told = String::new();
+    for (difference, needles) in differences {
+        told.push_str(difference);
+        let about = |line: &&str| needles.iter().any(|needle| line.contains(needle));
+        let lines: Vec<&str> = text.lines().filter(about).collect();
+        for line in lines.iter().skip(lines.len().saturating_sub(TOLD_MAX)) {
+            told.push_str("\n  ");
+            told.push_str(line);
+        }
+        told.push('\n');
+    }
+    told
 }
 
 fn history(seed: u64) {
@@ -94,7 +114,7 @@ fn history(seed: u64) {
             differences.is_empty(),
             "seed {seed}, after {} calls:\n{}",
             world.calls,
-            differences.join("\n")
+            with_what_was_told(&differences, recording.log())
         );
         looks += 1;
         compared += at_rest.len();

@@ -163,8 +163,12 @@ impl Picture {
         differences
     }
 
-    /// Where the holders of these sockets differ.
-    pub(crate) fn holder_differences(&self, kernel: &Kernel, sockets: &BTreeSet<Cookie>) -> Vec<String> {
+    /// Where the holders of these sockets differ, and what lines of the log are about it.
+    pub(crate) fn holder_differences(
+        &self,
+        kernel: &Kernel,
+        sockets: &BTreeSet<Cookie>,
+    ) -> Vec<(String, Vec<String>)> {
         let mut differences = Vec::new();
         for (cookie, row) in kernel.sockets.iter().filter(|(cookie, _)| sockets.contains(cookie)) {
             let Some(known) = self.ledger.view().socket(*cookie) else { continue };
@@ -172,7 +176,10 @@ impl Picture {
                 if known.is_unheld() { Vec::new() } else { known.processes().to_vec() };
             ours.sort_unstable();
             if ours != row.holders {
-                differences.push(format!("held by {ours:?}, known of {}", shown(row)));
+                let mut needles = vec![format!("\"cookie\":{},", cookie.0)];
+                let holders = ours.iter().chain(&row.holders);
+                needles.extend(holders.map(|holder| format!("\"{}@", holder.tgid)));
+                differences.push((format!("held by {ours:?}, known of {}", shown(row)), needles));
             }
         }
         differences

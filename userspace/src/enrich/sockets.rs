@@ -42,11 +42,18 @@ impl Sockets {
         self.holds(socket.cookie, process);
     }
 
-    /// An inventory found a socket.
+    /// An inventory found a socket: with these holders, whoever they were before, as the ledger has it from then on.
     pub(super) fn found(&mut self, found: &Found) {
+        let cookie = found.socket.cookie;
         self.place(&found.socket);
+        // In flight: who takes it up is still looked for.
+        let wanted = self.unheld.get(&cookie).copied().filter(|_| found.holders.is_empty());
+        self.let_go(cookie);
         for holder in &found.holders {
-            self.holds(found.socket.cookie, *holder);
+            self.holds(cookie, *holder);
+        }
+        if let Some(unheld) = wanted {
+            self.unheld.insert(cookie, unheld);
         }
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::Found;
 
 fn refused(number: u32, errno: Errno, port: u16) -> Call {
     let mut call = call(number, 90);
@@ -190,6 +191,29 @@ fn who_has_what_is_in_the_way_is_told_first() {
     bench.feed(Record::Exit(process(6)));
     bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[6])];
     assert_eq!(types(&bench.feed(in_use(2))), ["bind-failed", "table"]);
+}
+
+/// What the ledger has after an inventory is what the inventory found: what is told later must be told beside that.
+#[test]
+fn an_inventory_replaces_the_holders_that_were_known() {
+    let mut bench = Bench::new();
+    bench.bind(5, 70);
+    bench.bind(5, 71);
+    // In flight while the tables are looked at, and taken up again by who had sent it; and passed on to another, and back.
+    for (cookie, holders) in [(70, vec![]), (71, vec![process(6)])] {
+        let found = Found { socket: socket(cookie), state: TcpState::Listen, holders };
+        bench.enricher.found(found, BootTime(5), Hook::SockDiag, &mut Vec::new());
+    }
+    for (cookie, holders) in [(70, &[5][..]), (71, &[5, 6][..])] {
+        bench.enricher.lookups().rows = vec![row(cookie, TcpState::Listen, holders)];
+        let facts = bench.feed(in_use(2));
+        let told = facts.iter().find_map(|fact| match fact {
+            Body::Holders(told) => Some((told.cookie, told.processes.clone())),
+            _ => None,
+        });
+        let holders = holders.iter().map(|number| process(*number)).collect();
+        assert_eq!(told, Some((Cookie(cookie), holders)));
+    }
 }
 
 #[test]

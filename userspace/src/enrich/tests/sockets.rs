@@ -177,6 +177,18 @@ fn an_inventory_makes_sockets_and_holders_known() {
 }
 
 #[test]
+fn a_look_up_that_is_due_outlasts_an_inventory_that_found_nobody() {
+    let mut bench = Bench::new();
+    bench.bind(1, 70);
+    bench.feed(Record::Exit(process(1)));
+    let due = bench.enricher.next_due();
+    let found = Found { socket: socket(70), state: TcpState::Listen, holders: Vec::new() };
+    bench.enricher.found(found, BootTime(5), Hook::SockDiag, &mut Vec::new());
+    assert_eq!(bench.enricher.next_due(), due);
+    assert!(due.is_some());
+}
+
+#[test]
 fn an_inventory_forgets_what_it_did_not_find() {
     let mut bench = Bench::new();
     bench.bind(1, 70);
