@@ -172,15 +172,18 @@ fn idle(amount: Amount) -> Measured {
         pass(quiet)?;
         Ok(switches()? <= before)
     })?;
-    let (cpu, woken) = (ticks(recording.pid())?, switches()?);
-    pass(time)?;
-    let percent = (ticks(recording.pid())? - cpu) / time.as_secs_f64();
-    let wakes = (switches()? - woken) / time.as_secs_f64();
+    let (mut percent, mut wakes) = (Vec::new(), Vec::new());
+    for _ in 0..amount.rounds {
+        let (cpu, woken) = (ticks(recording.pid())?, switches()?);
+        pass(time)?;
+        percent.push((ticks(recording.pid())? - cpu) / time.as_secs_f64());
+        wakes.push((switches()? - woken) / time.as_secs_f64());
+    }
     drop(recording.stop());
     let note = "what other programs of the machine do is recorded as well".to_owned();
     Ok(vec![
-        Row::new("P11", "processor while nothing binds here, % of a core", 0.1, 0.0, vec![percent]),
-        Row::new("P11", "wake-ups a second meanwhile", f64::NAN, 0.0, vec![wakes]).note(note),
+        Row::new("P11", "processor while nothing binds here, % of a core", 0.1, 0.0, percent),
+        Row::new("P11", "wake-ups a second meanwhile", f64::NAN, 0.0, wakes).note(note),
     ])
 }
 

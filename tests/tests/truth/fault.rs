@@ -112,3 +112,29 @@ fn a_loss_is_stated_and_made_good() {
     let first: String = text.lines().take(3).collect();
     assert!(first.contains(&picture.lost.to_string()), "the first lines say what was lost: {first}");
 }
+
+/// What is lost just before the end is looked for at the end.
+#[test]
+fn what_stands_at_the_end_is_found_after_a_loss() {
+    let recording = Recording::with(["--ring-size", RING]);
+    let [address, flood] = scenarios::loopbacks();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let reader = Process::of(recording.pid());
+    reader.signal(Signal::STOP);
+    Run::new(Actor::program().with_file_name("storm"))
+        .args([PROCESSES.to_string(), BINDS.to_string(), flood.to_string()])
+        .outcome()
+        .expect(0);
+    for actor in [&mut one, &mut other] {
+        actor.bind(&format!("tcp {address}:8000 reuseport listen"));
+    }
+    reader.signal(Signal::TERM);
+    reader.signal(Signal::CONT);
+    let finished = recording.ended();
+    let report = finished.report();
+    assert!(report.stat("lost") > 0, "the ring was full");
+    let lines = finished.log.lines(&format!("\"address\":\"{address}\""));
+    assert!(lines.iter().all(|line| line["type"] != "bind"), "their records were lost");
+    let found = report.only(address, 8000);
+    assert_eq!((found.kind(), &found.0["uncertain"]), ("co-bind", &true.into()));
+}

@@ -340,6 +340,7 @@ impl Live {
         if let Body::Job(job) = &body
             && job.phase == JobPhase::End
         {
+            self.make_good(events);
             // What the job leaves behind is told by who holds it now.
             if self.only_conflicts {
                 self.tell_left(job, at);
@@ -361,9 +362,19 @@ impl Live {
         self.stamp(events);
     }
 
-    /// Appends what is counted and not told: at the end.
-    pub fn finish(&mut self, events: &mut Vec<Event>) {
+    /// After a loss: looks at the tables now, where a judgement is about to rest on what is known.
+    fn make_good(&mut self, events: &mut Vec<Event>) {
         self.count_losses(true, events);
+        if self.unsettled.take().is_some()
+            && let Err(error) = self.take_inventory(events)
+        {
+            log::warn!("what was lost is not made good by a look at the sockets: {error}");
+        }
+    }
+
+    /// Appends what is counted and not told, and what stands after a loss: at the end.
+    pub fn finish(&mut self, events: &mut Vec<Event>) {
+        self.make_good(events);
         self.enricher.accepted_so_far(clock::boot_now(), &mut self.facts);
         self.stamp(events);
         self.count_ports(events);
