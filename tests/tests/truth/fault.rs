@@ -121,10 +121,12 @@ fn what_stands_at_the_end_is_found_after_a_loss() {
     let (mut one, mut other) = (Actor::new(), Actor::new());
     let reader = Process::of(recording.pid());
     reader.signal(Signal::STOP);
-    Run::new(Actor::program().with_file_name("storm"))
-        .args([PROCESSES.to_string(), BINDS.to_string(), flood.to_string()])
-        .outcome()
-        .expect(0);
+    let storm = Run::new(Actor::program().with_file_name("storm")).args([
+        PROCESSES.to_string(),
+        BINDS.to_string(),
+        flood.to_string(),
+    ]);
+    drop(storm.outcome().expect(0));
     for actor in [&mut one, &mut other] {
         actor.bind(&format!("tcp {address}:8000 reuseport listen"));
     }
