@@ -1,6 +1,8 @@
 //! A reader that does not keep up: what is lost is stated, what it could have changed is uncertain, and a look at the
 //! kernel's tables makes the ledger whole again.
 
+use std::sync::{Mutex, PoisonError};
+
 use bindwatch::event::Cookie;
 use scenarios::{Actor, Recording, Run, loopback};
 
@@ -15,9 +17,12 @@ const RING: &str = "1M";
 /// The flood while nobody reads.
 const PROCESSES: u64 = 150;
 const BINDS: u64 = 100;
+/// One flood at a time: every recording of the machine gets it.
+static FLOOD: Mutex<()> = Mutex::new(());
 
 #[test]
 fn a_loss_is_stated_and_made_good() {
+    let _alone = FLOOD.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = super::number("BINDWATCH_SEED").unwrap_or(1);
     let recording = Recording::with(["--ring-size", RING]);
     let mut world = World::new(seed);
@@ -116,6 +121,7 @@ fn a_loss_is_stated_and_made_good() {
 /// What is lost just before the end is looked for at the end.
 #[test]
 fn what_stands_at_the_end_is_found_after_a_loss() {
+    let _alone = FLOOD.lock().unwrap_or_else(PoisonError::into_inner);
     let recording = Recording::with(["--ring-size", RING]);
     let [address, flood] = scenarios::loopbacks();
     let (mut one, mut other) = (Actor::new(), Actor::new());
