@@ -1,15 +1,25 @@
 //! The only reserve and the only submit. A record that does not fit is counted by kind.
 
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use bindwatch_probe::abi::record::Head;
+use bindwatch_probe::abi::counter;
+use bindwatch_probe::abi::record::{Head, hook};
 
 use crate::kernel::boottime;
-use crate::maps::{COUNTERS, READER_IDLE, RING};
+use crate::maps::{COUNTERS, GAP, READER_IDLE, RING};
 
 /// Leave the reader asleep: it has a timer.
 const BPF_RB_NO_WAKEUP: u64 = 1;
 /// Wake it whatever it does.
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
+/// Asks for the bytes that were not read yet.
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// Unread bytes beyond which a routine record is lost. Set by the loader.
+#[unsafe(no_mangle)]
+static ROUTINE_MOST: u64 = u64::MAX;
+/// Unread bytes beyond which a record of a process is lost. Set by the loader.
+#[unsafe(no_mangle)]
+static PROCESS_MOST: u64 = u64::MAX;
 
 /// When the reader should see a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,25 +36,50 @@ pub enum Urgency {
 /// asks for one wake-up (`READER_IDLE`) before it goes to sleep for long.
 #[inline(always)]
 pub fn emit<T: 'static>(lost_as: u32, urgency: Urgency, fill: impl FnOnce(*mut T)) {
-    let Some(mut entry) = reserve(lost_as) else { return };
+    let Some(mut entry) = reserve(lost_as, urgency) else { return };
     fill(entry.as_mut_ptr());
     submit(entry, urgency);
 }
 
 /// A record to be written and submitted, or counted as lost. For whom [`emit`] is too much: the compiler makes functions of the
 /// closures that are long, and their callers may have no room for one on the stack.
+///
+/// The end of the ring is kept for what is seen in no table afterwards: that a call failed, and who is who.
 #[inline(always)]
-pub fn reserve<T: 'static>(lost_as: u32) -> Option<RingBufEntry<T>> {
-    let entry = RING.reserve::<T>(0);
+pub fn reserve<T: 'static>(lost_as: u32, urgency: Urgency) -> Option<RingBufEntry<T>> {
+    // SAFETY: initialised, never written; volatile because the loader overrides it.
+    let most = match urgency {
+        Urgency::Now => u64::MAX,
+        Urgency::Routine if lost_as == counter::PROCESS => unsafe {
+            core::ptr::read_volatile(&raw const PROCESS_MOST)
+        },
+        Urgency::Routine => unsafe { core::ptr::read_volatile(&raw const ROUTINE_MOST) },
+    };
+    let has_room = most == u64::MAX || RING.query(BPF_RB_AVAIL_DATA) <= most;
+    let entry = if has_room { RING.reserve::<T>(0) } else { None };
     if entry.is_none() {
         count(lost_as);
+        if let Some(gap) = GAP.get_ptr_mut(0) {
+            // SAFETY: the slot of an array map is valid for the program's life; a word is written whole.
+            unsafe { *gap = 1 };
+        }
     }
     entry
 }
 
-/// Hands a record that is written to user space.
+/// Hands a record that is written, and begins with a [`Head`], to user space.
 #[inline(always)]
-pub fn submit<T>(entry: RingBufEntry<T>, urgency: Urgency) {
+pub fn submit<T>(mut entry: RingBufEntry<T>, urgency: Urgency) {
+    if let Some(gap) = GAP.get_ptr_mut(0) {
+        // SAFETY: the slot is valid for the program's life, and the head was written. Of two CPUs that see it both records say
+        // that some were lost before them, or the later only: what was lost is counted elsewhere.
+        unsafe {
+            if *gap != 0 {
+                *gap = 0;
+                (*entry.as_mut_ptr().cast::<Head>()).hook |= hook::AFTER_LOSS;
+            }
+        }
+    }
     let mut flags = if urgency == Urgency::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     if let Some(idle) = READER_IDLE.get_ptr_mut(0) {
         // SAFETY: the slot of an array map is valid for the program's life. Two CPUs may both see it set: the reader

@@ -8,7 +8,7 @@ use bindwatch_probe::abi::config::{ABSENT, BitField, Offsets};
 
 /// Named after [`ABI_VERSION`]: the loader asks for the symbol of its own version and so refuses another object.
 #[unsafe(no_mangle)]
-static BINDWATCH_ABI_5: u32 = ABI_VERSION;
+static BINDWATCH_ABI_6: u32 = ABI_VERSION;
 
 /// Filled by the loader before the programs are verified, so that the verifier sees constants.
 #[unsafe(no_mangle)]
@@ -33,7 +33,7 @@ pub(crate) use offset;
 #[inline(always)]
 pub fn keep_abi() -> u32 {
     // SAFETY: as for OFFSETS.
-    unsafe { core::ptr::read_volatile(&raw const BINDWATCH_ABI_5) }
+    unsafe { core::ptr::read_volatile(&raw const BINDWATCH_ABI_6) }
 }
 
 impl Addr {

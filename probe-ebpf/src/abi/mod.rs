@@ -11,13 +11,17 @@ pub mod record;
 pub mod standing;
 
 /// Raised by every change of a layout or of a meaning in this module. The loader refuses an object with another number.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// A global of the object that is named after [`ABI_VERSION`].
-pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_5";
+pub const ABI_SYMBOL: &str = "BINDWATCH_ABI_6";
 
 /// Default size of the event ring, bytes. A power of two and a multiple of the page size (`BPF_MAP_TYPE_RINGBUF`).
 pub const RING_BYTES: u32 = 16 << 20;
+
+/// The part of the ring that is kept for [`record`]s that cannot be made good by a look at the kernel's tables: one in so many
+/// bytes. A bind, a close or an option that would use it is lost instead; a process may use half of it.
+pub const RING_KEPT: u32 = 16;
 
 /// Longest argument list that one exec record carries, bytes; the rest is cut and `Exec.args_total` tells.
 pub const ARGS_MAX: usize = 4096;

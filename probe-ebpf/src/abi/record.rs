@@ -126,6 +126,9 @@ pub mod hook {
     pub const CHECK_BIND6: u32 = 35;
     /// `cgroup/setsockopt` of an enforced cgroup
     pub const GUARD_OPTION: u32 = 36;
+
+    /// Added to the program's number: records were lost before this one, and after the one that had it before.
+    pub const AFTER_LOSS: u32 = 1 << 31;
 }
 
 /// Bits of [`Sock::options`].
@@ -144,7 +147,7 @@ pub mod option {
 pub struct Head {
     /// One of [`kind`].
     pub kind: u32,
-    /// One of [`hook`].
+    /// One of [`hook`], with [`hook::AFTER_LOSS`] where it applies.
     pub hook: u32,
     /// `CLOCK_BOOTTIME`, ns (`bpf_ktime_get_boot_ns`, 5.8).
     pub at: u64,

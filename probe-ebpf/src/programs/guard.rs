@@ -217,7 +217,7 @@ pub(super) struct Denial {
 /// Tells a refused call, of a socket whose cookie was asked for.
 #[inline(always)]
 pub(super) fn tell(sk: Sk, denial: &Denial) {
-    let Some(mut entry) = reserve::<Denied>(counter::BIND) else { return };
+    let Some(mut entry) = reserve::<Denied>(counter::BIND, Urgency::Now) else { return };
     let record = entry.as_mut_ptr();
     // Field by field, and each is read when its turn comes: the whole would not fit on the stack beside what decided.
     // SAFETY: the pointer is to a reserved record of this size; every field is written.

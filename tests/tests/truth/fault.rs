@@ -118,6 +118,44 @@ fn a_loss_is_stated_and_made_good() {
     assert!(first.contains(&picture.lost.to_string()), "the first lines say what was lost: {first}");
 }
 
+/// A refused bind stands in no table afterwards: its record has room where those of binds have none, and comes after what is said
+/// to be lost before it.
+#[test]
+fn a_refused_bind_is_told_where_others_are_lost() {
+    let _alone = FLOOD.lock().unwrap_or_else(PoisonError::into_inner);
+    let recording = Recording::with(["--ring-size", RING]);
+    let [address, flood] = scenarios::loopbacks();
+    let (mut one, mut other) = (Actor::new(), Actor::new());
+    let reader = Process::of(recording.pid());
+    reader.signal(Signal::STOP);
+    let storm = [PROCESSES.to_string(), BINDS.to_string(), flood.to_string()];
+    drop(Run::new(Actor::program().with_file_name("storm")).args(storm).outcome().expect(0));
+    one.bind(&format!("tcp {address}:8000 listen"));
+    other.err(&format!("bind tcp {address}:8000 listen"));
+    reader.signal(Signal::CONT);
+    recording.wait_for_lines("\"phase\":\"end\"", 2, |line| line["type"] == "inventory");
+    let finished = recording.stop();
+    let seq_of = |kind: &str, wanted: &str| {
+        let lines = finished.log.lines(wanted);
+        lines.iter().find(|line| line["type"] == kind).and_then(|line| line["seq"].as_u64())
+    };
+    let refused = seq_of("bind-failed", &format!("\"address\":\"{address}\"")).expect("the refused bind");
+    let bound = seq_of("bind", &format!("\"address\":\"{address}\""));
+    assert_eq!(bound, None, "the holder's record was lost");
+    assert!(seq_of("lost", "\"type\":\"lost\"").expect("a loss") < refused, "the loss comes before");
+    let report = finished.report();
+    let found = report.only(address, 8000);
+    assert_eq!((found.kind(), &found.0["uncertain"]), ("refused", &true.into()));
+    let holders: Vec<_> = found.0["holders"].as_array().into_iter().flatten().collect();
+    assert!(
+        matches!(holders[..], [holder] if holder["pid"] == one.pid() && holder["bound_at"].is_null()),
+        "{}",
+        found.0
+    );
+    let summary = found.0["summary"].as_str().expect("a summary");
+    assert!(summary.contains("listens there since an unknown time"), "{summary}");
+}
+
 /// What is lost just before the end is looked for at the end.
 #[test]
 fn what_stands_at_the_end_is_found_after_a_loss() {

@@ -160,7 +160,7 @@ impl<L: Lookups> Enricher<L> {
         if !self.is_of_interest(&stamped, facts) {
             return;
         }
-        let Stamped { at, hook, record } = stamped;
+        let Stamped { at, hook, record, .. } = stamped;
         self.stopping.next(&record, at, facts);
         let mut push = |body| facts.push(Fact { at, hook, body });
         match record {

@@ -123,7 +123,7 @@ impl Bench {
     fn feed_from(&mut self, hook: Hook, record: Record) -> Vec<Body> {
         self.now += 1_000;
         let mut facts = Vec::new();
-        let stamped = Stamped { at: BootTime(self.now), hook, record };
+        let stamped = Stamped { at: BootTime(self.now), hook, after_loss: false, record };
         self.enricher.record(stamped, self.next, &mut facts);
         self.bodies(facts)
     }
@@ -138,7 +138,12 @@ impl Bench {
         self.now += ns;
         let (now, mut facts) = (BootTime(self.now), Vec::new());
         let seen = self.enricher.due(now, &mut facts);
-        let stamped = |record: &Record| Stamped { at: now, hook: Hook::Setsockopt, record: record.clone() };
+        let stamped = |record: &Record| Stamped {
+            at: now,
+            hook: Hook::Setsockopt,
+            after_loss: false,
+            record: record.clone(),
+        };
         let meanwhile: Vec<Stamped> = meanwhile.iter().map(stamped).collect();
         self.enricher.looked(seen, now, &meanwhile, &mut facts);
         self.bodies(facts)

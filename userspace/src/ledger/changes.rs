@@ -306,6 +306,8 @@ impl Ledger {
             self.leave(facts.cookie, now);
             let mut socket = Socket::new(facts, state, binder, None, now.seq);
             socket.round = round;
+            // The first inventory lists what was there before.
+            socket.unseen = round > 1 || round == 1 && self.round.began.is_none();
             self.enter(socket, now);
             self.holdings.set_holders(facts.cookie, &found.holders, now.seq, now.at);
             self.changed_here(facts.cookie, now);

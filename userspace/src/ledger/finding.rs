@@ -181,8 +181,10 @@ pub struct Holder {
     pub options: Options,
     /// What the first does, as last seen.
     pub state: HolderState,
-    /// When the process began to hold; None before the recording.
+    /// When the process began to hold; None before the recording, or `bound_unseen`.
     pub bound_at: Option<BootTime>,
+    /// It began during the recording, but that was not seen: the record was lost, or none was made.
+    pub bound_unseen: bool,
     /// When its last socket there was released; None while it holds.
     pub released_at: Option<BootTime>,
     /// Connections it accepted there; None not counted.

@@ -49,6 +49,8 @@ pub(super) struct Party {
     pub(super) options: Options,
     pub(super) state: HolderState,
     pub(super) bound_at: Option<BootTime>,
+    /// During the recording, but not when.
+    bound_unseen: bool,
     pub(super) released_at: Option<BootTime>,
     /// When its last stake ceased to be active.
     pub(super) stopped_at: Option<BootTime>,
@@ -66,6 +68,7 @@ impl Party {
     pub(super) fn holding(kin: &Kin, process: ProcessKey, socket: &Socket) -> Self {
         Self {
             bound_at: socket.held_since(process),
+            bound_unseen: socket.unseen,
             state: socket.state.shown(),
             inherited_from: socket.binder.filter(|binder| *binder != process),
             ..Self::bare(kin, process, socket.cookie, socket.address(), socket.port.port, socket.options)
@@ -82,6 +85,8 @@ impl Party {
     ) -> Self {
         let mut party = Self::bare(kin, process, facts.cookie, facts.address, facts.port, facts.options);
         party.state = state;
+        // No inventory listed it.
+        party.bound_unseen = true;
         if party.facts.is_none() {
             comm.clone_into(&mut party.comm);
         }
@@ -115,6 +120,7 @@ impl Party {
             options,
             state: HolderState::Bound,
             bound_at: None,
+            bound_unseen: false,
             released_at: None,
             stopped_at: None,
             backlog: 0,
@@ -180,6 +186,7 @@ impl Party {
             options: self.options,
             state: self.state,
             bound_at: self.bound_at,
+            bound_unseen: self.bound_unseen,
             released_at: self.released_at,
             // Unknown of one is unknown of all.
             accepted: self.stakes.iter().map(|stake| stake.accepted).sum(),

@@ -83,8 +83,10 @@ pub(super) struct Socket {
     /// The binder as it was when it bound; None before the recording.
     pub(super) bound_as: Option<Arc<Process>>,
     pub(super) shared: Option<Box<Shared>>,
-    /// When it was bound; None before the recording.
+    /// When it was bound; None before the recording, or `unseen`.
     pub(super) since: Option<BootTime>,
+    /// It came into being during the recording, and its bind was not seen: lost, or not told.
+    pub(super) unseen: bool,
     /// The event it is known from: its bind, its listen, or its line in an inventory.
     pub(super) known: Seq,
     /// When it began to listen; 0 never seen.
@@ -122,6 +124,7 @@ impl Socket {
             bound_as: None,
             shared: None,
             since,
+            unseen: false,
             known,
             listened: if matches!(state, State::Listen) { known } else { Seq(0) },
             findings: Vec::new(),

@@ -9,7 +9,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use bindwatch_probe::abi::config::{ABSENT, Offsets};
 use bindwatch_probe::abi::policy::related_by;
-use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, only_conflicts};
+use bindwatch_probe::abi::{ABI_SYMBOL, ABI_VERSION, RING_BYTES, RING_KEPT, only_conflicts};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::chroot;
 
@@ -500,6 +500,9 @@ fn load_object(
         (true, Guarding::Off) => only_conflicts::YES,
         (true, _) => only_conflicts::WHOLE_ATTEMPTS,
     };
+    let kept = u64::from(options.ring_bytes / RING_KEPT);
+    let most = |kept| u64::from(options.ring_bytes) - kept;
+    let (routine_most, process_most) = (most(kept), most(kept / 2));
     let mut loader: EbpfLoader<'_> = loader;
     loader
         // The object has no relocations against the kernel's types.
@@ -509,6 +512,8 @@ fn load_object(
         .override_global("DRY_RUN", &dry_run, true)
         .override_global("RELATED_BY", &related_by, true)
         .override_global("ONLY_CONFLICTS", &conflicts, true)
+        .override_global("ROUTINE_MOST", &routine_most, true)
+        .override_global("PROCESS_MOST", &process_most, true)
         .override_global(LOG_LEVEL_SYMBOL, &level, false)
         .map_max_entries("RING", options.ring_bytes);
     if options.guard == Guarding::Off {

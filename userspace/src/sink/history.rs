@@ -212,7 +212,7 @@ pub(super) fn write(report: &Report, style: text::Style, out: &mut dyn Write) ->
             writeln!(out, "{} at {}:", history.target, clock.rfc3339(at))?;
             for holder in held {
                 let since = holder.bound_at.map_or_else(
-                    || "since before the recording".to_owned(),
+                    || format!("since {}", words::unseen_start(holder)),
                     |since| format!("since {}", clock.rfc3339(since)),
                 );
                 let place = words::endpoint(holder.address, holder.port);

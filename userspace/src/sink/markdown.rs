@@ -173,7 +173,7 @@ fn evidence(finding: &Finding, report: &Report) -> String {
         text.push_str("|---|---|---|---|---|---|---|---|\n");
     }
     for (role, held) in rows {
-        let from = held.bound_at.map_or_else(|| "before the recording".to_owned(), |at| clock.rfc3339(at));
+        let from = held.bound_at.map_or_else(|| words::unseen_start(held).to_owned(), |at| clock.rfc3339(at));
         let until = held.released_at.map_or_else(String::new, |at| clock.rfc3339(at));
         let (from, until) = if role == "victim" { (String::new(), String::new()) } else { (from, until) };
         let arguments = escape::arguments(&held.cmdline);

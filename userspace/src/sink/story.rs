@@ -85,13 +85,14 @@ fn span(finding: &Finding) -> Span {
 
 fn held(holder: &Holder, what: &str, also: &str, live: bool, times: Span, anchors: Anchors) -> String {
     let at = |time| words::time(anchors, time, times);
+    let start = words::unseen_start(holder);
     match (holder.bound_at, holder.released_at) {
         (Some(from), Some(to)) => format!("{also}held {what} from {} to {}", at(from), at(to)),
         (Some(from), None) if live => format!("has {also}held {what} since {}", at(from)),
         (Some(from), None) => format!("{also}held {what} from {} on", at(from)),
-        (None, Some(to)) => format!("{also}held {what} from before the recording to {}", at(to)),
-        (None, None) if live => format!("has {also}held {what} since before the recording"),
-        (None, None) => format!("{also}held {what} from before the recording on"),
+        (None, Some(to)) => format!("{also}held {what} from {start} to {}", at(to)),
+        (None, None) if live => format!("has {also}held {what} since {start}"),
+        (None, None) => format!("{also}held {what} from {start} on"),
     }
 }
 

@@ -43,6 +43,7 @@ fn holder(pid: u32, comm: &str) -> Holder {
         outgoing: false,
         options: Options { reuse_port: true, ..Options::default() },
         state: HolderState::Listen,
+        bound_unseen: false,
         bound_at: Some(s(20)),
         released_at: Some(s(27)),
         accepted: Some(61),
@@ -154,6 +155,8 @@ fn table() -> Vec<(Finding, &'static str)> {
         finding.holders[0].bound_at = None;
         finding
     };
+    let mut unseen = elsewhere.clone();
+    unseen.holders[0].bound_unseen = true;
     let mut listen = refused(Cause::Listener);
     listen.count = 12;
     if let Some(victim) = &mut listen.victim {
@@ -212,6 +215,10 @@ fn table() -> Vec<(Finding, &'static str)> {
         (
             elsewhere,
             "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens on 0.0.0.0:8080 since before the recording",
+        ),
+        (
+            unseen,
+            "python3 server.js (PID 900) could not bind tcp 127.0.0.1:8080: nginx (PID 812) listens on 0.0.0.0:8080 since an unknown time",
         ),
         (
             listen,

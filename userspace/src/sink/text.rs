@@ -179,7 +179,7 @@ fn one(
         write!(out, "          {}", state(held))?;
         match held.bound_at {
             Some(at) => write!(out, " from {}", clock.rfc3339(at))?,
-            None => write!(out, " from before the recording")?,
+            None => write!(out, " from {}", words::unseen_start(held))?,
         }
         match held.released_at {
             Some(at) => writeln!(out, " until {}{}", clock.rfc3339(at), lasted(held.bound_at, at))?,

@@ -286,6 +286,11 @@ fn refused(finding: &Finding, anchors: Anchors) -> String {
     format!("{who} could not {failed} {place}{attempts}{after}: {}", refusal(finding, anchors))
 }
 
+/// What stands for the time of a bind that was not seen.
+pub(crate) const fn unseen_start(holder: &Holder) -> &'static str {
+    if holder.bound_unseen { "an unknown time" } else { "before the recording" }
+}
+
 /// Why a bind was refused, with who and since when.
 fn refusal(finding: &Finding, anchors: Anchors) -> String {
     let holders = listed(finding.holders.iter());
@@ -294,11 +299,10 @@ fn refusal(finding: &Finding, anchors: Anchors) -> String {
     let at = there
         .map_or_else(|| "there".to_owned(), |holder| format!("on {}", endpoint(holder.address, holder.port)));
     let it = there.map_or_else(|| "it".to_owned(), |holder| endpoint(holder.address, holder.port));
-    let since = match first.map(|holder| holder.bound_at) {
-        Some(Some(time)) => format!(" since {}", clock(anchors, time)),
-        Some(None) => " since before the recording".to_owned(),
-        None => String::new(),
-    };
+    let since = first.map_or_else(String::new, |holder| {
+        let start = holder.bound_at.map(|time| clock(anchors, time));
+        format!(" since {}", start.unwrap_or_else(|| unseen_start(holder).to_owned()))
+    });
     let several = finding.holders.len() > 1;
     let (listen, hold) = if several { ("listen", "hold") } else { ("listens", "holds") };
     let owner = last_owner(finding);

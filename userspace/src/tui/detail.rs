@@ -399,7 +399,7 @@ fn holder(scene: Scene<'_>, label: &str, held: &Holder) -> Vec<Line> {
     }
     match held.bound_at {
         Some(at) => doing.push_str(&format!(" from {}", clock.rfc3339(at))),
-        None => doing.push_str(" from before the recording"),
+        None => doing.push_str(&format!(" from {}", words::unseen_start(held))),
     }
     if let Some(at) = held.released_at {
         doing.push_str(&format!(" until {}", clock.rfc3339(at)));

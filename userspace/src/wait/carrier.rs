@@ -275,7 +275,7 @@ mod tests {
             errno: crate::event::Errno::EADDRINUSE,
             door: Door::Syscall,
         };
-        Stamped { at, hook: Hook::PostBind4, record: record(call) }
+        Stamped { at, hook: Hook::PostBind4, after_loss: false, record: record(call) }
     }
 
     #[test]

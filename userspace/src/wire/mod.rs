@@ -49,6 +49,8 @@ pub struct Stamped {
     pub at: BootTime,
     /// Which program.
     pub hook: Hook,
+    /// Whether records were lost before it, since the one that was marked so before.
+    pub after_loss: bool,
     /// What.
     pub record: Record,
 }
@@ -275,7 +277,11 @@ macro_rules! field {
 pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
     long_enough::<abi::Head>(bytes)?;
     let at = BootTime(field!(bytes, abi::Head, at: u64));
-    let hook = hook_of(field!(bytes, abi::Head, hook: u32))?;
+    let number = field!(bytes, abi::Head, hook: u32);
+    let (hook, after_loss) = (
+        hook_of(number & !hook::AFTER_LOSS).map_err(|_| DecodeError::Hook(number))?,
+        number & hook::AFTER_LOSS != 0,
+    );
     let record = match field!(bytes, abi::Head, kind: u32) {
         kind::BIND => call(bytes)?.map_or(Record::Foreign, Record::Bind),
         kind::BIND_FAILED => call(bytes)?.map_or(Record::Foreign, Record::BindFailed),
@@ -317,7 +323,7 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
         }
         unknown => return Err(DecodeError::Kind(unknown)),
     };
-    Ok(Stamped { at, hook, record })
+    Ok(Stamped { at, hook, after_loss, record })
 }
 
 fn long_enough<T>(bytes: &[u8]) -> Result<(), DecodeError> {

@@ -213,6 +213,12 @@ fn record(bytes: &[u8]) -> Record {
 fn heads() {
     let read = decode(&exit_of()).unwrap();
     assert_eq!((read.at, read.hook), (BootTime(77_000_000_123), Hook::SchedProcessExit));
+    assert!(!read.after_loss);
+    let mut marked = exit_of();
+    put!(marked, abi::Head, {
+        hook = hook::SCHED_PROCESS_EXIT | hook::AFTER_LOSS;
+    });
+    assert_eq!(decode(&marked).unwrap(), Stamped { after_loss: true, ..read });
     let hooks: Vec<Hook> =
         (hook::BIND4..=hook::UDP_DISCONNECT).map(|number| hook_of(number).unwrap()).collect();
     let mut different = hooks.clone();

@@ -75,6 +75,33 @@ fn sockets_of_an_inventory_count() {
     );
 }
 
+/// What a later inventory lists came while nobody looked, not before the recording.
+#[test]
+fn when_a_socket_was_bound_whose_record_was_lost_is_not_known() {
+    let mut told = Story::new(Settings::default());
+    told.tell(
+        "proc A
+         proc V
+         inventory begin
+         found a tcp 127.0.0.1:80 listen A
+         inventory end
+         lost bind=1
+         inventory begin
+         found a tcp 127.0.0.1:80 listen A
+         found b tcp 127.0.0.1:81 listen A
+         inventory end
+         refuse V v tcp 127.0.0.1:80 as=f
+         row f a tcp 127.0.0.1:80 listen A
+         refuse V w tcp 127.0.0.1:81 as=g
+         row g b tcp 127.0.0.1:81 listen A
+         refuse V x tcp 127.0.0.1:82 as=h
+         row h c tcp 127.0.0.1:82 listen A",
+    );
+    let findings = told.ledger.findings().flat_map(|found| found.holders);
+    let starts: Vec<_> = findings.map(|holder| (holder.port, holder.bound_at, holder.bound_unseen)).collect();
+    assert_eq!(starts, [(80, None, false), (81, None, true), (82, None, true)]);
+}
+
 #[test]
 fn what_an_inventory_does_not_list_is_closed() {
     check(

@@ -212,7 +212,7 @@ fn holder(role: &str, held: &Holder, clock: Anchors, out: &mut impl Write) -> io
         .collect();
     let arguments = escape::arguments(&held.cmdline);
     let cut = if held.cmdline_cut { " …" } else { "" };
-    let from = held.bound_at.map_or_else(|| "before the recording".to_owned(), |at| clock.rfc3339(at));
+    let from = held.bound_at.map_or_else(|| words::unseen_start(held).to_owned(), |at| clock.rfc3339(at));
     let until = held.released_at.map_or_else(|| "the end".to_owned(), |at| clock.rfc3339(at));
     let failed = role.contains("failed");
     let rows = [

@@ -100,7 +100,7 @@ fn legend(timeline: &Timeline<'_>, out: &mut impl Write) -> io::Result<()> {
 /// `from 12:37:40 to 12:39:36 (1 min 56 s)`.
 fn times(bar: &Bar<'_>, timeline: &Timeline<'_>, clock: Anchors) -> String {
     let at = |time| words::time(clock, time, timeline.span);
-    let from = bar.holder.bound_at.map_or_else(|| "before the recording".to_owned(), at);
+    let from = bar.holder.bound_at.map_or_else(|| words::unseen_start(bar.holder).to_owned(), at);
     let to = bar.holder.released_at.map_or_else(|| "the end".to_owned(), at);
     let lasted = bar.holder.bound_at.zip(bar.holder.released_at);
     let lasted =

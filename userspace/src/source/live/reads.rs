@@ -24,6 +24,10 @@ impl Live {
             match decoded {
                 Ok(mut record) => {
                     is_newer = record.at > until;
+                    if record.after_loss {
+                        // What comes from here on is judged by what is known, which is not all.
+                        self.count_losses(false, events);
+                    }
                     if record.record.is_of_port() {
                         self.follow_shared_ports()?;
                     }

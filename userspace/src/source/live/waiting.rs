@@ -204,7 +204,11 @@ impl Live {
             }
             _ => Record::BindFailed(call_of(task, ended.facts.clone())),
         };
-        self.enricher.record(Stamped { at, hook: Hook::Bindwatch, record }, self.seq, &mut self.facts);
+        self.enricher.record(
+            Stamped { at, hook: Hook::Bindwatch, after_loss: false, record },
+            self.seq,
+            &mut self.facts,
+        );
         self.stamp(events);
     }
 
