@@ -5,7 +5,7 @@ use bindwatch_probe::abi::counter;
 use bindwatch_probe::abi::record::{Head, hook};
 
 use crate::kernel::boottime;
-use crate::maps::{COUNTERS, GAP, READER_IDLE, RING};
+use crate::maps::{COUNTERS, READER_IDLE, RING};
 
 /// Leave the reader asleep: it has a timer.
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -13,6 +13,10 @@ const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 /// Asks for the bytes that were not read yet.
 const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// Not 0 from a record that was lost to the next that is not. A global needs no look-up.
+#[unsafe(no_mangle)]
+static mut GAP: u32 = 0;
 
 /// Unread bytes beyond which a routine record is lost. Set by the loader.
 #[unsafe(no_mangle)]
@@ -59,10 +63,8 @@ pub fn reserve<T: 'static>(lost_as: u32, urgency: Urgency) -> Option<RingBufEntr
     let entry = if has_room { RING.reserve::<T>(0) } else { None };
     if entry.is_none() {
         count(lost_as);
-        if let Some(gap) = GAP.get_ptr_mut(0) {
-            // SAFETY: the slot of an array map is valid for the program's life; a word is written whole.
-            unsafe { *gap = 1 };
-        }
+        // SAFETY: a word, written whole; that another CPU may do so too changes nothing.
+        unsafe { (&raw mut GAP).write_volatile(1) };
     }
     entry
 }
@@ -70,14 +72,12 @@ pub fn reserve<T: 'static>(lost_as: u32, urgency: Urgency) -> Option<RingBufEntr
 /// Hands a record that is written, and begins with a [`Head`], to user space.
 #[inline(always)]
 pub fn submit<T>(mut entry: RingBufEntry<T>, urgency: Urgency) {
-    if let Some(gap) = GAP.get_ptr_mut(0) {
-        // SAFETY: the slot is valid for the program's life, and the head was written. Of two CPUs that see it both records say
-        // that some were lost before them, or the later only: what was lost is counted elsewhere.
-        unsafe {
-            if *gap != 0 {
-                *gap = 0;
-                (*entry.as_mut_ptr().cast::<Head>()).hook |= hook::AFTER_LOSS;
-            }
+    // SAFETY: a word, read and written whole; and the head was written. Of two CPUs that see it both records say that some were
+    // lost before them: what was lost is counted elsewhere.
+    unsafe {
+        if (&raw const GAP).read_volatile() != 0 {
+            (&raw mut GAP).write_volatile(0);
+            (*entry.as_mut_ptr().cast::<Head>()).hook |= hook::AFTER_LOSS;
         }
     }
     let mut flags = if urgency == Urgency::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };

@@ -19,10 +19,6 @@ pub static RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 pub static READER_IDLE: Array<u32> = Array::with_max_entries(1, 0);
 
-/// One slot: not 0 from a record that was lost to the next that is not.
-#[map]
-pub static GAP: Array<u32> = Array::with_max_entries(1, 0);
-
 /// What did not fit, by [`counter`].
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::SLOTS, 0);
