@@ -25,6 +25,12 @@ static ROUTINE_MOST: u64 = u64::MAX;
 #[unsafe(no_mangle)]
 static PROCESS_MOST: u64 = u64::MAX;
 
+#[inline(always)]
+fn set_by_loader(global: &'static u64) -> u64 {
+    // SAFETY: initialised, never written; volatile because the loader overrides it.
+    unsafe { core::ptr::read_volatile(global) }
+}
+
 /// When the reader should see a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
@@ -51,13 +57,10 @@ pub fn emit<T: 'static>(lost_as: u32, urgency: Urgency, fill: impl FnOnce(*mut T
 /// The end of the ring is kept for what is seen in no table afterwards: that a call failed, and who is who.
 #[inline(always)]
 pub fn reserve<T: 'static>(lost_as: u32, urgency: Urgency) -> Option<RingBufEntry<T>> {
-    // SAFETY: initialised, never written; volatile because the loader overrides it.
     let most = match urgency {
         Urgency::Now => u64::MAX,
-        Urgency::Routine if lost_as == counter::PROCESS => unsafe {
-            core::ptr::read_volatile(&raw const PROCESS_MOST)
-        },
-        Urgency::Routine => unsafe { core::ptr::read_volatile(&raw const ROUTINE_MOST) },
+        Urgency::Routine if lost_as == counter::PROCESS => set_by_loader(&PROCESS_MOST),
+        Urgency::Routine => set_by_loader(&ROUTINE_MOST),
     };
     let has_room = most == u64::MAX || RING.query(BPF_RB_AVAIL_DATA) <= most;
     let entry = if has_room { RING.reserve::<T>(0) } else { None };

@@ -149,12 +149,9 @@ fn table() -> Vec<(Finding, &'static str)> {
         finding.holders[0].inherited_from = Some(holder(700, "nginx").process);
         finding
     };
-    let elsewhere = {
-        let mut finding = refused(Cause::Listener);
-        finding.holders[0].address = "0.0.0.0".parse().unwrap();
-        finding.holders[0].bound_at = None;
-        finding
-    };
+    let mut elsewhere = refused(Cause::Listener);
+    elsewhere.holders[0].address = "0.0.0.0".parse().unwrap();
+    elsewhere.holders[0].bound_at = None;
     let mut unseen = elsewhere.clone();
     unseen.holders[0].bound_unseen = true;
     let mut listen = refused(Cause::Listener);
