@@ -71,8 +71,8 @@ pub trait Lookups {
     /// The rows of the kernel's tables with this local port, with who has them at `since` or later, and the instant of which
     /// all that is true: not before `since`.
     fn on_port(&mut self, port: (Inum, Protocol, u16), since: BootTime) -> (BootTime, Vec<PortRow>);
-    /// Who has these sockets open now. A socket that nobody has is left out.
-    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)>;
+    /// Who has these sockets open now; None when that cannot be had. A socket that nobody has is left out.
+    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Option<Open>;
     /// What these sockets are now. One that nobody has open is left out.
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)>;
     /// How many connections came to this listener, where they are counted; the last time it is asked for, when it is closed.
@@ -363,8 +363,11 @@ impl<L: Lookups> Enricher<L> {
         if unheld.is_empty() {
             return;
         }
-        let mut found: BTreeMap<Cookie, Vec<ProcessKey>> =
-            self.lookups.holders(&unheld.keys().copied().collect()).into_iter().collect();
+        let Some(mut found) = self.lookups.holders(&unheld.keys().copied().collect()) else {
+            // Nothing is known by that, neither that nobody has them.
+            unheld.into_iter().for_each(|(cookie, waited)| self.sockets.put_off(cookie, now, waited));
+            return;
+        };
         for (cookie, waited) in unheld {
             let mut processes = found.remove(&cookie).unwrap_or_default();
             let found_one = !processes.is_empty();

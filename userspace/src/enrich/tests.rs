@@ -35,6 +35,8 @@ struct Fake {
     now: Vec<(SocketFacts, TcpState)>,
     asked_ports: Vec<(Inum, Protocol, u16)>,
     asked_holders: Vec<BTreeSet<Cookie>>,
+    /// Who holds what cannot be had.
+    is_blind: bool,
     asked_tables: Vec<(Inum, Protocol)>,
     range: Option<(u16, u16)>,
     crowd: Option<Vec<Neighbour>>,
@@ -51,13 +53,11 @@ impl Lookups for Fake {
         (BootTime(self.listed_at), self.rows.clone())
     }
 
-    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
+    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Option<Open> {
         self.asked_holders.push(cookies.clone());
-        self.holders
-            .iter()
-            .filter(|(cookie, _)| cookies.contains(cookie))
-            .map(|(c, p)| (*c, p.clone()))
-            .collect()
+        let mut holders = self.holders.clone();
+        holders.retain(|cookie, _| cookies.contains(cookie));
+        (!self.is_blind).then_some(holders)
     }
 
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)> {

@@ -190,10 +190,10 @@ impl Lookups for System {
         (looked.map_or(taken, |began| taken.min(began)), rows)
     }
 
-    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(Cookie, Vec<ProcessKey>)> {
-        let rows = self.probe.task_files().unwrap_or_default();
+    fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Option<Open> {
+        let rows = self.probe.task_files().ok()?;
         let wanted = |row: &FileRow| row.cookie.filter(|cookie| cookies.contains(cookie));
-        by_socket(rows.iter().filter_map(|row| Some((wanted(row)?, row.process)))).into_iter().collect()
+        Some(by_socket(rows.iter().filter_map(|row| Some((wanted(row)?, row.process)))))
     }
 
     fn now(&mut self, cookies: &BTreeSet<Cookie>) -> Vec<(SocketFacts, TcpState)> {

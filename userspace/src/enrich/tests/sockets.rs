@@ -204,6 +204,20 @@ fn an_inventory_forgets_what_it_did_not_find() {
 }
 
 #[test]
+fn a_look_up_that_fails_says_nothing_and_is_made_again() {
+    let mut bench = Bench::new();
+    bench.bind(1, 70);
+    bench.feed(Record::Exit(process(1)));
+    bench.enricher.lookups().is_blind = true;
+    assert_eq!(bench.wait(UNHELD_NS), []);
+    assert!(bench.enricher.next_due().is_some());
+    bench.enricher.lookups().is_blind = false;
+    assert_eq!(types(&bench.wait(2 * UNHELD_NS)), ["holders"]);
+    assert_eq!(bench.enricher.lookups().asked_holders.len(), 2);
+    assert_eq!(bench.enricher.next_due(), None);
+}
+
+#[test]
 fn a_listen_without_a_bind_is_held() {
     let mut bench = Bench::new();
     assert_eq!(types(&bench.feed(Record::Listen(call(2, 70)))), ["process", "listen"]);
