@@ -289,7 +289,8 @@ impl Record {
 /// All findings.
 #[derive(Default)]
 pub(super) struct Records {
-    map: BTreeMap<FindingId, Record>,
+    /// Each in a place of its own: a node of the map has room for eleven, and half of it is empty.
+    map: BTreeMap<FindingId, Box<Record>>,
     made: u32,
     /// Findings that the event at hand made or changed, in no order, perhaps repeated.
     pub(super) touched: Vec<FindingId>,
@@ -316,7 +317,7 @@ impl Records {
         self.made += 1;
         let id = FindingId(self.made);
         self.touched.push(id);
-        let record = Record {
+        let record = Box::new(Record {
             id,
             kind,
             port,
@@ -345,17 +346,17 @@ impl Records {
             shown: false,
             cut: false,
             meant: false,
-        };
+        });
         Some(self.map.entry(id).or_insert(record))
     }
 
     pub(super) fn get(&self, id: FindingId) -> Option<&Record> {
-        self.map.get(&id)
+        self.map.get(&id).map(AsRef::as_ref)
     }
 
     /// For a change that shows.
     pub(super) fn touch(&mut self, id: FindingId) -> Option<&mut Record> {
-        let record = self.map.get_mut(&id)?;
+        let record = self.map.get_mut(&id)?.as_mut();
         record.uncertain |= self.lossy;
         self.touched.push(id);
         Some(record)
@@ -363,7 +364,7 @@ impl Records {
 
     /// For changes that may not show: follow with [`Records::touch`] when they do.
     pub(super) fn peek(&mut self, id: FindingId) -> Option<&mut Record> {
-        self.map.get_mut(&id)
+        self.map.get_mut(&id).map(AsMut::as_mut)
     }
 
     /// Takes back what turned out to be meant.
@@ -376,7 +377,7 @@ impl Records {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.map.values()
+        self.map.values().map(AsRef::as_ref)
     }
 
     /// After a loss, nothing that is still going on is certain.
