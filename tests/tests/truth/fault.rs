@@ -20,6 +20,22 @@ const BINDS: u64 = 100;
 /// One flood at a time: every recording of the machine gets it.
 static FLOOD: Mutex<()> = Mutex::new(());
 
+/// More binds than the ring has room for.
+fn storm(at: std::net::Ipv4Addr) {
+    let words = [PROCESSES.to_string(), BINDS.to_string(), at.to_string()];
+    let made = Run::new(Actor::program().with_file_name("storm")).args(words).outcome().expect(0);
+    assert_eq!(made.stdout.trim(), (PROCESSES * BINDS).to_string());
+}
+
+/// A recording that is not read, and whose ring is full.
+fn flooded() -> (Recording, Process) {
+    let recording = Recording::with(["--ring-size", RING]);
+    let reader = Process::of(recording.pid());
+    reader.signal(Signal::STOP);
+    storm(loopback());
+    (recording, reader)
+}
+
 #[test]
 fn a_loss_is_stated_and_made_good() {
     let _alone = FLOOD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,11 +68,7 @@ fn a_loss_is_stated_and_made_good() {
     let reader = Process::of(recording.pid());
     reader.signal(Signal::STOP);
     let flood = loopback();
-    let storm = Run::new(Actor::program().with_file_name("storm"))
-        .args([PROCESSES.to_string(), BINDS.to_string(), flood.to_string()])
-        .outcome()
-        .expect(0);
-    assert_eq!(storm.stdout.trim(), (PROCESSES * BINDS).to_string());
+    storm(flood);
     world.live(1_500);
     let recycled = world.recycle();
     // In nobody's hands while the tables are looked at.
@@ -123,13 +135,8 @@ fn a_loss_is_stated_and_made_good() {
 #[test]
 fn a_refused_bind_is_told_where_others_are_lost() {
     let _alone = FLOOD.lock().unwrap_or_else(PoisonError::into_inner);
-    let recording = Recording::with(["--ring-size", RING]);
-    let [address, flood] = scenarios::loopbacks();
-    let (mut one, mut other) = (Actor::new(), Actor::new());
-    let reader = Process::of(recording.pid());
-    reader.signal(Signal::STOP);
-    let storm = [PROCESSES.to_string(), BINDS.to_string(), flood.to_string()];
-    drop(Run::new(Actor::program().with_file_name("storm")).args(storm).outcome().expect(0));
+    let (recording, reader) = flooded();
+    let (address, mut one, mut other) = (loopback(), Actor::new(), Actor::new());
     one.bind(&format!("tcp {address}:8000 listen"));
     other.err(&format!("bind tcp {address}:8000 listen"));
     reader.signal(Signal::CONT);
@@ -160,17 +167,8 @@ fn a_refused_bind_is_told_where_others_are_lost() {
 #[test]
 fn what_stands_at_the_end_is_found_after_a_loss() {
     let _alone = FLOOD.lock().unwrap_or_else(PoisonError::into_inner);
-    let recording = Recording::with(["--ring-size", RING]);
-    let [address, flood] = scenarios::loopbacks();
-    let (mut one, mut other) = (Actor::new(), Actor::new());
-    let reader = Process::of(recording.pid());
-    reader.signal(Signal::STOP);
-    let storm = Run::new(Actor::program().with_file_name("storm")).args([
-        PROCESSES.to_string(),
-        BINDS.to_string(),
-        flood.to_string(),
-    ]);
-    drop(storm.outcome().expect(0));
+    let (recording, reader) = flooded();
+    let (address, mut one, mut other) = (loopback(), Actor::new(), Actor::new());
     for actor in [&mut one, &mut other] {
         actor.bind(&format!("tcp {address}:8000 reuseport listen"));
     }
