@@ -101,54 +101,55 @@ const EVENTS: u64 = 40_000_000;
 /// Most that its log may have, bytes.
 const LOG_MAX: u64 = 64 << 20;
 /// How often it is looked how much memory is used.
-const SAMPLES: usize = 400;
+const SAMPLES: u64 = 400;
 
 /// Whether a recording that lasts long, with a log of limited size, needs more and more memory: most of its last quarter compared
 /// with most of its second. The first fills what has bounds; a log that is made shorter takes some for a moment.
 ///
-/// Of the first tenth, which is an hour, and of all: findings are kept, up to their bound.
+/// Of an hour of a busy machine, of a week of one that mostly idles, and of ten busy hours: findings are kept, up to their bound.
 pub(crate) fn soak(amount: Amount) -> Measured {
     let events = EVENTS / u64::from(amount.part);
+    let hour = Plan { events: events / 10, ..Plan::default() };
+    let whats = ["an hour", "a week", "ten hours"];
+    let plans = [hour, Plan { idle: 167, ..hour }, Plan { events, ..hour }];
+    let mut rows = Vec::new();
+    for (what, plan) in whats.into_iter().zip(plans) {
+        let (ratio, note) = lasting(plan)?;
+        let what = format!("most memory of the last quarter of a recording of {what} / of its second");
+        let row = if plan.events == events {
+            Row::told("soak", &what, vec![ratio])
+        } else {
+            Row::new("soak", &what, 1.10, 1.00, vec![ratio]).of_a_part(amount.part)
+        };
+        rows.push(row.note(note));
+    }
+    Ok(rows)
+}
+
+/// How much more memory a recording takes later, and what there was in it.
+fn lasting(plan: Plan) -> anyhow::Result<(f64, String)> {
     let folder = Folder::new();
     let (mut seen, mut last) = (0, 0);
     let mut first = None;
-    let mut memory = Vec::with_capacity(SAMPLES);
-    let mut hour = 0.0;
-    let plan = Plan { events, ..Plan::default() };
+    let mut most = [0.0_f64; 4];
     let (truth, ledger) = synthetic::record(plan, &folder.file("log.jsonl"), LOG_MAX, |event| {
         seen += 1;
         last = event.at.0;
-        let first = *first.get_or_insert(last);
-        if seen % (events / SAMPLES as u64) == 0 {
-            memory.push(status_kib(std::process::id(), "VmRSS").unwrap_or(f64::NAN) / 1024.0);
-            if memory.len() == SAMPLES / 10 {
-                hour = hours(last - first);
-            }
+        first.get_or_insert(last);
+        if seen % (plan.events / SAMPLES) == 0
+            && let Some(most) =
+                usize::try_from(seen * 4 / plan.events).ok().and_then(|quarter| most.get_mut(quarter))
+        {
+            *most = most.max(status_kib(std::process::id(), "VmRSS").unwrap_or(f64::NAN) / 1024.0);
         }
     })?;
-    let whole = hours(last - first.unwrap_or(last));
-    let most_of = |part: &[f64], length: f64, more: &str| {
-        let quarters = part.chunks(part.len().div_ceil(4).max(1));
-        let most: Vec<f64> = quarters.map(|part| part.iter().copied().fold(0.0, f64::max)).collect();
-        let ratio = match most[..] {
-            [_, second, _, fourth] => fourth / second,
-            _ => f64::NAN,
-        };
-        let note =
-            format!("{length:.1} hours of the log's clock; most in each quarter: {most:.0?} MiB{more}");
-        (vec![ratio], note)
-    };
-    let (ratio, note) = most_of(memory.get(..SAMPLES / 10).unwrap_or(&memory), hour, "");
-    let what = "most memory of the last quarter of a recording of an hour / of its second";
-    let of_hour = Row::new("soak", what, 1.10, 1.00, ratio).note(note);
-    let found = ledger.findings().count();
-    let more = format!("; {} events, {} binds, {found} findings, which are kept", truth.events, truth.binds);
-    let (ratio, note) = most_of(&memory, whole, &more);
-    let what = "the same of ten hours";
-    Ok(vec![of_hour.of_a_part(amount.part), Row::told("soak", what, ratio).note(note)])
-}
-
-/// Of nanoseconds.
-fn hours(ns: u64) -> f64 {
-    ns as f64 / 3.6e12
+    let hours = (last - first.unwrap_or(last)) as f64 / 3.6e12;
+    let note = format!(
+        "{hours:.1} hours of the log's clock, {} events, {} binds; most in each quarter: {most:.0?} MiB; {} findings are kept",
+        truth.events,
+        truth.binds,
+        ledger.findings().count()
+    );
+    let [_, second, _, fourth] = most;
+    Ok((fourth / second, note))
 }

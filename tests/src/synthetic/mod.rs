@@ -43,11 +43,13 @@ pub struct Plan {
     pub events: u64,
     /// Sockets that others hold from before the recording to its end.
     pub standing: u32,
+    /// For how many times as long as a suite took nothing happens behind it, in its lane.
+    pub idle: u64,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { seed: 1, events: 10_000, standing: 200 }
+        Self { seed: 1, events: 10_000, standing: 200, idle: 0 }
     }
 }
 
@@ -122,28 +124,28 @@ fn events(
 
     let mut next = 0;
     let mut due: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
-    let mut lanes: Vec<Option<Suite>> = (0..AT_ONCE).map(|_| None).collect();
-    let mut free: Vec<usize> = (0..AT_ONCE).collect();
+    let mut lanes: Vec<Option<(Suite, u64)>> = (0..AT_ONCE).map(|_| None).collect();
+    let mut free: Vec<(usize, u64)> = (0..AT_ONCE).map(|lane| (lane, 0)).collect();
     loop {
         while out.truth.events < plan.events
-            && let Some(lane) = free.pop()
+            && let Some((lane, rested)) = free.pop()
         {
             if next % NOTED == NOTED - 1 {
                 let text = format!("suite {next} starts");
                 out.event(Hook::Bindwatch, Body::Note(Note { text, process: facts::RUNNER }))?;
             }
-            let at = out.at + chance.below(2 * PACE_NS);
+            let at = out.at.max(rested) + chance.below(2 * PACE_NS);
             due.push(Reverse((at, lane)));
-            lanes[lane] = Some(Suite::new(next, lane, at, &mut chance));
+            lanes[lane] = Some((Suite::new(next, lane, at, &mut chance), at));
             next += 1;
         }
         let Some(Reverse((at, lane))) = due.pop() else { break };
         out.at = out.at.max(at);
-        let suite = lanes[lane].as_mut().context("a suite that is due")?;
+        let (suite, began) = lanes[lane].as_mut().context("a suite that is due")?;
         if suite.step(&mut out, &mut chance)? {
             due.push(Reverse((out.at + chance.below(2 * PACE_NS), lane)));
         } else {
-            free.push(lane);
+            free.push((lane, out.at + plan.idle * (out.at - *began)));
         }
     }
     Ok((out.truth, BootTime(out.at)))
