@@ -41,10 +41,7 @@ impl Ledger {
         };
         if facts.port != 0 && (known.port, known.place) != (PortKey::of(facts), Place::of(facts)) {
             // Its port was not known yet, or a bind of it was lost.
-            let mut socket = Socket::new(facts, State::Listen, known.binder, known.since, known.known);
-            socket.shared.clone_from(&known.shared);
-            socket.bound_as.clone_from(&known.bound_as);
-            socket.chosen = known.chosen;
+            let mut socket = known.elsewhere(facts, State::Listen);
             socket.listened = now.seq;
             self.leave(facts.cookie, now);
             self.enter(socket, now);
@@ -77,14 +74,12 @@ impl Ledger {
             return;
         };
         if (known.port, known.place) != (PortKey::of(facts), Place::of(facts)) {
-            let mut socket = Socket::new(facts, state, known.binder, known.since, known.known);
-            socket.shared.clone_from(&known.shared);
-            socket.bound_as.clone_from(&known.bound_as);
+            let mut socket = known.elsewhere(facts, state);
             socket.listened = known.listened;
             socket.shares_port |= known.shares_port;
             socket.shares_addr |= known.shares_addr;
             socket.multicast |= known.multicast;
-            (socket.unheld, socket.nobodys, socket.chosen) = (known.unheld, known.nobodys, known.chosen);
+            (socket.unheld, socket.nobodys) = (known.unheld, known.nobodys);
             socket.moved = known.moved || known.options.device != facts.options.device;
             self.move_out(facts.cookie, now);
             self.enter(socket, now);

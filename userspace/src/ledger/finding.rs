@@ -183,7 +183,7 @@ pub struct Holder {
     pub state: HolderState,
     /// When the process began to hold; None before the recording, or `bound_unseen`.
     pub bound_at: Option<BootTime>,
-    /// It began during the recording, but that was not seen: the record was lost, or none was made.
+    /// When it began is not known: nobody saw it, and it was not there when the sockets were first looked at, or was left out.
     pub bound_unseen: bool,
     /// When its last socket there was released; None while it holds.
     pub released_at: Option<BootTime>,

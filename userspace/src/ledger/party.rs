@@ -49,7 +49,7 @@ pub(super) struct Party {
     pub(super) options: Options,
     pub(super) state: HolderState,
     pub(super) bound_at: Option<BootTime>,
-    /// During the recording, but not when.
+    /// See [`Holder::bound_unseen`].
     bound_unseen: bool,
     pub(super) released_at: Option<BootTime>,
     /// When its last stake ceased to be active.

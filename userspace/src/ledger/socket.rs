@@ -85,7 +85,7 @@ pub(super) struct Socket {
     pub(super) shared: Option<Box<Shared>>,
     /// When it was bound; None before the recording, or `unseen`.
     pub(super) since: Option<BootTime>,
-    /// It came into being during the recording, and its bind was not seen: lost, or not told.
+    /// Its bind was not seen, lost or not told, nor was it among the sockets that were there first.
     pub(super) unseen: bool,
     /// The event it is known from: its bind, its listen, or its line in an inventory.
     pub(super) known: Seq,
@@ -129,6 +129,15 @@ impl Socket {
             listened: if matches!(state, State::Listen) { known } else { Seq(0) },
             findings: Vec::new(),
         })
+    }
+
+    /// The same socket at another place: whose it is, and since when, stay.
+    pub(super) fn elsewhere(&self, facts: &SocketFacts, state: State) -> Box<Self> {
+        let mut socket = Self::new(facts, state, self.binder, self.since, self.known);
+        socket.shared.clone_from(&self.shared);
+        socket.bound_as.clone_from(&self.bound_as);
+        (socket.chosen, socket.unseen) = (self.chosen, self.unseen);
+        socket
     }
 
     /// The local address as the socket has it: v4-mapped on an IPv6 socket.

@@ -89,7 +89,10 @@ fn when_a_socket_was_bound_whose_record_was_lost_is_not_known() {
          inventory begin
          found a tcp 127.0.0.1:80 listen A
          found b tcp 127.0.0.1:81 listen A
+         found d tcp 127.0.0.1:83 listen A
          inventory end
+         now d tcp 127.0.0.2:83 state=listen
+         refuse V y tcp 127.0.0.2:83
          refuse V v tcp 127.0.0.1:80 as=f
          row f a tcp 127.0.0.1:80 listen A
          refuse V w tcp 127.0.0.1:81 as=g
@@ -99,7 +102,7 @@ fn when_a_socket_was_bound_whose_record_was_lost_is_not_known() {
     );
     let findings = told.ledger.findings().flat_map(|found| found.holders);
     let starts: Vec<_> = findings.map(|holder| (holder.port, holder.bound_at, holder.bound_unseen)).collect();
-    assert_eq!(starts, [(80, None, false), (81, None, true), (82, None, true)]);
+    assert_eq!(starts, [(83, None, true), (80, None, false), (81, None, true), (82, None, true)]);
 }
 
 #[test]
