@@ -5,6 +5,7 @@
     reason = "figures for people; a bench fails by panicking"
 )]
 
+mod compare;
 mod cost;
 mod flood;
 mod goals;
@@ -48,7 +49,9 @@ fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
             return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         ["compare", old, new] => {
-            let worse = table::worse(Path::new(old), Path::new(new))?;
+            let runs = compare::Runs::read(Path::new(old), Path::new(new))?;
+            print!("{}", runs.side_by_side());
+            let worse = runs.worse();
             worse.iter().for_each(|row| println!("{row}"));
             ensure!(worse.is_empty(), "{} much worse than before", worse.len());
         }

@@ -1,9 +1,7 @@
 //! The table: what each line is to reach, what was measured, and whether that is enough.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 
 /// One measurement of a goal. The smaller the better, always.
@@ -125,7 +123,7 @@ fn most(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         v if v.is_nan() => "–".to_owned(),
         0.0 => "0".to_owned(),
@@ -186,68 +184,9 @@ pub(crate) fn json(rows: &[Row], how: &Value) -> Value {
     json!({"schema": "bindwatch.bench/2", "run": how, "rows": rows.collect::<Vec<_>>()})
 }
 
-/// What is much worse in one run than in another, by the files of both.
-pub(crate) fn worse(old: &Path, new: &Path) -> anyhow::Result<Vec<String>> {
-    let read = |path: &Path| -> anyhow::Result<Value> {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        serde_json::from_str(&text).with_context(|| path.display().to_string())
-    };
-    Ok(worse_rows(&read(old)?, &read(new)?))
-}
-
-/// Rows of `new` that are much worse than in `old`, or were measured there and are not now: ratios on one machine are, but for noise,
-/// those of another. Times are not.
-fn worse_rows(old: &Value, new: &Value) -> Vec<String> {
-    /// How much worse is too much, as a factor, and on top of it.
-    const FACTOR: f64 = 1.5;
-    const SLACK: f64 = 0.05;
-    let rows = |value: &Value| value.get("rows").and_then(Value::as_array).cloned().unwrap_or_default();
-    let key = |row: &Value| (row.get("id").cloned(), row.get("what").cloned());
-    let median = |row: &Value| row.get("median").and_then(Value::as_f64);
-    let now = rows(new);
-    let mut found = Vec::new();
-    for before in rows(old) {
-        let Some(was) = median(&before) else { continue };
-        if before.get("time") == Some(&Value::Bool(true)) {
-            continue;
-        }
-        let is = now.iter().find(|row| key(row) == key(&before)).and_then(median);
-        let is = match is {
-            Some(is) if is <= was * FACTOR + SLACK => continue,
-            Some(is) => format!("{} now", short(is)),
-            None => "not measured now".to_owned(),
-        };
-        let (id, what) = key(&before);
-        let word = |value: Option<Value>| {
-            value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-        };
-        found.push(format!("{} {}: {} before, {is}", word(id), word(what), short(was)));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Row, json, markdown, worse_rows};
-    use serde_json::Value;
-
-    fn run(rows: &[Row]) -> Value {
-        json(rows, &Value::Null)
-    }
-
-    #[test]
-    fn what_is_much_worse_or_gone_is_told() {
-        let row = |what: &str, value: f64| Row::new("P1", what, 1.0, 1.0, vec![value]);
-        let old = run(&[row("a", 1.0), row("b", 1.0), row("c", 1.0), row("d", 1.0).time(), row("e", 0.0)]);
-        let new = run(&[row("a", 1.54), row("b", 1.56), row("d", 9.0).time(), row("e", 0.05)]);
-        assert_eq!(
-            worse_rows(&old, &new),
-            ["P1 b: 1.00 before, 1.56 now", "P1 c: 1.00 before, not measured now"]
-        );
-        let unmeasured = run(&[Row::not_here("P1", "a", "no such program")]);
-        assert_eq!(worse_rows(&run(&[row("a", 1.0)]), &unmeasured), ["P1 a: 1.00 before, not measured now"]);
-        assert_eq!(worse_rows(&unmeasured, &old), Vec::<String>::new());
-    }
+    use super::{Row, markdown};
 
     #[test]
     fn a_verdict_is_of_what_was_asked() {

@@ -83,6 +83,12 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
         known: Known::Name,
         ..process(1, text)
     };
+    let forked = Process {
+        mark: Some(Mark::Multiprocessing),
+        known: Known::Fork,
+        cmdline: vec![comm.clone(); 3],
+        ..process(2, text)
+    };
     let job = Job {
         phase: JobPhase::Start,
         name: comm.clone(),
@@ -274,6 +280,7 @@ pub(crate) fn bodies(text: &str) -> Vec<Body> {
         Body::Note(Note { text: comm, process: key(1) }),
     ];
     bodies.extend(settings.map(|setting| Body::Option(OptionSet { cookie: Cookie(1), setting })));
+    bodies.push(Body::Process(forked));
     bodies
 }
 

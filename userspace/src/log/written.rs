@@ -53,6 +53,7 @@ pub(super) struct Room {
     accepted: Event,
     changed: Event,
     exit: Event,
+    process: Event,
     gone: Event,
     option: Event,
     unlisten: Event,
@@ -88,6 +89,7 @@ pub(super) enum Which {
     Accepted,
     Changed,
     Exit,
+    Process,
     Gone,
     Option,
     Unlisten,
@@ -133,6 +135,7 @@ impl Room {
             accepted: event(Body::Accepted(Accepted { cookie, connections: 0 })),
             changed: event(Body::Changed(Changed { process: None, socket, state: TcpState::Close })),
             exit: event(Body::Exit(Exit { process })),
+            process: event(Body::Process(process::nobody())),
             gone: event(Body::Gone(Gone { cookie })),
             option: event(Body::Option(OptionSet { cookie, setting: Setting::Multicast })),
             unlisten: event(Body::Unlisten(Unlisten { cookie, backlog: 0 })),
@@ -172,6 +175,7 @@ impl Room {
             }
             Body::Changed(changed) => *changed = scanner.changed(parts)?,
             Body::Exit(exit) => exit.process = scanner.process()?,
+            Body::Process(facts) => scanner.facts(facts)?,
             Body::Gone(gone) => gone.cookie = scanner.cookie()?,
             Body::Option(option) => {
                 *option = OptionSet { cookie: scanner.cookie()?, setting: scanner.setting()? };
@@ -197,6 +201,7 @@ impl Room {
             Which::Accepted => &self.accepted,
             Which::Changed => &self.changed,
             Which::Exit => &self.exit,
+            Which::Process => &self.process,
             Which::Gone => &self.gone,
             Which::Option => &self.option,
             Which::Unlisten => &self.unlisten,
@@ -212,6 +217,7 @@ impl Room {
             Which::Accepted => &mut self.accepted,
             Which::Changed => &mut self.changed,
             Which::Exit => &mut self.exit,
+            Which::Process => &mut self.process,
             Which::Gone => &mut self.gone,
             Which::Option => &mut self.option,
             Which::Unlisten => &mut self.unlisten,
@@ -251,6 +257,7 @@ impl<'a> Scanner<'a> {
             b'a' => self.skip(b"accepted\",\"seq\":").map(|()| Which::Accepted)?,
             b'e' => self.skip(b"exit\",\"seq\":").map(|()| Which::Exit)?,
             b'g' => self.skip(b"gone\",\"seq\":").map(|()| Which::Gone)?,
+            b'p' => self.skip(b"process\",\"seq\":").map(|()| Which::Process)?,
             b'o' => self.skip(b"option\",\"seq\":").map(|()| Which::Option)?,
             b'u' => self.skip(b"unlisten\",\"seq\":").map(|()| Which::Unlisten)?,
             _ => return None,
@@ -331,12 +338,25 @@ impl<'a> Scanner<'a> {
         Some(text)
     }
 
+    /// The same into memory that is there already.
+    fn string_after<const N: usize>(&mut self, key: &[u8; N], string: &mut String) -> Option<()> {
+        let text = std::str::from_utf8(self.text_after(key)?).ok()?;
+        string.clear();
+        string.push_str(text);
+        Some(())
+    }
+
     fn cookie(&mut self) -> Option<Cookie> {
         self.number_after(b",\"cookie\":").map(Cookie)
     }
 
     fn process(&mut self) -> Option<ProcessKey> {
-        let tgid = self.number_after(b",\"process\":\"")?;
+        self.skip(b",\"process\":")?;
+        self.key()
+    }
+
+    fn key(&mut self) -> Option<ProcessKey> {
+        let tgid = self.number_after(b"\"")?;
         let start = self.number_after(b"@")?;
         self.skip(b"\"")?;
         Some(ProcessKey { tgid, start })
@@ -429,11 +449,7 @@ impl<'a> Scanner<'a> {
         let after = self.0.strip_prefix(key).and_then(|text| text.strip_prefix(bind.comm.as_bytes()));
         match after.and_then(|text| text.strip_prefix(b"\"")) {
             Some(rest) => self.0 = rest,
-            None => {
-                let comm = std::str::from_utf8(self.text_after(key)?).ok()?;
-                bind.comm.clear();
-                bind.comm.push_str(comm);
-            }
+            None => self.string_after(key, &mut bind.comm)?,
         }
         bind.socket = self.socket(parts)?;
         bind.requested_port = self.number_after(b",\"requested_port\":")?;
@@ -518,5 +534,6 @@ fn digits(bytes: [u8; 8]) -> (usize, u64) {
     (count as usize, value)
 }
 
+mod process;
 #[cfg(test)]
 mod tests;
