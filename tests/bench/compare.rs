@@ -24,7 +24,7 @@ impl Runs {
     }
 
     /// The rows of both, as Markdown. Two are the same where what one run saw, from least to most, and what the other saw have
-    /// something in common; where not, it is said by how much the medians differ.
+    /// something in common, or the medians are as good as equal; where not, it is said by how much they differ.
     pub(crate) fn side_by_side(&self) -> String {
         let mut out = format!(
             "| # | what | {} | {} | |\n|---|---|---|---|---|\n",
@@ -43,8 +43,8 @@ impl Runs {
         out
     }
 
-    /// Rows of the new run that are much worse than in the old one, or were measured there and are not now: ratios on one machine
-    /// are, but for noise, those of another. Times are not.
+    /// Rows of the new run that are much worse than in the old one, or of which something is asked and that were measured there and are
+    /// not now: ratios on one machine are, but for noise, those of another. Times are not.
     pub(crate) fn worse(&self) -> Vec<String> {
         /// How much worse is too much, as a factor, and on top of it.
         const FACTOR: f64 = 1.5;
@@ -58,6 +58,7 @@ impl Runs {
             let is = match now.and_then(|row| number(row, "median")) {
                 Some(is) if is <= was * FACTOR + SLACK => continue,
                 Some(is) => format!("{} now", short(is)),
+                None if number(before, "must").is_none() => continue,
                 None => "not measured now".to_owned(),
             };
             let (id, what) = (text(before.get("id")), text(before.get("what")));
@@ -66,10 +67,15 @@ impl Runs {
         found
     }
 
-    /// Each row of the old run and its like in the new one.
-    fn pairs(&self) -> impl Iterator<Item = (&Value, Option<&Value>)> {
+    /// Each row of the old run and its like in the new one: of rows with the same words the first is that of the first.
+    fn pairs(&self) -> Vec<(&Value, Option<&Value>)> {
         let key = |row: &Value| (text(row.get("id")).to_owned(), text(row.get("what")).to_owned());
-        rows(&self.old).iter().map(move |row| (row, rows(&self.new).iter().find(|new| key(new) == key(row))))
+        let mut left: Vec<&Value> = rows(&self.new).iter().collect();
+        let pair = |row| {
+            let like = left.iter().position(|new| key(new) == key(row)).map(|at| left.remove(at));
+            (row, like)
+        };
+        rows(&self.old).iter().map(pair).collect()
     }
 }
 
@@ -87,7 +93,10 @@ impl Spread {
 
     /// What is to be said of another run's.
     fn beside(&self, other: &Self) -> String {
-        if self.least <= other.most && other.least <= self.most {
+        /// What is as good as equal, as a part: of what is measured once there is no spread.
+        const EQUAL: f64 = 0.01;
+        let meet = self.least <= other.most && other.least <= self.most;
+        if meet || (other.median - self.median).abs() <= EQUAL * self.median {
             "the same".to_owned()
         } else {
             format!("{:+.1} %", 100.0 * (other.median / self.median - 1.0))
@@ -144,14 +153,28 @@ mod tests {
     }
 
     #[test]
+    fn of_rows_with_the_same_words_each_has_its_own() {
+        let old = [row("a", &[1.0]), row("a", &[9.0]), Row::told("P1", "b", vec![1.0])];
+        let new = [row("a", &[1.0]), row("a", &[1.0])];
+        assert_eq!(runs(&old, &new).worse(), Vec::<String>::new());
+        assert_eq!(runs(&new, &old).worse(), ["P1 a: 1.00 before, 9.00 now"]);
+    }
+
+    #[test]
     fn ratios_are_the_same_where_the_spreads_meet() {
-        let old = [row("a", &[1.0, 1.2]), row("b", &[1.0, 1.2]), row("c", &[1.0]), row("d", &[0.0])];
-        let new = [row("a", &[1.2, 1.4]), row("b", &[1.3, 1.5]), row("d", &[0.0])];
+        let old = [
+            row("a", &[1.0, 1.2]),
+            row("b", &[1.0, 1.2]),
+            row("c", &[1.0]),
+            row("d", &[0.0]),
+            row("e", &[1.0]),
+        ];
+        let new = [row("a", &[1.2, 1.4]), row("b", &[1.3, 1.5]), row("d", &[0.0]), row("e", &[1.009])];
         let table = runs(&old, &new).side_by_side();
         let verdicts = table.lines().skip(2).filter_map(|line| line.rsplit(" | ").next());
         assert_eq!(
             verdicts.collect::<Vec<_>>(),
-            ["the same |", "+25.0 % |", "not measured now |", "the same |"]
+            ["the same |", "+25.0 % |", "not measured now |", "the same |", "the same |"]
         );
     }
 }

@@ -112,6 +112,8 @@ fn recorders() -> usize {
 
 /// A round that counts: the time without, and with each of what was attached.
 pub(crate) struct Round<const N: usize> {
+    /// Which of the tries it was, from 0.
+    pub(crate) number: usize,
     pub(crate) without: f64,
     pub(crate) with: [f64; N],
 }
@@ -130,13 +132,13 @@ pub(crate) fn rounds<const N: usize>(
     // The first slices are slower: memory is touched for the first time.
     load.side(0)?;
     let mut before = load.side(0)?;
-    for _ in 0..count * TRIES {
+    for number in 0..count * TRIES {
         let mut with = [0.0; N];
         for (time, side) in with.iter_mut().zip(&mut sides) {
             *time = side(load)?;
         }
         let after = load.side(0)?;
-        let round = Round { without: f64::midpoint(before, after), with };
+        let round = Round { number, without: f64::midpoint(before, after), with };
         let is_steady = (before - after).abs() <= STEADY * round.without;
         if is_steady { &mut found } else { &mut unsteady }.push(round);
         before = after;

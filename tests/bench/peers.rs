@@ -15,7 +15,7 @@ use scenarios::wait::Process;
 use scenarios::{Folder, Recording, loopback};
 
 use crate::cost::recorded;
-use crate::goals::{Amount, Measured, cpu, ticks};
+use crate::goals::{Amount, Measured, cpu};
 use crate::paired::{Load, Round, rounds};
 use crate::table::{Row, least, median};
 use crate::work::{Worker, holders, time_until};
@@ -100,9 +100,8 @@ impl Bpftrace {
 /// What telling of binds took elsewhere: in whoever reads them.
 #[derive(Default)]
 struct Reader {
-    /// Its processor time, ns.
-    used: f64,
-    /// Of so many binds.
+    /// Its processor time for a bind in each round, ns.
+    each: Vec<f64>,
     made: u64,
     told: u64,
 }
@@ -110,18 +109,27 @@ struct Reader {
 impl Reader {
     /// Measures beside a reader that runs.
     fn beside(&mut self, pid: u32, load: &mut Load, recordings: usize) -> anyhow::Result<f64> {
-        /// A clock tick (`_SC_CLK_TCK`), ns.
-        const TICK: f64 = 1e7;
-        let (used, made) = (ticks(pid)?, load.made());
+        let (used, made) = (ran(pid)?, load.made());
         let time = load.side(recordings)?;
-        self.used += (ticks(pid)? - used) * TICK;
-        self.made += load.made() - made;
+        let made = load.made() - made;
+        self.each.push((ran(pid)? - used) / made.max(1) as f64);
+        self.made += made;
         Ok(time)
     }
 
-    fn each(&self) -> f64 {
-        self.used / self.made.max(1) as f64
+    fn of(&self, round: usize) -> f64 {
+        self.each.get(round).copied().unwrap_or(f64::NAN)
     }
+}
+
+/// Processor time of the threads that a process has, ns (`/proc/PID/task/TID/schedstat`).
+fn ran(pid: u32) -> anyhow::Result<f64> {
+    let mut sum = 0.0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
+        sum += stat.split(' ').next().context("a time")?.parse::<f64>()?;
+    }
+    Ok(sum)
 }
 
 pub(crate) fn against_bpftrace(amount: Amount) -> Measured {
@@ -149,8 +157,9 @@ pub(crate) fn against_bpftrace(amount: Amount) -> Measured {
         let count = amount.pairs() / 2 + 1;
         let found = rounds(&mut load, count, [&mut beside_ours, &mut beside_theirs])?;
         let extra = |round: &Round<2>| round.with.map(|time| (time - round.without).max(1.0));
-        let ratios = |ours: f64, theirs: f64| {
-            found.iter().map(extra).map(|extra| (extra[0] + ours) / (extra[1] + theirs)).collect::<Vec<_>>()
+        let ratio = |round: &Round<2>, [ours, theirs]: [f64; 2]| {
+            let extra = extra(round);
+            (extra[0] + ours) / (extra[1] + theirs)
         };
         let middle = |of: usize| median(&found.iter().map(|round| extra(round)[of]).collect::<Vec<_>>());
         let lost = 100.0 * (1.0 - theirs.told as f64 / theirs.made.max(1) as f64);
@@ -161,10 +170,15 @@ pub(crate) fn against_bpftrace(amount: Amount) -> Measured {
             lost.max(0.0)
         );
         let what = format!("extra of a cycle {pace}: bindwatch's / bpftrace's");
-        rows.push(Row::new("P4", &what, 0.12, 0.05, ratios(0.0, 0.0)).note(note));
-        let note = format!("readers {:.0} and {:.0} ns", ours.each(), theirs.each());
+        let ratios = found.iter().map(|round| ratio(round, [0.0; 2])).collect();
+        rows.push(Row::new("P4", &what, 0.12, 0.05, ratios).note(note));
+        let note = format!("readers {:.0} and {:.0} ns", median(&ours.each), median(&theirs.each));
         let what = format!("{what}, the reader's processor time included");
-        rows.push(Row::told("P4", &what, ratios(ours.each(), theirs.each())).note(note));
+        let ratios = found
+            .iter()
+            .map(|round| ratio(round, [ours.of(round.number), theirs.of(round.number)]))
+            .collect();
+        rows.push(Row::told("P4", &what, ratios).note(note));
     }
     rows.push(against_strace(amount)?);
     Ok(rows)

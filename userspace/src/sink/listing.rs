@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
 use super::json::option_names;
+use super::table::Table;
 use super::text::Style;
 use super::words::{self, endpoint, plural};
 use super::{Report, escape};
@@ -25,8 +25,6 @@ const PROGRAM_CHARS: usize = 64;
 const NAME_CHARS: usize = 32;
 /// Processes of one socket that a line names; the rest are counted.
 const PIDS_SHOWN: usize = 3;
-/// Blanks between two columns.
-const GAP: usize = 2;
 /// Marks a socket that is in a finding.
 const STRANGERS: &str = "!";
 /// Marks a socket that has its endpoint not for itself, by what is in no finding: meant, or of processes unseen.
@@ -298,30 +296,38 @@ impl Columns {
     ) {
         let socket = &listed.socket;
         let mut line = |uid: Uid, pids: &[usize], more: usize, program: &str| {
-            table.cell(format_args!("{}{mark}", socket.protocol));
-            table.cell(SocketAddr::new(socket.address, socket.port));
+            table.part(socket.protocol.name()).cell(mark);
+            table.endpoint(SocketAddr::new(socket.address, socket.port)).end_cell();
             if self.peers {
-                table.part(listed.peer.as_ref());
+                if let Some(peer) = listed.peer {
+                    table.endpoint(peer);
+                }
                 table.end_cell();
             }
-            table.cell(listed.state_word());
+            table.cell(&listed.state_word());
             if self.several {
-                table.cell(socket.netns.0);
+                table.number(socket.netns.0).end_cell();
             }
             match listing.users.get(&uid) {
-                Some(name) => table.cell(escape::cut(name, NAME_CHARS)),
-                None => table.cell(uid.0),
+                Some(name) => table.cell(&escape::cut(name, NAME_CHARS)),
+                None => table.number(uid.0).end_cell(),
             }
             let pids = pids.iter().filter_map(|place| listing.people.get(*place));
             for (at, person) in pids.enumerate() {
-                table.part((at > 0).then_some(","));
-                table.part(Some(person.facts.process.tgid));
+                if at > 0 {
+                    table.part(",");
+                }
+                table.number(person.facts.process.tgid);
             }
-            table.part((more > 0).then_some(format_args!(",+{more}")));
-            table.part(listed.holders.is_empty().then_some("-"));
+            if more > 0 {
+                table.part(",+").number(more);
+            }
+            if listed.holders.is_empty() {
+                table.part("-");
+            }
             table.end_cell();
             table.cell(program);
-            table.cell(listing.options(listed));
+            table.cell(&listing.options(listed));
             table.end_line(mark == STRANGERS);
         };
         let person = |place: usize| {
@@ -343,75 +349,6 @@ impl Columns {
         let named = if all.len() == PIDS_SHOWN + 1 { all } else { all.get(..PIDS_SHOWN).unwrap_or(all) };
         let (uid, program) = person(*first);
         line(uid, named, all.len() - named.len(), program);
-    }
-}
-
-/// Cells in lines. The text of all is in one piece: a machine has tens of thousands of sockets.
-#[derive(Default)]
-struct Table {
-    text: String,
-    /// Where each cell ends in the text, and its length in characters.
-    cells: Vec<(usize, usize)>,
-    /// How many cells there are up to the end of each line, and whether the line is marked.
-    lines: Vec<(usize, bool)>,
-    widths: Vec<usize>,
-    /// Where the cell that is being written begins.
-    begin: usize,
-}
-
-impl Table {
-    fn part(&mut self, part: Option<impl Display>) {
-        if let Some(part) = part {
-            // Writing to a String cannot fail.
-            let _ = write!(self.text, "{part}");
-        }
-    }
-
-    fn cell(&mut self, cell: impl Display) {
-        self.part(Some(cell));
-        self.end_cell();
-    }
-
-    fn end_cell(&mut self) {
-        let cell = self.text.get(self.begin..).unwrap_or_default();
-        let length = if cell.is_ascii() { cell.len() } else { cell.chars().count() };
-        let column = self.cells.len() - self.lines.last().map_or(0, |(cells, _)| *cells);
-        match self.widths.get_mut(column) {
-            Some(width) => *width = length.max(*width),
-            None => self.widths.push(length),
-        }
-        self.begin = self.text.len();
-        self.cells.push((self.begin, length));
-    }
-
-    fn end_line(&mut self, marked: bool) {
-        self.lines.push((self.cells.len(), marked));
-    }
-
-    fn write(&self, style: Style, out: &mut impl Write) -> io::Result<()> {
-        let mut from = 0;
-        let mut first = 0;
-        for (last, marked) in &self.lines {
-            let colored = *marked && style.colored;
-            if colored {
-                out.write_all(b"\x1b[1;31m")?;
-            }
-            let cells = self.cells.get(first..*last).unwrap_or_default();
-            // What pads a cell is written before the next one that has something in it: no line ends in blanks.
-            let mut padding = 0;
-            for ((end, length), width) in cells.iter().zip(&self.widths) {
-                if *length > 0 {
-                    write!(out, "{:padding$}", "")?;
-                    out.write_all(self.text.get(from..*end).unwrap_or_default().as_bytes())?;
-                    padding = 0;
-                }
-                padding += width - length + GAP;
-                from = *end;
-            }
-            out.write_all(if colored { b"\x1b[0m\n" } else { b"\n" })?;
-            first = *last;
-        }
-        Ok(())
     }
 }
 

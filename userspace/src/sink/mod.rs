@@ -16,6 +16,7 @@ mod merge;
 pub mod notices;
 mod sarif;
 pub mod story;
+mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;

@@ -32,7 +32,8 @@ fn by_serde(line: &[u8]) -> Option<Event> {
 
 #[test]
 fn what_is_written_is_read_here_and_not_left_to_serde() {
-    let common = ["bind", "close", "listen", "accepted", "changed", "exit", "gone", "option", "unlisten", "process"];
+    let common =
+        ["bind", "close", "listen", "accepted", "changed", "exit", "gone", "option", "unlisten", "process"];
     let all = events("node");
     for event in all.iter().filter(|event| common.contains(&event.body.type_name())) {
         let mut room = Room::new();

@@ -129,13 +129,14 @@ impl Inventory {
     }
 
     fn complete(&mut self, descriptors: &[FileRow]) {
-        let mut by_inode: Vec<&FileRow> = descriptors.iter().collect();
-        by_inode.sort_unstable_by_key(|row| row.inode);
+        // The number stands beside the row: searching then reads no rows.
+        let mut by_inode: Vec<(u64, &FileRow)> = descriptors.iter().map(|row| (row.inode, row)).collect();
+        by_inode.sort_unstable_by_key(|(inode, _)| *inode);
         for socket in &mut self.sockets {
             let inode = u64::from(socket.inode);
-            let from = by_inode.partition_point(|row| row.inode < inode);
-            let rows = by_inode.iter().skip(from).take_while(|row| row.inode == inode && inode != 0);
-            for row in rows {
+            let from = by_inode.partition_point(|(at, _)| *at < inode);
+            let rows = by_inode.iter().skip(from).take_while(|(at, _)| *at == inode && inode != 0);
+            for (_, row) in rows {
                 socket.socket.options = row.options;
                 socket.socket.netns_cookie = row.netns_cookie;
                 socket.reuse_known = true;
@@ -217,10 +218,9 @@ impl Tables {
         mptcp.sort_unstable();
         let mut sockets: Vec<InventorySocket> =
             rows.into_iter().map(|row| InventorySocket::of(row).with_mptcp(&mptcp)).collect();
-        sockets.sort_unstable_by(|a, b| {
-            let (a, b) = (&a.socket, &b.socket);
-            (a.netns, a.protocol, a.port, a.family, a.address, a.cookie)
-                .cmp(&(b.netns, b.protocol, b.port, b.family, b.address, b.cookie))
+        sockets.sort_by_cached_key(|socket| {
+            let socket = &socket.socket;
+            (socket.netns, socket.protocol, socket.port, socket.family, socket.address, socket.cookie)
         });
         Ok(Inventory { sockets, unseen, hidden_processes: 0 })
     }
