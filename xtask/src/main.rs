@@ -40,7 +40,7 @@ usage: cargo xtask VERB
   capture                docs/top.svg, and the same as text, of the real program in tmux (after a release build)
   bench [--quick] [--json FILE] [P1…]
                          every goal, or those named, against its peers in turn, as a table; needs root
-  bench compare OLD NEW  fails where one run's JSON is much worse than another's
+  bench compare OLD NEW  lays two runs' JSON side by side; fails where the new one is much worse
   log EVENTS FILE [SEED] a log of any length, as a busy CI machine would record it; .zst is compressed
   tidy                   the rules of docs/hacking.md alone
   build-ebpf [--check]   build the probe and put it to userspace/probe/bindwatch.bpf.o; --check only compares

@@ -1,4 +1,4 @@
-//! A table for a terminal, written in one go: a machine has tens of thousands of sockets.
+//! A table for a terminal.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
