@@ -112,6 +112,27 @@ pub struct Signal {
 }
 
 impl Process {
+    /// A process of which nothing else is known: it has no parent, and begins its lineage.
+    #[must_use]
+    pub const fn new(process: ProcessKey, known: Known) -> Self {
+        Self {
+            process,
+            parent: None,
+            lineage: process,
+            known,
+            comm: String::new(),
+            exe: String::new(),
+            cmdline: Vec::new(),
+            cmdline_cut: false,
+            uid: Uid(0),
+            session: 0,
+            cgroup: String::new(),
+            container: None,
+            mark: None,
+            job: None,
+        }
+    }
+
     /// When the process started, to the clock tick.
     #[must_use]
     pub const fn started(&self) -> BootTime {

@@ -11,8 +11,8 @@ use super::line::hook_named;
 use super::recent::Recent;
 use crate::event::{
     Accepted, Bind, Body, BootTime, Changed, Close, Cookie, Door, Event, Exit, Family, Gone, Hook, Ifindex,
-    Inum, Listen, NetnsCookie, OptionSet, Options, ProcessKey, Protocol, Seq, Setting, SocketFacts, TcpState,
-    Tid, Uid, Unlisten,
+    Inum, Known, Listen, NetnsCookie, OptionSet, Options, Process, ProcessKey, Protocol, Seq, Setting,
+    SocketFacts, TcpState, Tid, Uid, Unlisten,
 };
 
 /// The head of an event's line.
@@ -135,7 +135,7 @@ impl Room {
             accepted: event(Body::Accepted(Accepted { cookie, connections: 0 })),
             changed: event(Body::Changed(Changed { process: None, socket, state: TcpState::Close })),
             exit: event(Body::Exit(Exit { process })),
-            process: event(Body::Process(process::nobody())),
+            process: event(Body::Process(Process::new(process, Known::Name))),
             gone: event(Body::Gone(Gone { cookie })),
             option: event(Body::Option(OptionSet { cookie, setting: Setting::Multicast })),
             unlisten: event(Body::Unlisten(Unlisten { cookie, backlog: 0 })),

@@ -180,22 +180,8 @@ impl Proc {
         let stat = Stat::parse(&self.text)?;
         let key = ProcessKey { tgid, start: stat.start };
         let (parent_tgid, forked, kernel) = (stat.ppid, stat.runs_parents_program(), stat.is_kernel());
-        let mut process = Process {
-            process: key,
-            parent: None,
-            lineage: key,
-            known: Known::Scan,
-            comm: text(stat.comm),
-            exe: String::new(),
-            cmdline: Vec::new(),
-            cmdline_cut: false,
-            uid: Uid(0),
-            session: stat.session,
-            cgroup: String::new(),
-            container: None,
-            mark: None,
-            job: None,
-        };
+        let mut process =
+            Process { comm: text(stat.comm), session: stat.session, ..Process::new(key, Known::Scan) };
         if !kernel {
             read_at(folder.as_fd(), c"status", &mut self.text, FILE_MAX).ok()?;
             process.uid = real_uid(&self.text)?;
@@ -321,22 +307,7 @@ mod tests {
     /// A process as the table has it: PID, start, parent, forked without exec, executable.
     fn alone((tgid, start, parent_tgid, forked, exe): (u32, u64, u32, bool, &str)) -> Alone {
         let key = ProcessKey { tgid, start };
-        let process = Process {
-            process: key,
-            parent: None,
-            lineage: key,
-            known: Known::Scan,
-            comm: String::new(),
-            exe: exe.to_owned(),
-            cmdline: Vec::new(),
-            cmdline_cut: false,
-            uid: Uid(0),
-            session: 0,
-            cgroup: String::new(),
-            container: None,
-            mark: None,
-            job: None,
-        };
+        let process = Process { exe: exe.to_owned(), ..Process::new(key, Known::Scan) };
         Alone { process, parent_tgid, forked }
     }
 

@@ -194,20 +194,10 @@ impl Run {
             self.model.order.push(key);
         }
         self.apply(Body::Process(Process {
-            process: key,
             parent,
             lineage,
-            known: Known::Exec,
             comm: format!("p{}", key.tgid),
-            exe: String::new(),
-            cmdline: Vec::new(),
-            cmdline_cut: false,
-            uid: Uid(0),
-            session: 0,
-            cgroup: String::new(),
-            container: None,
-            mark: None,
-            job: None,
+            ..Process::new(key, Known::Exec)
         }));
     }
 

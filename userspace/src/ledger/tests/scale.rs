@@ -56,20 +56,9 @@ impl Feed {
     fn process(&mut self, tgid: u32, parent: Option<ProcessKey>) -> ProcessKey {
         let process = ProcessKey { tgid, start: u64::from(tgid) };
         self.body(Body::Process(Process {
-            process,
             parent,
-            lineage: process,
-            known: Known::Exec,
             comm: "p".to_owned(),
-            exe: String::new(),
-            cmdline: Vec::new(),
-            cmdline_cut: false,
-            uid: Uid(0),
-            session: 0,
-            cgroup: String::new(),
-            container: None,
-            mark: None,
-            job: None,
+            ..Process::new(process, Known::Exec)
         }));
         process
     }

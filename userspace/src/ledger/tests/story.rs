@@ -344,20 +344,9 @@ impl Story {
                 let new = ProcessKey { tgid: 100 + number, start: 10 + u64::from(number) };
                 let key = known.map_or(new, |known| known.process);
                 Process {
-                    process: key,
-                    parent: None,
-                    lineage: key,
-                    known: Known::Exec,
                     comm: name.to_lowercase(),
                     exe: format!("/bin/{}", name.to_lowercase()),
-                    cmdline: Vec::new(),
-                    cmdline_cut: false,
-                    uid: Uid(0),
-                    session: 0,
-                    cgroup: String::new(),
-                    container: None,
-                    mark: None,
-                    job: None,
+                    ..Process::new(key, Known::Exec)
                 }
             }
         };

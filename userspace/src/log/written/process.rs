@@ -1,28 +1,7 @@
 //! What was learnt of a process, read in the form in which it is written.
 
 use super::Scanner;
-use crate::event::{Known, Mark, Process, ProcessKey, Uid};
-
-/// Process of which nothing is known, to be overwritten.
-pub(super) fn nobody() -> Process {
-    let key = ProcessKey { tgid: 0, start: 0 };
-    Process {
-        process: key,
-        parent: None,
-        lineage: key,
-        known: Known::Name,
-        comm: String::new(),
-        exe: String::new(),
-        cmdline: Vec::new(),
-        cmdline_cut: false,
-        uid: Uid(0),
-        session: 0,
-        cgroup: String::new(),
-        container: None,
-        mark: None,
-        job: None,
-    }
-}
+use crate::event::{Known, Mark, Process, Uid};
 
 impl Scanner<'_> {
     /// The facts, into the memory of the last ones.
