@@ -85,7 +85,8 @@ impl<L: Lookups> Enricher<L> {
         }
     }
 
-    /// What the kernel's tables had on a port when a call at `at` had been refused, or later; None when it may not be asked.
+    /// What the kernel's tables had on a port when a call at `at` had been refused, or later; None when it may not be asked, or
+    /// does not answer.
     pub(super) fn rows_on(
         &mut self,
         port: Port,
@@ -100,7 +101,7 @@ impl<L: Lookups> Enricher<L> {
         if !self.budget.allows(at, facts) {
             return None;
         }
-        let (taken, rows) = self.lookups.on_port(port, at);
+        let (taken, rows) = self.lookups.on_port(port, at)?;
         self.listing.ports.insert(port, (taken, rows.clone()));
         Some(rows)
     }

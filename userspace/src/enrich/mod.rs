@@ -69,8 +69,8 @@ pub struct PortRow {
 /// Questions to the running system.
 pub trait Lookups {
     /// The rows of the kernel's tables with this local port, with who has them at `since` or later, and the instant of which
-    /// all that is true: not before `since`.
-    fn on_port(&mut self, port: (Inum, Protocol, u16), since: BootTime) -> (BootTime, Vec<PortRow>);
+    /// all that is true: not before `since`. None when it cannot be had.
+    fn on_port(&mut self, port: (Inum, Protocol, u16), since: BootTime) -> Option<(BootTime, Vec<PortRow>)>;
     /// Who has these sockets open now; None when that cannot be had. A socket that nobody has is left out.
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Option<Open>;
     /// What these sockets are now. One that nobody has open is left out.

@@ -48,9 +48,9 @@ struct Fake {
 }
 
 impl Lookups for Fake {
-    fn on_port(&mut self, port: (Inum, Protocol, u16), _since: BootTime) -> (BootTime, Vec<PortRow>) {
+    fn on_port(&mut self, port: (Inum, Protocol, u16), _since: BootTime) -> Option<(BootTime, Vec<PortRow>)> {
         self.asked_ports.push(port);
-        (BootTime(self.listed_at), self.rows.clone())
+        (!self.is_blind).then(|| (BootTime(self.listed_at), self.rows.clone()))
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Option<Open> {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::sockets::Holdings;
 use crate::event::{BootTime, ProcessKey};
+use crate::probe::{FileRow, ProbeError};
 
 /// Who had which socket open, by inode, at the last look.
 #[derive(Default)]
@@ -40,6 +42,22 @@ impl Looks {
     }
 }
 
+/// Who has which socket open, by inode: as the probe has listed it, and by `/proc` where it could not. None where that cannot be
+/// read either: not the same as that nobody has any.
+pub(super) fn descriptors(listed: Result<Vec<FileRow>, ProbeError>) -> Option<Vec<(u32, ProcessKey)>> {
+    match listed {
+        Ok(rows) => {
+            let row = |row: &FileRow| Some((u32::try_from(row.inode).ok()?, row.process));
+            Some(rows.iter().filter_map(row).collect())
+        }
+        Err(error) => {
+            log::debug!("descriptors are read from /proc: {error}");
+            let held = Holdings::scan(None).ok()?;
+            Some(held.all().iter().map(|held| (held.inode, held.process)).collect())
+        }
+    }
+}
+
 /// Who has each socket, in order: a process can have one more than once.
 pub(super) fn by_socket<S: Ord>(
     rows: impl IntoIterator<Item = (S, ProcessKey)>,
@@ -60,7 +78,12 @@ pub(super) fn in_order(processes: &mut Vec<ProcessKey>) {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+    use std::net::UdpSocket;
+
     use super::*;
+    use crate::proc::Proc;
 
     fn process(tgid: u32) -> ProcessKey {
         ProcessKey { tgid, start: 1 }
@@ -81,5 +104,15 @@ mod tests {
         looks.forget();
         assert!(!looks.serve([7], BootTime(10)));
         assert_eq!(looks.began(), None);
+    }
+
+    #[test]
+    fn a_listing_that_fails_is_not_taken_for_an_empty_one() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let inode = u32::try_from(rustix::fs::fstat(&socket).unwrap().st_ino).unwrap();
+        let me = Proc::open().unwrap().key(std::process::id()).unwrap();
+        let failed = Err(ProbeError::Iterator { iterator: "task", reason: "no memory".to_owned() });
+        assert!(descriptors(failed).unwrap().contains(&(inode, me)));
+        assert_eq!(descriptors(Ok(Vec::new())), Some(Vec::new()));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::census::{self, Counted};
-use super::looks::{Looks, by_socket, in_order};
+use super::looks::{Looks, by_socket, descriptors, in_order};
 use super::sockets::{InventorySocket, Row, States, Tables, members};
 use crate::clock;
 use crate::enrich::{Lookups, Neighbour, Open, PortRow, USERS_MAX};
@@ -101,8 +101,8 @@ impl System {
                 log::warn!("a socket's end will not be noticed: {error}");
             }
         }
-        // One that was closed before it was watched is not told of.
-        let open = self.open_sockets().map(|(_, open)| open).unwrap_or_default();
+        // One that was closed before it was watched is not told of. Where that cannot be seen they are taken for open.
+        let Some((_, open)) = self.open_sockets() else { return cookies.clone() };
         cookies.iter().filter(|cookie| open.contains_key(cookie)).copied().collect()
     }
 
@@ -141,13 +141,12 @@ impl System {
     }
 
     /// Rows with the processes that have them open, at `since` or later. One look through all descriptors serves until
-    /// [`Lookups::forget_looks`], unless the call or one of the sockets is newer.
-    fn held(&mut self, rows: Vec<Row>, since: BootTime) -> Vec<PortRow> {
+    /// [`Lookups::forget_looks`], unless the call or one of the sockets is newer. None where nothing tells who has them.
+    fn held(&mut self, rows: Vec<Row>, since: BootTime) -> Option<Vec<PortRow>> {
         if !self.looks.serve(rows.iter().map(|row| row.inode), since) {
             let began = clock::boot_now();
-            let rows = self.probe.task_files().unwrap_or_default();
-            let inode = |row: &FileRow| u32::try_from(row.inode).ok();
-            self.looks.took(began, rows.iter().filter_map(|row| Some((inode(row)?, row.process))));
+            let look = descriptors(self.probe.task_files())?;
+            self.looks.took(began, look);
         }
         let row = |row: Row| PortRow {
             holders: self.looks.holders(row.inode).to_vec(),
@@ -155,7 +154,7 @@ impl System {
             state: row.state,
             peer: row.peer,
         };
-        rows.into_iter().map(row).collect()
+        Some(rows.into_iter().map(row).collect())
     }
 
     /// What the kernel's tables have on a port, by itself.
@@ -169,13 +168,14 @@ impl Lookups for System {
         &mut self,
         (netns, protocol, port): (Inum, Protocol, u16),
         since: BootTime,
-    ) -> (BootTime, Vec<PortRow>) {
+    ) -> Option<(BootTime, Vec<PortRow>)> {
         let taken = clock::boot_now();
-        let Ok(rows) = self.tables.on_port(netns, protocol, port) else { return (taken, Vec::new()) };
+        let rows = self.tables.on_port(netns, protocol, port);
+        let rows = rows.inspect_err(|error| log::debug!("port {port} was not looked up: {error}")).ok()?;
         let is_open = |row: &Row| row.inode != 0;
         let open: BTreeSet<Cookie> =
             rows.iter().filter(|row| is_open(row)).map(|row| row.socket.cookie).collect();
-        let mut rows = self.held(rows, since);
+        let mut rows = self.held(rows, since)?;
         // What nobody has may have been closed meanwhile: then it says nothing about the moment of the call.
         let is_lost = |row: &PortRow| row.holders.is_empty() && open.contains(&row.socket.cookie);
         if rows.iter().any(is_lost) {
@@ -187,7 +187,7 @@ impl Lookups for System {
         }
         // Who has them may have been looked at before the table.
         let looked = self.looks.began().filter(|_| !open.is_empty());
-        (looked.map_or(taken, |began| taken.min(began)), rows)
+        Some((looked.map_or(taken, |began| taken.min(began)), rows))
     }
 
     fn holders(&mut self, cookies: &BTreeSet<Cookie>) -> Option<Open> {
@@ -267,7 +267,7 @@ impl Lookups for System {
 
     fn table(&mut self, netns: Inum, protocol: Protocol, since: BootTime) -> Option<Vec<PortRow>> {
         let rows = self.tables.of(netns, protocol).ok()?;
-        Some(self.held(rows, since))
+        self.held(rows, since)
     }
 
     fn range(&mut self, netns: Inum) -> Option<PortRange> {

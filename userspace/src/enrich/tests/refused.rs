@@ -81,6 +81,21 @@ fn one_look_serves_every_bind_that_was_refused_before_it() {
     assert_eq!(bench.enricher.lookups().asked_ports.len(), 5);
 }
 
+/// Not that nobody has what is in the way.
+#[test]
+fn a_look_at_a_port_that_fails_says_nothing() {
+    let mut bench = Bench::new();
+    bench.bind(1, 70);
+    bench.enricher.lookups().rows = vec![row(70, TcpState::Listen, &[])];
+    bench.enricher.lookups().is_blind = true;
+    assert_eq!(types(&bench.feed(in_use(2))), ["process", "bind-failed"]);
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 1);
+    // The next one asks again.
+    bench.enricher.lookups().is_blind = false;
+    assert_eq!(types(&bench.feed(in_use(2))), ["holders", "bind-failed", "table"]);
+    assert_eq!(bench.enricher.lookups().asked_ports.len(), 2);
+}
+
 #[test]
 fn only_a_port_that_is_in_use_is_looked_up() {
     for (errno, port) in [(Errno::EACCES, 80), (Errno::EADDRNOTAVAIL, 8080), (Errno::EADDRINUSE, 0)] {

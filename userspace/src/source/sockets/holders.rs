@@ -86,6 +86,12 @@ impl Holdings {
         Ok(found)
     }
 
+    /// Every descriptor.
+    #[must_use]
+    pub fn all(&self) -> &[Held] {
+        &self.held
+    }
+
     /// The descriptors of one socket.
     #[must_use]
     pub fn of(&self, inode: u32) -> &[Held] {
