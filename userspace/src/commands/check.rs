@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::census::Census;
-use super::{EXIT_FOUND, EXIT_TIMEOUT, text_or_json};
+use super::{EXIT_FOUND, EXIT_TIMEOUT, read_enough, text_or_json};
 use crate::cli::{CheckArgs, Globals, Place, Target};
 use crate::clock::{self, Anchors};
 use crate::event::{Cookie, Family, Inum, NetnsCookie, Options, Protocol, SocketFacts, TcpState, Uid};
@@ -71,7 +71,7 @@ pub(super) fn run(args: &CheckArgs, globals: &Globals) -> anyhow::Result<ExitCod
     let report = asked.report(held, args, start)?;
     if !globals.quiet || format != crate::cli::Format::Text {
         let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
-        report.write(format, style, &mut io::stdout().lock())?;
+        read_enough(report.write(format, style, &mut io::stdout().lock()))?;
     }
     Ok(match (free, timed_out) {
         (true, _) => ExitCode::SUCCESS,

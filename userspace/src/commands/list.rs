@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::census::Census;
-use super::{EXIT_FOUND, text_or_json};
+use super::{EXIT_FOUND, read_enough, text_or_json};
 use crate::cli::{Globals, ListArgs};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
@@ -77,7 +77,7 @@ pub(super) fn run(args: &ListArgs, globals: &Globals) -> anyhow::Result<ExitCode
     }
     let report = report.with_findings(findings, 0).with_sockets(listing);
     let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
-    report.write(format, style, &mut io::stdout().lock())?;
+    read_enough(report.write(format, style, &mut io::stdout().lock()))?;
     let fail_on = args.judge.fail_on.as_ref().or(config.fail_on.as_ref());
     let failed =
         fail_on.is_some_and(|fail_on| report.findings().iter().any(|finding| fail_on.matches(finding)));

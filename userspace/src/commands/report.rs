@@ -3,8 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use super::EXIT_FOUND;
 use super::progress::Progress;
+use super::{EXIT_FOUND, read_enough};
 use crate::cli::{Format, Globals, ReportArgs};
 use crate::clock::Anchors;
 use crate::config::Config;
@@ -34,7 +34,7 @@ pub(super) fn run(args: &ReportArgs, globals: &Globals) -> anyhow::Result<ExitCo
     }
     drop(progress);
     let reports = merged(reports);
-    write_all(&reports, format, style, &mut io::stdout().lock())?;
+    read_enough(write_all(&reports, format, style, &mut io::stdout().lock()))?;
     let mut findings = reports.iter().flat_map(Report::findings);
     let failed = findings.any(|finding| fail_on.matches(finding));
     Ok(if failed { ExitCode::from(EXIT_FOUND) } else { ExitCode::SUCCESS })

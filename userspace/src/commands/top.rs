@@ -142,6 +142,14 @@ struct Printer<'a> {
 impl Printer<'_> {
     /// Prints once. Whether that was the last time.
     fn print(&mut self, world: &mut World, complete: bool) -> io::Result<bool> {
+        match self.write(world, complete) {
+            // Nobody reads on: what was found is still to be told by the exit code.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
+            printed => printed,
+        }
+    }
+
+    fn write(&mut self, world: &mut World, complete: bool) -> io::Result<bool> {
         world.refresh();
         let mut out = io::BufWriter::new(io::stdout().lock());
         if self.format == Format::Json {

@@ -1,0 +1,36 @@
+//! Whoever reads our output may have seen enough of it: the exit code says what it would have said.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+/// The exit code of bindwatch, with its output read to the end, and with nobody there to read it.
+fn codes(arguments: &[&str]) -> [Option<i32>; 2] {
+    let (reader, unread) = std::io::pipe().unwrap();
+    drop(reader);
+    [Stdio::null(), Stdio::from(unread)].map(|output| {
+        let mut bindwatch = Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+        bindwatch.args(arguments).stdout(output).stderr(Stdio::null());
+        bindwatch.status().unwrap().code()
+    })
+}
+
+#[test]
+fn what_is_held_is_not_free_because_nobody_reads_on() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = held.local_addr().unwrap().to_string();
+    assert_eq!(codes(&["check", &place]), [Some(1); 2]);
+    assert_eq!(codes(&["check", &place, "--wait", "50ms"]), [Some(124); 2]);
+}
+
+#[test]
+fn what_was_found_is_told_although_nobody_reads_on() {
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/co-bind.jsonl");
+    for format in ["text", "json", "markdown", "html", "junit", "sarif", "github"] {
+        let arguments = ["report", "--format", format, "--fail-on", "error", log];
+        assert_eq!(codes(&arguments), [Some(1); 2], "{format}");
+    }
+    assert_eq!(codes(&["report", "--fail-on", "refused", log]), [Some(0); 2]);
+    assert_eq!(codes(&["top", "--once", "--replay", log, "--fail-on", "error"]), [Some(1); 2]);
+}
