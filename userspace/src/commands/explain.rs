@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::progress::Progress;
 use super::text_or_json;
 use crate::cli::{ExplainArgs, Globals};
+use crate::clock::Anchors;
 use crate::config::Config;
 use crate::drive::Recorder;
 use crate::event::BootTime;
@@ -25,7 +26,9 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
     let header = reader.header().clone();
     let clock = header.clock;
     let start = BootTime(clock.boot_ns);
-    let at = args.at.map(|at| at.resolve(clock, start));
+    let asked = args.at.map(|at| at.resolve(clock, start));
+    // Before its first event a log knows of nobody, which does not mean that there was nobody.
+    let at = asked.filter(|at| *at >= start);
     let mut recorder = Recorder::new(None, Rules::resolve(&args.judge, &config, header.rules).into(), clock);
     let mut history = History::new(args.target.clone(), at);
     let mut batch = Vec::with_capacity(BATCH);
@@ -49,6 +52,7 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
     history.reach(&recorder.ledger().view());
     let ending = reader.ending();
     let end = ending.end.as_ref().map_or(start, |end| end.at).max(recorder.last()).max(start);
+    let outside = asked.and_then(|at| outside(at, start, end, clock));
     let (unseen, notes) = (recorder.unseen().sentence(), recorder.notes().to_vec());
     let (ledger, _) = recorder.end("replayed", end);
     let window = Window { start, end, complete: ending.complete() };
@@ -57,10 +61,23 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
         .with_notes(notes)
         .with_history(history)
         .keeping(|finding| args.target.takes(&endpoint_of(finding)));
-    for notice in notices::of_ending(ending).iter().chain(&unseen) {
+    for notice in notices::of_ending(ending).iter().chain(&unseen).chain(&outside) {
         report.notice(notice);
     }
     let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
     report.write(format, style, &mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be said about a time in which nothing was watched.
+fn outside(at: BootTime, start: BootTime, end: BootTime, clock: Anchors) -> Option<String> {
+    let asked = clock.rfc3339(at);
+    if at < start {
+        let began = clock.rfc3339(start);
+        return Some(format!("the log begins at {began}: who held it at {asked} is not known"));
+    }
+    let ended = clock.rfc3339(end);
+    (at > end).then(|| {
+        format!("the log ends at {ended}: who held it at {asked} is not known, what is told is its end")
+    })
 }

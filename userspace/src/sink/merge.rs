@@ -70,12 +70,23 @@ fn of_one_machine(mut reports: Vec<Report>) -> Option<Report> {
         for notice in &report.notices {
             merged.notice(&format!("{log}: {notice}"));
         }
-        let meanwhile = number > 0;
+        // Two findings of one log are two incidents: each is joined with another of an earlier one.
+        let mut told = BTreeSet::new();
         for finding in report.findings {
-            match findings.iter_mut().find(|known| meanwhile && is_one(known, &finding)) {
-                Some(known) => join(known, finding),
+            let same = |known: &&mut Finding| !told.contains(&known.id) && is_one(known, &finding);
+            // Rather the one of the same time, else the last.
+            let nearest = |known: &&mut Finding| {
+                let overlap = known.first_seen <= finding.last_seen && finding.first_seen <= known.last_seen;
+                (overlap, known.last_seen)
+            };
+            match findings.iter_mut().filter(same).max_by_key(nearest) {
+                Some(known) => {
+                    told.insert(known.id);
+                    join(known, finding);
+                }
                 None => {
                     let id = FindingId(u32::try_from(findings.len() + 1).unwrap_or(u32::MAX));
+                    told.insert(id);
                     merged.sources.insert(id, number);
                     findings.push(Finding { id, ..finding });
                 }
@@ -207,6 +218,22 @@ mod tests {
         assert_eq!(merged[0].source_of(&found[0]), Some("a"));
         assert_eq!(merged[0].window, Window { start: s(10), end: s(50), complete: true });
         assert!(merged[0].notices[0].starts_with("nothing was watched from "), "{:?}", merged[0].notices);
+    }
+
+    #[test]
+    fn two_incidents_of_one_log_stay_two() {
+        let shared = |from, to| Finding { first_seen: s(from), last_seen: s(to), ..co_bind() };
+        let (first, second) = (|| shared(20, 25), || shared(60, 65));
+        let times = |logs: Vec<Report>| -> Vec<_> {
+            merged(logs)[0].findings().iter().map(|found| (found.first_seen, found.last_seen)).collect()
+        };
+        let both = [(s(20), s(25)), (s(60), s(65))];
+        assert_eq!(times(vec![log("a", 1, 5, vec![]), log("b", 10, 90, vec![first(), second()])]), both);
+        // In both logs, and the second in one that began later.
+        let whole = || log("a", 10, 90, vec![first(), second()]);
+        assert_eq!(times(vec![whole(), log("b", 11, 90, vec![first(), second()])]), both);
+        assert_eq!(times(vec![whole(), log("b", 50, 90, vec![second()])]), both);
+        assert_eq!(times(vec![whole(), log("b", 11, 30, vec![first()])]), both);
     }
 
     #[test]
