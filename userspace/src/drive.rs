@@ -28,7 +28,7 @@ pub struct Recorder {
     changed: Vec<FindingId>,
     /// Findings whose line in the log is older than they are.
     stale: BTreeSet<FindingId>,
-    /// Findings that have a line in the log.
+    /// Findings that have a line in the log, or for which there was no room before its end.
     written: BTreeSet<FindingId>,
     /// Findings that are told from then on, unless they are taken back before.
     held: BTreeMap<FindingId, BootTime>,
@@ -166,7 +166,7 @@ impl Recorder {
         if findings.is_empty() {
             return;
         }
-        findings.iter().for_each(|id| self.write_finding(*id));
+        findings.iter().for_each(|id| self.write_finding(*id, false));
         self.dirty = true;
         self.flush();
     }
@@ -239,8 +239,16 @@ impl Recorder {
     /// # Errors
     /// When the last lines cannot be written.
     pub fn end(mut self, reason: &str, at: BootTime) -> (Ledger, Option<WriteError>) {
+        if let Some(writer) = &mut self.writer {
+            if let Err(error) = writer.finish_shortening() {
+                self.failure.get_or_insert(error);
+            }
+            if writer.take_shorter() {
+                self.stale.extend(&self.written);
+            }
+        }
         for id in std::mem::take(&mut self.stale) {
-            self.write_finding(id);
+            self.write_finding(id, true);
         }
         let stats = self.ledger.stats();
         let end = End {
@@ -259,12 +267,18 @@ impl Recorder {
         (self.ledger, self.failure)
     }
 
-    fn write_finding(&mut self, id: FindingId) {
+    fn write_finding(&mut self, id: FindingId, is_end: bool) {
         self.stale.remove(&id);
         self.written.insert(id);
         let (Some(writer), Some(finding)) = (&mut self.writer, self.ledger.finding(id)) else { return };
-        if let Err(error) = writer.finding(&json::finding(&finding, self.clock)) {
-            self.failure.get_or_insert(error);
+        let shape = json::finding(&finding, self.clock);
+        let written =
+            if is_end { writer.finding(&shape).map(|()| true) } else { writer.finding_meanwhile(&shape) };
+        match written {
+            Ok(true) => {}
+            // There is room for it at the end.
+            Ok(false) => drop(self.stale.insert(id)),
+            Err(error) => drop(self.failure.get_or_insert(error)),
         }
     }
 }
@@ -404,5 +418,69 @@ mod tests {
         assert_eq!(lines(&bench), first, "not with every event");
         bench.recorder.flush_soon(ms(120));
         assert_eq!(lines(&bench), first + 1);
+    }
+
+    /// A log with a size: two processes share `ports` ports, and somebody else binds and closes `churn` sockets.
+    fn of_a_size(limit: u64, ports: u16, argument: usize, churn: u64) -> (crate::log::Ending, BTreeSet<u64>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let writer = Writer::new(create(&path).unwrap(), &samples::header(), Some(limit)).unwrap();
+        let mut recorder = Recorder::new(Some(writer), Settings::default(), Anchors::now());
+        let mut next = 0;
+        let mut take = |recorder: &mut Recorder, body: Body| {
+            next += 1;
+            let event = Event { seq: Seq(next), at: BootTime(next), hook: Hook::Bindwatch, body };
+            recorder.take(&mut vec![event]);
+        };
+        let bind = |tgid: u32, cookie: u64, port: u16| {
+            let options = Options { reuse_port: true, ..Options::default() };
+            let socket = SocketFacts { options, ..samples::socket(cookie, "127.0.0.1", port) };
+            let (process, comm) = (samples::key(tgid), String::new());
+            Body::Bind(Bind { process, tid: Tid(1), comm, socket, requested_port: port, door: Door::Syscall })
+        };
+        for tgid in [1, 2, 3] {
+            let process = Process { parent: None, mark: None, ..samples::process(tgid, "p") };
+            take(&mut recorder, Body::Process(Process { cmdline: vec!["a".repeat(argument)], ..process }));
+        }
+        for port in 1..=ports {
+            for tgid in [1, 2] {
+                take(&mut recorder, bind(tgid, u64::from(port) * 2 + u64::from(tgid), port));
+            }
+        }
+        for cookie in 0..churn {
+            let cookie = crate::event::Cookie(1_000_000 + cookie);
+            take(&mut recorder, bind(3, cookie.0, 50_000));
+            let state = crate::event::TcpState::Close;
+            take(&mut recorder, Body::Close(crate::event::Close { cookie, state, backlog: 0 }));
+        }
+        drop(recorder.end("test", BootTime(next)));
+        let found = std::fs::read_to_string(&path).unwrap();
+        let found = found.lines().filter(|line| line.starts_with("{\"type\":\"finding\""));
+        let found = found.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let found = found.map(|line| line.get("id").unwrap().as_u64().unwrap()).collect();
+        let mut reader = crate::source::log::open(&path).unwrap();
+        while let Some(event) = reader.next_event() {
+            event.unwrap();
+        }
+        (reader.ending().clone(), found)
+    }
+
+    #[test]
+    fn findings_do_not_take_the_place_of_events() {
+        let (ending, found) = of_a_size(256 << 10, 40, 8 << 10, 5_000);
+        assert_eq!(
+            ending.end.unwrap().dropped,
+            0,
+            "the events that are needed are a tenth of the log's size"
+        );
+        assert_eq!(found.len(), 40);
+    }
+
+    #[test]
+    fn a_log_that_was_shortened_last_of_all_has_its_findings() {
+        for churn in (100..400).step_by(5) {
+            let (ending, found) = of_a_size(100 << 10, 10, 10, churn);
+            assert_eq!((ending.end.unwrap().dropped, found.len()), (0, 10), "{churn}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::{
     Cmdline, ErrnoSource, Events, FailOn, Globals, OnConflict, RecordingArgs, ReportTarget, WatchArgs,
 };
 use crate::clock::{self, Anchors};
-use crate::commands::UsageError;
+use crate::commands::{UsageError, read_enough};
 use crate::config::Config;
 use crate::drive::Recorder;
 use crate::enrich::Processes;
@@ -337,7 +337,8 @@ impl Outcome {
             self.report.write(target.format, sink::text::Style { colored: false, whole: true }, &mut file)?;
             file.flush()
         };
-        write().with_context(|| format!("the report {} cannot be written", target.path.display()))
+        read_enough(write())
+            .with_context(|| format!("the report {} cannot be written", target.path.display()))
     }
 
     /// Whether a finding matches `--fail-on`.
@@ -442,6 +443,26 @@ fn enforces(guard: Guarding, args: &RecordingArgs) -> anyhow::Result<(Option<Enf
 
 fn keep(_arguments: &mut [String]) {}
 
+/// What a header keeps of how bindwatch was called, bytes: a command may be called with megabytes, and a line that is longer than
+/// [`log::LINE_MAX`] is not read.
+const COMMAND_LINE_MAX: usize = 64 << 10;
+
+/// The first of these arguments that have `max` bytes together; the last of them may be cut.
+fn at_most(arguments: Vec<String>, max: usize) -> Vec<String> {
+    let (mut kept, mut left) = (Vec::new(), max);
+    for mut argument in arguments {
+        if left == 0 {
+            break;
+        }
+        let ends = argument.char_indices().map(|(at, c)| at + c.len_utf8());
+        let end = ends.take_while(|end| *end <= left).last().unwrap_or(0);
+        argument.truncate(end);
+        left = left.saturating_sub(end + 1);
+        kept.push(argument);
+    }
+    kept
+}
+
 fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args: &RecordingArgs) -> Header {
     let refused = attached
         .refused
@@ -456,6 +477,7 @@ fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args:
     if args.watch.cmdline != Cmdline::Full {
         command_line.truncate(2);
     }
+    let command_line = at_most(command_line, COMMAND_LINE_MAX);
     Header {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host.clone(),
@@ -468,5 +490,20 @@ fn header(host: &Host, clock: Anchors, attached: &Attached, rules: &Rules, args:
         cmdline: args.watch.cmdline.name().to_owned(),
         events: args.events.name().to_owned(),
         enforcement: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_most;
+
+    #[test]
+    fn a_long_command_line_is_cut() {
+        let kept =
+            |arguments: &[&str], max| at_most(arguments.iter().map(|one| (*one).to_owned()).collect(), max);
+        assert_eq!(kept(&["run", "--", "é"], 100), ["run", "--", "é"]);
+        assert_eq!(kept(&["run", "--", "sleep"], 10), ["run", "--", "sle"]);
+        assert_eq!(kept(&["run", "éé", "x"], 7), ["run", "é"]);
+        assert_eq!(kept(&["run", "", "", "", ""], 6), ["run", "", ""]);
     }
 }

@@ -128,6 +128,11 @@ pub struct Limit {
     pub unit: String,
 }
 
+impl Limit {
+    /// The bound that a log reaches with its size (`--max-size`): no event after this one is in it.
+    pub const LOG_SIZE: &str = "log-size";
+}
+
 /// Older events that are not in the log any more. What was held, lived or was cited by a finding when they were taken
 /// out still is. Stands where the last of them was, with its number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

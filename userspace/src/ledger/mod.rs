@@ -44,7 +44,7 @@ pub use view::{SocketView, View};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::{
-    Body, BootTime, Cookie, Door, Errno, Event, Inum, PortRange, Seq, SocketFacts, Unresolved,
+    Body, BootTime, Cookie, Door, Errno, Event, Inum, Limit, PortRange, Seq, SocketFacts, Unresolved,
 };
 
 use changes::Round;
@@ -175,10 +175,9 @@ impl Ledger {
                 }
             }
             Body::PortUse(ports) => self.ports_counted(ports, now),
-            Body::Lost(_) => {
-                self.lost_at = Some(now.seq);
-                self.records.doubt_live();
-            }
+            Body::Lost(_) => self.doubt(now),
+            // Nothing that came after it is in the log.
+            Body::Limit(limit) if limit.bound == Limit::LOG_SIZE => self.doubt(now),
             Body::CgroupRemoved(removed) => self.cgroup_removed(&removed.path, now),
             Body::Job(job) => self.job(job, now),
             Body::Enforcement(enforcement) => self.enforced(enforcement),
@@ -186,6 +185,12 @@ impl Ledger {
             Body::Limit(_) | Body::Omitted(_) | Body::Note(_) => {}
         }
         self.report(changed);
+    }
+
+    /// What happened is not all known any more.
+    fn doubt(&mut self, now: Moment) {
+        self.lost_at = Some(now.seq);
+        self.records.doubt_live();
     }
 
     /// A bind of a 32-bit system call that got no port: that it failed is known, with what is not.

@@ -271,6 +271,21 @@ fn a_line_without_end_is_refused_and_not_kept() {
     bytes.truncate(header_end + 1);
     bytes.resize(header_end + 1 + LINE_MAX + 10, b'x');
     assert!(error(&bytes).contains("line 2: is longer than any line of a log"));
+    // A finding names all its holders with their arguments, and is not read back.
+    for compressed in [false, true] {
+        let disk = Disk::default();
+        let mut writer = disk.writer(compressed, None).unwrap();
+        let all = events("x");
+        writer.event(&all[0]).unwrap();
+        writer.finding(&serde_json::json!({"holders": "x".repeat(3 * LINE_MAX)})).unwrap();
+        writer.event(&all[1]).unwrap();
+        writer.finding(&serde_json::json!({"holders": "x".repeat(LINE_MAX + 1)})).unwrap();
+        writer.end(&End::default()).unwrap();
+        let (back, ending) = read(&disk.bytes()).unwrap();
+        assert_eq!((back.as_slice(), ending.complete(), ending.lines), (&all[..2], true, 6));
+        let cut = read(&disk.bytes()[..disk.bytes().len() / 2]).unwrap();
+        assert!(!cut.1.complete());
+    }
 }
 
 #[test]
@@ -316,6 +331,7 @@ fn at_its_size_limit_a_log_says_so_and_ends_in_order() {
     assert_eq!(back[..kept], all[..kept]);
     let Body::Limit(limit) = &back[kept].body else { panic!("no limit event") };
     assert_eq!((limit.bound.as_str(), limit.value, limit.unit.as_str()), ("log-size", 4000, "bytes"));
+    assert!(!ending.complete(), "events are missing");
     assert_eq!(ending.end.unwrap().dropped, (all.len() - kept) as u64);
 }
 

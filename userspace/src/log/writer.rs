@@ -18,8 +18,6 @@ const BUFFER: usize = 128 << 10;
 const FLUSH_NS: u64 = 1_000_000_000;
 /// zstd's fastest level: logs shrink to a tenth by it, and more would cost the recorded machine.
 const ZSTD_LEVEL: i32 = 1;
-/// Name of the bound that `--max-size` sets, in `limit` events.
-pub(super) const SIZE_BOUND: &str = "log-size";
 
 /// The log cannot be written any more. Said once; what is in the file stays readable.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +92,10 @@ const LONG: (u64, u64) = (3, 4);
 /// Which part of its size it may have then, to be shortened again: what is still needed is not written again and again.
 const WORTH: (u64, u64) = (7, 8);
 
+/// Which part of its size finding lines may fill before its end, and of what is left until it is shortened again: they repeat
+/// what the events say, and must not take the place of events.
+const TOLD: (u64, u64) = (8, 4);
+
 /// A log with a size, in a file that a shorter one can replace.
 struct Shrinking {
     identity: Identity,
@@ -120,6 +122,8 @@ pub struct Writer {
     shrinking: Option<Shrinking>,
     /// It was shortened since that was last asked.
     is_shorter: bool,
+    /// Bytes of findings since it was last shortened.
+    told: u64,
     state: State,
     flushed_at: BootTime,
     /// The last event in the file, and in the buffer.
@@ -149,6 +153,7 @@ impl Writer {
             limit: limit.unwrap_or(u64::MAX),
             shrinking: shrinking.map(|identity| Shrinking { identity, base: 0, mark: None, now: None }),
             is_shorter: false,
+            told: 0,
             state: State::Open,
             flushed_at: BootTime(header.clock.boot_ns),
             last_safe: 0,
@@ -181,7 +186,8 @@ impl Writer {
             }
             self.state = State::Full;
             self.dropped += 1;
-            let body = Limit { bound: SIZE_BOUND.to_owned(), value: self.limit, unit: "bytes".to_owned() };
+            let body =
+                Limit { bound: Limit::LOG_SIZE.to_owned(), value: self.limit, unit: "bytes".to_owned() };
             let limit =
                 Event { seq: event.seq, at: event.at, hook: Hook::Bindwatch, body: Body::Limit(body) };
             let encoded = line::encode(&limit, &mut self.buffer).map_err(io::Error::from);
@@ -211,14 +217,38 @@ impl Writer {
         self.special("finding", &[], shape)
     }
 
+    /// The same before the end, where it has room beside the events. False: it has none, and can be written at the end.
+    ///
+    /// # Errors
+    /// As [`Writer::event`].
+    pub fn finding_meanwhile<T: Serialize>(&mut self, shape: &T) -> Result<bool, WriteError> {
+        let start = self.buffer.len();
+        self.finding(shape)?;
+        let told = self.told + self.buffer.len().saturating_sub(start) as u64;
+        let base = self.shrinking.as_ref().map_or(0, |shrinking| shrinking.base);
+        let room = (self.limit / TOLD.0).min(self.long().saturating_sub(base) / TOLD.1);
+        if told > room {
+            self.buffer.truncate(start);
+            return Ok(false);
+        }
+        self.told = told;
+        Ok(true)
+    }
+
+    /// Waits for the shorter log that is being made, if one is.
+    ///
+    /// # Errors
+    /// As [`Writer::event`].
+    pub fn finish_shortening(&mut self) -> Result<(), WriteError> {
+        if self.state == State::Open { self.put_shorter() } else { Ok(()) }
+    }
+
     /// Writes the last line and everything that is still in memory. `dropped` is filled in.
     ///
     /// # Errors
     /// When the file does not take it, and no error was returned before.
     pub fn end(mut self, end: &End) -> Result<(), WriteError> {
-        if self.state == State::Open {
-            self.put_shorter()?;
-        }
+        self.finish_shortening()?;
         let end = End { dropped: end.dropped.saturating_add(self.dropped), ..end.clone() };
         self.special("end", &[], &end)?;
         if self.state == State::Broken {
@@ -332,6 +362,7 @@ impl Writer {
                 };
                 self.written = length;
                 self.is_shorter = true;
+                self.told = 0;
                 let may_shrink = length <= self.limit / WORTH.1 * WORTH.0;
                 self.shrinking =
                     may_shrink.then_some(Shrinking { identity, base: length, mark: None, now: None });
