@@ -42,6 +42,13 @@ impl Listeners {
         self.open.insert(socket.cookie, port);
     }
 
+    /// Those that are not open any more were closed: at the latest now.
+    pub(super) fn keep_only(&mut self, is_open: impl Fn(Cookie) -> bool, at: BootTime) {
+        let mut gone: Vec<Cookie> = self.open.keys().copied().filter(|cookie| !is_open(*cookie)).collect();
+        gone.sort_unstable();
+        gone.into_iter().for_each(|cookie| self.closed(cookie, at));
+    }
+
     /// A socket was closed.
     pub(super) fn closed(&mut self, cookie: Cookie, at: BootTime) {
         let Some(port) = self.open.remove(&cookie) else { return };
@@ -52,6 +59,11 @@ impl Listeners {
             self.closed.pop_front();
             self.all.remove(&(port, cookie));
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
     }
 
     /// The one process that can have accepted a connection with this local address: it alone listened for it, and made

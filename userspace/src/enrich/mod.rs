@@ -320,8 +320,9 @@ impl<L: Lookups> Enricher<L> {
     }
 
     /// Forgets sockets that an inventory did not find: their release was lost.
-    pub fn keep_only(&mut self, cookies: &BTreeSet<Cookie>) {
-        self.sockets.keep_only(cookies);
+    pub fn keep_only(&mut self, cookies: &BTreeSet<Cookie>, complete: bool, at: BootTime) {
+        self.sockets.keep_only(cookies, complete);
+        self.listeners.keep_only(|cookie| self.sockets.knows(cookie), at);
     }
 
     /// Makes a process known that is named by something else than a record.

@@ -184,9 +184,18 @@ impl Sockets {
     }
 
     /// Forgets every socket but these.
-    pub(super) fn keep_only(&mut self, cookies: &BTreeSet<Cookie>) {
-        let gone: Vec<Cookie> =
-            self.by_cookie.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
+    ///
+    /// Unless it was `complete`, what is in a network namespace of which it lists nothing may be there still.
+    pub(super) fn keep_only(&mut self, cookies: &BTreeSet<Cookie>, complete: bool) {
+        let listed = self.by_cookie.iter().filter(|(cookie, _)| cookies.contains(cookie));
+        let seen: BTreeSet<Inum> = listed.map(|(_, (netns, _, _))| *netns).collect();
+        if complete {
+            self.listening.retain(|cookie| cookies.contains(cookie));
+        }
+        let is_gone =
+            |cookie: &Cookie, netns: &Inum| !cookies.contains(cookie) && (complete || seen.contains(netns));
+        let gone = self.by_cookie.iter().filter(|(cookie, (netns, _, _))| is_gone(cookie, netns));
+        let gone: Vec<Cookie> = gone.map(|(cookie, _)| *cookie).collect();
         for cookie in gone {
             self.listening.remove(&cookie);
             if let Some(port) = self.by_cookie.remove(&cookie) {

@@ -32,7 +32,21 @@ impl PortRange {
     /// How many ports it may give.
     #[must_use]
     pub fn size(&self) -> u32 {
-        (self.low..=self.high).filter(|port| self.gives(*port)).count().try_into().unwrap_or(u32::MAX)
+        let all = (u32::from(self.high) + 1).saturating_sub(self.low.into());
+        let mut reserved: Vec<(u16, u16)> = self
+            .reserved
+            .iter()
+            .map(|(first, last)| ((*first).max(self.low), (*last).min(self.high)))
+            .filter(|(first, last)| first <= last)
+            .collect();
+        reserved.sort_unstable();
+        let (mut taken, mut next) = (0, 0_u32);
+        for (first, last) in reserved {
+            let (first, end) = (u32::from(first).max(next), u32::from(last) + 1);
+            taken += end.saturating_sub(first);
+            next = next.max(end);
+        }
+        all - taken
     }
 }
 

@@ -36,7 +36,12 @@ impl Keeper {
     pub(super) fn of(socket: &Socket) -> impl Iterator<Item = Self> + '_ {
         socket.holders().iter().map(|process| Self {
             process: *process,
-            came: if socket.since.is_some() { Came::At(socket.known) } else { Came::Before },
+            came: match socket.since {
+                Some(_) => Came::At(socket.known),
+                // Its bind was lost, or not told.
+                None if socket.unseen => Came::Unseen,
+                None => Came::Before,
+            },
             stopped: socket.stopped,
             cookie: socket.cookie,
             options: socket.options,

@@ -45,6 +45,7 @@ impl Ledger {
             socket.listened = now.seq;
             self.leave(facts.cookie, now);
             self.enter(socket, now);
+            self.ward(facts.cookie, listen.process);
             return;
         }
         if let Some(socket) = self.holdings.get_mut(facts.cookie) {
@@ -81,8 +82,12 @@ impl Ledger {
             socket.multicast |= known.multicast;
             (socket.unheld, socket.nobodys) = (known.unheld, known.nobodys);
             socket.moved = known.moved || known.options.device != facts.options.device;
+            let binder = socket.binder;
             self.move_out(facts.cookie, now);
             self.enter(socket, now);
+            if let Some(binder) = binder {
+                self.ward(facts.cookie, binder);
+            }
             return;
         }
         if known.state == state && known.options == facts.options {
@@ -384,7 +389,9 @@ impl Ledger {
             self.settle_orphan(*id, now);
             self.settle_handover(*id, now);
         }
-        self.review(socket.port, socket.place, None, now);
+        if !self.none_misses(&socket) {
+            self.review(socket.port, socket.place, None, now);
+        }
         Some(socket)
     }
 

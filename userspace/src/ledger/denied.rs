@@ -107,7 +107,10 @@ impl Ledger {
                 vec![Party::named(&self.kin, holder, "", &facts, HolderState::Bound)]
             }
         };
-        let again = waited.or_else(|| self.denials.known.get(&endpoint).copied());
+        // A wait that ended in a refusal tells of that.
+        let is_denial =
+            |id: &FindingId| self.records.get(*id).is_some_and(|record| record.kind == Kind::Denied);
+        let again = waited.or_else(|| self.denials.known.get(&endpoint).copied().filter(is_denial));
         let record = match again {
             Some(id) => self.records.touch(id),
             None => self.records.open(Kind::Denied, port, call.facts.address, now),
@@ -132,7 +135,11 @@ impl Ledger {
         if again.is_none() {
             self.denials.known.insert(endpoint, id);
             if self.denials.known.len() > DENIALS_MAX {
-                self.denials.known.pop_first();
+                // Ids grow: the oldest goes.
+                let oldest =
+                    self.denials.known.iter().min_by_key(|(_, id)| **id).map(|(endpoint, _)| *endpoint);
+                oldest.map(|oldest| self.denials.known.remove(&oldest));
+                self.stats.reached("denials", 1);
             }
         }
         Some(id)

@@ -19,7 +19,7 @@ use super::socket::{Socket, State};
 /// Processes named as users of the range, processes.
 const USERS_MAX: usize = 10;
 /// Programs told apart that fail alike, the latest, programs.
-const INCIDENTS_MAX: usize = 16;
+const INCIDENTS_MAX: usize = 256;
 /// Failed calls that wait for a count of the ports, calls.
 const PENDING_MAX: usize = 256;
 
@@ -103,6 +103,10 @@ impl Ledger {
         let victim = Sufferer::of(self, call.process);
         let known = self.shortages.known.get(&want).map_or(&[][..], Vec::as_slice);
         let again = known.iter().rev().find(|(_, known)| known.runs_program_of(&victim)).map(|(id, _)| *id);
+        if again.is_none() && self.records.is_full() {
+            self.stats.reached("findings", 1);
+            return;
+        }
         let before = again.and_then(|id| self.records.get(id));
         let count = before.map_or(1, |record| record.count + 1);
         // Counting the sockets of a namespace is dear, and a storm of failures usual. What the tables said is better.

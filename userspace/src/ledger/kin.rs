@@ -176,6 +176,11 @@ impl Kin {
         self.rule != RelatedBy::Process && pool::could_be_one(self.root(a), self.root(b))
     }
 
+    /// Whether nothing but its name is known of a process: neither who made it nor what it runs.
+    pub(super) fn is_nameless(&self, process: ProcessKey) -> bool {
+        self.facts(process).is_none_or(|facts| facts.known == Known::Name)
+    }
+
     /// The root of a process's lineage, or the process where that is forgotten: what its supervisor executed.
     fn root<'a>(&'a self, process: &'a Process) -> &'a Process {
         self.facts(process.lineage).map_or(process, AsRef::as_ref)

@@ -16,6 +16,8 @@ use super::{Ledger, program};
 const FAREWELL_NS: u64 = 1_000_000_000;
 /// Sockets of jobs that are watched for the end of a parent, sockets.
 const WARDS_MAX: usize = 65_536;
+/// A full list is swept once for so many sockets that find no room, sockets.
+const SWEEP_EVERY: usize = 4_096;
 /// Jobs at once; `run` has one.
 const JOBS_MAX: usize = 64;
 
@@ -26,6 +28,8 @@ pub(super) struct Wards {
     jobs: BTreeSet<ProcessKey>,
     by_starter: BTreeMap<ProcessKey, BTreeSet<Cookie>>,
     count: usize,
+    /// Sockets that found no room since the last that did.
+    refused: usize,
     /// Those whose starter has ended: when they are looked at, and its end.
     due: BTreeMap<(BootTime, Cookie), (ProcessKey, Moment)>,
 }
@@ -143,14 +147,17 @@ impl Ledger {
         if of_a_job(starter) || !self.kin.ancestors(starter).any(of_a_job) {
             return;
         }
-        if self.wards.count >= WARDS_MAX {
+        // Where most are open a sweep finds little: not for each that comes.
+        if self.wards.count >= WARDS_MAX && self.wards.refused.is_multiple_of(SWEEP_EVERY) {
             let holdings = &self.holdings;
             self.wards.sweep(|cookie| holdings.get(cookie).is_some());
         }
         if self.wards.count >= WARDS_MAX {
+            self.wards.refused += 1;
             self.stats.reached("job-sockets", 1);
             return;
         }
+        self.wards.refused = 0;
         let is_new = self.wards.by_starter.entry(starter).or_default().insert(cookie);
         self.wards.count += usize::from(is_new);
     }

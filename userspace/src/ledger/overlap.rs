@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use crate::event::{BootTime, Cookie};
 
@@ -26,6 +27,12 @@ impl Ground {
     fn of(port: PortKey, a: Place, b: Place) -> Self {
         let (narrow, broad) = if (b.breadth(), b) < (a.breadth(), a) { (b, a) } else { (a, b) };
         Self { port, narrow, broad }
+    }
+
+    /// From the first to the last that a port can have.
+    const fn all_on(port: PortKey) -> RangeInclusive<Self> {
+        let first = Place::V4(Ipv4Addr::UNSPECIFIED);
+        Self { port, narrow: first, broad: first }..=Self { port, narrow: Place::Dual, broad: Place::Dual }
     }
 
     pub(super) fn is_one_endpoint(self) -> bool {
@@ -76,17 +83,15 @@ impl Ledger {
         if port.port == 0 {
             return;
         }
-        let first = Ground {
-            port,
-            narrow: Place::V4(Ipv4Addr::UNSPECIFIED),
-            broad: Place::V4(Ipv4Addr::UNSPECIFIED),
-        };
-        let last = Ground { port, narrow: Place::Dual, broad: Place::Dual };
         if !self.overlaps.is_empty() {
             let here = |ground: &Ground| ground.narrow == place || ground.broad == place;
             let live: Vec<Ground> =
-                self.overlaps.range(first..=last).map(|(ground, _)| *ground).filter(here).collect();
+                self.overlaps.range(Ground::all_on(port)).map(|(ground, _)| *ground).filter(here).collect();
             for ground in live {
+                if self.is_beyond(ground, subject) {
+                    self.stats.reached("holder-sockets", 1);
+                    continue;
+                }
                 self.reassess(ground, now);
             }
         }
@@ -106,6 +111,28 @@ impl Ledger {
         for (ground, witness) in found {
             self.begin(ground, witness, now);
         }
+    }
+
+    /// Whether a socket changes nothing about a live overlap: it has no place in the finding, whose lists are full, and
+    /// does not prove it.
+    fn is_beyond(&self, ground: Ground, subject: Option<Cookie>) -> bool {
+        let socket = subject.and_then(|cookie| self.holdings.get(cookie));
+        let (Some(socket), Some(overlap)) = (socket, self.overlaps.get(&ground)) else { return false };
+        self.cannot_matter(overlap, socket)
+    }
+
+    fn cannot_matter(&self, overlap: &Overlap, socket: &Socket) -> bool {
+        let (a, b) = overlap.witness;
+        socket.cookie != a
+            && socket.cookie != b
+            && self.records.get(overlap.id).is_some_and(|record| record.is_beyond(socket))
+    }
+
+    /// Whether every live overlap at a socket's place does without it, now that it left.
+    pub(super) fn none_misses(&self, socket: &Socket) -> bool {
+        let here = |ground: &Ground| ground.narrow == socket.place || ground.broad == socket.place;
+        let mut live = self.overlaps.range(Ground::all_on(socket.port)).filter(|(ground, _)| here(ground));
+        live.all(|(_, overlap)| self.cannot_matter(overlap, socket))
     }
 
     /// A socket at the place that clashes with the subject.
@@ -160,7 +187,10 @@ impl Ledger {
         let (Some(a), Some(b)) = (self.holdings.get(witness.0), self.holdings.get(witness.1)) else {
             return false;
         };
-        a.parties().any(|one| b.parties().any(|other| self.kin.could_be_related(one, other)))
+        let nameless = |socket: &Socket| socket.parties().any(|one| self.kin.is_nameless(one));
+        nameless(a)
+            || nameless(b)
+            || a.parties().any(|one| b.parties().any(|other| self.kin.could_be_related(one, other)))
     }
 
     /// Brings the finding of a live overlap up to date.
@@ -214,7 +244,8 @@ impl Ledger {
         }
         let (narrow, broad) = members(&self.holdings, ground);
         let others = if ground.is_one_endpoint() { &narrow } else { &broad };
-        let pair = |a: &&Socket| others.iter().find(|b| clash(&self.kin, a, b)).map(|b| (a.cookie, b.cookie));
+        let pair =
+            |a: &&Socket| others.iter().rev().find(|b| clash(&self.kin, a, b)).map(|b| (a.cookie, b.cookie));
         let mut lineages =
             narrow.iter().chain(others).map(|socket| socket.sole().map(|process| self.kin.lineage(process)));
         // The usual end: one lineage is left, and comparing each with each would be for nothing.
@@ -225,7 +256,8 @@ impl Ledger {
         {
             return None;
         }
-        narrow.iter().find_map(pair)
+        // A process that ends closes its sockets from the oldest on: the youngest prove it longest.
+        narrow.iter().rev().find_map(pair)
     }
 
     fn finish(&mut self, ground: Ground, id: FindingId, now: Moment) {

@@ -189,7 +189,10 @@ impl Party {
             bound_unseen: self.bound_unseen,
             released_at: self.released_at,
             // Unknown of one is unknown of all.
-            accepted: self.stakes.iter().map(|stake| stake.accepted).sum(),
+            accepted: self
+                .stakes
+                .iter()
+                .try_fold(0_u64, |sum, stake| Some(sum.saturating_add(stake.accepted?))),
             inherited_from: self.inherited_from,
         }
     }

@@ -149,12 +149,33 @@ impl Record {
         changed
     }
 
+    /// Whether the lists are full that a socket of a process would come into.
+    fn has_no_room(&self, process: ProcessKey, cookie: Cookie) -> bool {
+        match self.index.get(&process).and_then(|at| self.parties.get(*at)) {
+            Some(party) => {
+                party.stakes.len() >= STAKES_MAX && party.stakes.iter().all(|stake| stake.cookie != cookie)
+            }
+            None => self.parties.len() >= PARTIES_MAX,
+        }
+    }
+
+    /// Whether nothing of a socket shows, because its holders' lists are full of others.
+    pub(super) fn is_beyond(&self, socket: &Socket) -> bool {
+        !socket.holders().is_empty()
+            && socket.findings.binary_search(&self.id).is_err()
+            && socket.holders().iter().all(|holder| self.has_no_room(*holder, socket.cookie))
+    }
+
     fn sync_one(&mut self, process: ProcessKey, socket: &Socket, kin: &Kin) -> bool {
         let known = self.index.get(&process).and_then(|at| self.parties.get_mut(*at));
         let open = |party: &mut Party| {
             party.stake(socket.cookie).filter(|stake| stake.is_open()).map(|stake| stake.kept = true)
         };
         let Some(party) = known.and_then(|party| open(party).map(|()| party)) else {
+            if self.has_no_room(process, socket.cookie) {
+                self.cut = true;
+                return false;
+            }
             return self.join(Party::holding(kin, process, socket));
         };
         let state = socket.state.shown();

@@ -19,7 +19,7 @@ use super::socket::{Socket, State, blocks, devices_meet};
 /// Failed calls that wait for rows of the kernel's tables, calls.
 const PENDING_MAX: usize = 1_024;
 /// Incidents on one endpoint that a failure is compared with, the latest, incidents.
-const INCIDENTS_MAX: usize = 16;
+const INCIDENTS_MAX: usize = 1_024;
 
 /// A call that failed.
 #[derive(Clone, Copy)]
@@ -119,10 +119,14 @@ impl Ledger {
         let incidents = self.refusals.incidents.get(&endpoint).map_or(&[][..], Vec::as_slice);
         let again = incidents.iter().rev().find(|known| {
             self.records.get(known.id).is_some_and(|record| record.kind == kind)
-                && known.holders == holders
                 && (known.last.is_again(&victim) || known.first.is_again(&victim))
+                && known.holders == holders
         });
         let again = waited.or_else(|| again.map(|incident| incident.id));
+        if again.is_none() && self.records.is_full() {
+            self.stats.reached("findings", 1);
+            return None;
+        }
         let reason = match (again, base) {
             // What refused it before still does; only the holder's leaving is news.
             (Some(_), _) => self.restart(call.process, &keepers).map(|evidence| (Cause::Restart, evidence)),
@@ -188,6 +192,7 @@ impl Ledger {
         }
         if incidents.len() >= INCIDENTS_MAX {
             incidents.remove(0);
+            self.stats.reached("incidents", 1);
         }
         incidents.push(Incident { id, first: victim.clone(), last: victim, holders });
         Some(id)

@@ -39,8 +39,8 @@ impl Stats {
         self.events = self.events.saturating_add(1);
         self.end = self.end.max(event.at);
         match &event.body {
-            Body::Bind(_) => self.binds += 1,
-            Body::BindFailed(_) => self.binds_failed += 1,
+            Body::Bind(_) => self.binds = self.binds.saturating_add(1),
+            Body::BindFailed(_) => self.binds_failed = self.binds_failed.saturating_add(1),
             Body::Lost(lost) => {
                 for (kind, count) in &lost.counts {
                     self.lost = self.lost.saturating_add(*count);

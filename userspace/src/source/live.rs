@@ -40,6 +40,10 @@ pub const IDLE_AFTER: u32 = 20;
 /// After a loss the tables are looked at again when none followed for this long, ns.
 const SETTLED_NS: u64 = 200_000_000;
 
+/// They are looked at so long after the first of several losses, whether others follow or not, ns: who loses events all the
+/// time would never be put right.
+const UNSETTLED_MAX_NS: u64 = 5_000_000_000;
+
 /// Least time between two counts of the ports that the kernel chooses from, ns. Nobody is woken for them.
 const PORTS_EVERY_NS: u64 = 60_000_000_000;
 /// A count is not repeated before this many times what it took: at most a hundredth of the time goes into it.
@@ -96,11 +100,25 @@ pub struct Live {
     /// Sockets that get another device, of which the guard is to be told.
     moved: Moved,
     /// When the last loss was noticed, or what ends sockets was not attached yet, until the tables were looked at again.
-    unsettled: Option<BootTime>,
+    unsettled: Option<Unsettled>,
     /// When the ports that the kernel chooses from are counted next, should anything come then.
     next_ports: BootTime,
     /// What was told of them last.
     ports: BTreeMap<(Inum, Protocol), PortUse>,
+}
+
+/// Since when, and until when, what is known was found not to be all.
+#[derive(Clone, Copy)]
+struct Unsettled {
+    first: BootTime,
+    last: BootTime,
+}
+
+impl Unsettled {
+    /// When the tables are looked at.
+    fn due(self) -> BootTime {
+        BootTime((self.last.0 + SETTLED_NS).min(self.first.0 + UNSETTLED_MAX_NS))
+    }
 }
 
 /// Whether a socket can share its port.
@@ -258,7 +276,7 @@ impl Live {
     }
 
     fn next_due(&self) -> Option<BootTime> {
-        let settled = self.unsettled.map(|since| BootTime(since.0 + SETTLED_NS));
+        let settled = self.unsettled.map(Unsettled::due);
         let waits = self.waits.as_ref().and_then(Waits::next_due);
         [settled, self.moved.next_due(), self.enricher.next_due(), waits].into_iter().flatten().min()
     }
@@ -318,7 +336,7 @@ impl Live {
         if self.moved.take(now) {
             self.guard_older();
         }
-        if self.unsettled.is_some_and(|since| now.since(since) >= SETTLED_NS) {
+        if self.unsettled.is_some_and(|unsettled| unsettled.due() <= now) {
             self.unsettled = None;
             self.take_inventory(events)?;
         }
@@ -416,7 +434,7 @@ impl Live {
     /// it until now is seen at the next look at the tables.
     fn follow_shared_ports(&mut self) -> Result<(), LiveError> {
         if self.only_conflicts && self.enricher.lookups().probe().attach_for_shared_ports()? {
-            self.unsettled = Some(clock::boot_now());
+            self.unsettle();
         }
         Ok(())
     }
@@ -472,6 +490,12 @@ impl Live {
         }
     }
 
+    fn unsettle(&mut self) {
+        let last = clock::boot_now();
+        let first = self.unsettled.map_or(last, |unsettled| unsettled.first);
+        self.unsettled = Some(Unsettled { first, last });
+    }
+
     /// Makes an event of what was lost since the last look, where the kernel is asked with what it left out.
     fn count_losses(&mut self, asks_kernel: bool, events: &mut Vec<Event>) {
         let missed = asks_kernel.then(|| self.enricher.lookups().probe().missed());
@@ -480,7 +504,7 @@ impl Live {
             return;
         }
         self.insert(Body::Lost(Lost { counts }), &[], events);
-        self.unsettled = Some(clock::boot_now());
+        self.unsettle();
         if let Some(waits) = &mut self.waits {
             waits.missed_some(clock::boot_now());
         }
@@ -508,7 +532,7 @@ impl Live {
             })
             .collect();
         let listed: BTreeSet<Cookie> = sockets.iter().map(|found| found.socket.cookie).collect();
-        self.enricher.keep_only(&listed);
+        self.enricher.keep_only(&listed, unseen.is_empty(), begin);
         let phase = |phase, unseen| Body::Inventory(Inventory { phase, unseen });
         self.facts.push(Fact {
             at: begin,

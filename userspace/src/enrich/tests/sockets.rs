@@ -194,7 +194,7 @@ fn an_inventory_forgets_what_it_did_not_find() {
     bench.bind(1, 70);
     bench.bind(1, 71);
     bench.feed(Record::Exit(process(1)));
-    bench.enricher.keep_only(&BTreeSet::from([Cookie(71), Cookie(99)]));
+    bench.enricher.keep_only(&BTreeSet::from([Cookie(71), Cookie(99)]), true, BootTime(0));
     assert!(!bench.enricher.knows(Cookie(70)));
     assert!(bench.enricher.knows(Cookie(71)));
     assert!(!bench.enricher.knows(Cookie(99)), "not found by this");

@@ -148,7 +148,8 @@ fn session_0_is_a_session_like_any_other() {
     by_session(&story("session=0"), "");
     by_session(&story("session=7"), apart);
     // Gone before anybody could look: no session is known of it.
-    by_session(&story("nameless"), apart);
+    let unknown = "co-bind udp 127.0.0.1:80 live A[a bound] B[b bound] -> split uncertain 0ms";
+    by_session(&story("nameless"), unknown);
 }
 
 #[test]

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod bounds;
 mod cobind;
 mod flight;
 mod model;

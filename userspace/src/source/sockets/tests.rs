@@ -148,13 +148,12 @@ fn connections_and_what_remains_of_them() {
     drop(client);
     let mut end = [0; 1];
     assert_eq!(std::io::Read::read(&mut &accepted, &mut end).unwrap(), 0, "the client's FIN is here");
-    let rows = tables.on_port(tables.own_netns(), Protocol::Tcp, client_at.port()).unwrap();
-    let row = rows.iter().find(|row| row.socket.cookie == client_cookie).unwrap();
+    let row = until_row(&mut tables, client_at.port(), |row| row.socket.cookie == client_cookie);
     // Which of the two depends on whether the acknowledgement was delayed.
     assert!(matches!(row.state, TcpState::FinWait1 | TcpState::FinWait2), "{:?}", row.state);
     assert_eq!((row.inode, row.peer), (0, Some(SocketAddr::new(V4, port))));
     drop(accepted);
-    let row = until_time_wait(&mut tables, client_at.port());
+    let row = until_row(&mut tables, client_at.port(), |row| row.state == TcpState::TimeWait);
     assert_eq!(row.socket.cookie, client_cookie, "it keeps the cookie of the socket it was");
     assert_eq!((row.socket.address, row.socket.port, row.inode), (V4, client_at.port(), 0));
     assert!(row.expires_ms.is_some_and(|ms| (1..=60_000).contains(&ms)), "{:?}", row.expires_ms);
@@ -165,16 +164,17 @@ fn connections_and_what_remains_of_them() {
     drop(waiting);
 }
 
-/// The last answer of a connection passes through the loopback's softirq: asked again until it has.
-fn until_time_wait(tables: &mut Tables, port: u16) -> Row {
+/// The last answers of a connection pass through the loopback's softirq: asked again until they have. With the acknowledgement of
+/// its FIN a socket that nobody has is exchanged for a smaller one, and for that moment neither is in the table.
+fn until_row(tables: &mut Tables, port: u16, is_it: impl Fn(&Row) -> bool) -> Row {
     for _ in 0..1000 {
         let rows = tables.on_port(tables.own_netns(), Protocol::Tcp, port).unwrap();
-        if let Some(row) = rows.into_iter().find(|row| row.state == TcpState::TimeWait) {
+        if let Some(row) = rows.into_iter().find(&is_it) {
             return row;
         }
         std::thread::yield_now();
     }
-    panic!("no TIME_WAIT on port {port}");
+    panic!("not among the sockets on port {port}");
 }
 
 #[test]
