@@ -56,19 +56,33 @@ fn what_the_command_says_passes_through_untouched() {
     );
 }
 
+/// A script in which two servers share a port, and its status.
+fn conflict(address: std::net::Ipv4Addr, status: u8) -> String {
+    let actor = format!("'{}' 'bind tcp {address}:8000 reuseport listen'", Actor::program().display());
+    // Two servers at once: the first holds on until its input ends, when the second is done.
+    format!(
+        "mkfifo in-{address} out-{address}; {actor} < in-{address} > out-{address} & \
+         exec 3> in-{address} 4< out-{address}; read -r answer <&4; \
+         {actor} < /dev/null > /dev/null; exec 3>&-; wait; exit {status}"
+    )
+}
+
+#[test]
+fn nothing_depends_on_whether_what_is_said_is_read() {
+    let folder = Folder::new();
+    let (reader, unread) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(bindwatch());
+    command.args(["run", "--output", "log.jsonl", "--report", "json=report.json", "--", "sh", "-c"]);
+    command.arg(conflict(loopback(), 7)).current_dir(folder.path()).stderr(unread);
+    assert_eq!(command.status().expect("a status").code(), Some(7));
+    let report = std::fs::read_to_string(folder.file("report.json")).expect("a report");
+    assert!(report.contains("\"co-bind\""), "{report}");
+}
+
 #[test]
 fn fail_on_fails_a_command_that_succeeded_and_leaves_another_status_alone() {
     let folder = Folder::new();
-    let program = Actor::program();
-    let conflict = |address: std::net::Ipv4Addr, status: u8| {
-        let actor = format!("'{}' 'bind tcp {address}:8000 reuseport listen'", program.display());
-        // Two servers at once: the first holds on until its input ends, when the second is done.
-        format!(
-            "mkfifo in-{address} out-{address}; {actor} < in-{address} > out-{address} & \
-             exec 3> in-{address} 4< out-{address}; read -r answer <&4; \
-             {actor} < /dev/null > /dev/null; exec 3>&-; wait; exit {status}"
-        )
-    };
     let (one, other, third) = (loopback(), loopback(), loopback());
     assert_eq!(run(&folder, &["--fail-on", "co-bind"], &["sh", "-c", &conflict(one, 0)]).code(), 1);
     assert_eq!(Log::at(&folder.file("log.jsonl")).report().only(one, 8000).kind(), "co-bind");

@@ -61,11 +61,11 @@ impl Anchors {
         PRINTER.timestamp_to_string(&self.wall(at))
     }
 
-    /// The instant of `wall`; None when it was before boot.
+    /// The instant of `wall`: the boot where it was before that, and the last there is where it is later.
     #[must_use]
-    pub fn boot(self, wall: Timestamp) -> Option<BootTime> {
+    pub fn boot(self, wall: Timestamp) -> BootTime {
         let ns = wall.as_nanosecond() - i128::from(self.wall_ns) + i128::from(self.boot_ns);
-        u64::try_from(ns).ok().map(BootTime)
+        BootTime(u64::try_from(ns.max(0)).unwrap_or(u64::MAX))
     }
 }
 
@@ -85,7 +85,7 @@ impl When {
     #[must_use]
     pub fn resolve(self, anchors: Anchors, start: BootTime) -> BootTime {
         match self {
-            Self::At(wall) => anchors.boot(wall).unwrap_or_default(),
+            Self::At(wall) => anchors.boot(wall),
             Self::OfDay(time) => {
                 let began = anchors.wall(start).to_zoned(jiff::tz::TimeZone::UTC).datetime();
                 let same_day = began.date().to_datetime(time);
@@ -95,7 +95,7 @@ impl When {
                     Ok(same_day)
                 };
                 let wall = then.and_then(|then| then.to_zoned(jiff::tz::TimeZone::UTC));
-                wall.ok().and_then(|wall| anchors.boot(wall.timestamp())).unwrap_or_default()
+                wall.map(|wall| anchors.boot(wall.timestamp())).unwrap_or_default()
             }
             Self::After(time) => {
                 BootTime(start.0.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)))
@@ -136,7 +136,9 @@ mod tests {
         assert_eq!(ANCHORS.rfc3339(BootTime(5_000_000_000)), "2025-11-20T23:40:00.000Z");
         assert_eq!(ANCHORS.rfc3339(BootTime(5_123_999_999)), "2025-11-20T23:40:00.123Z");
         assert_eq!(ANCHORS.rfc3339(BootTime(0)), "2025-11-20T23:39:55.000Z");
-        assert_eq!(ANCHORS.boot(ANCHORS.wall(BootTime(77))), Some(BootTime(77)));
+        assert_eq!(ANCHORS.boot(ANCHORS.wall(BootTime(77))), BootTime(77));
+        assert_eq!(ANCHORS.boot(Timestamp::MIN), BootTime(0));
+        assert_eq!(ANCHORS.boot(Timestamp::MAX), BootTime(u64::MAX));
     }
 
     #[test]

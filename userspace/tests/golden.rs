@@ -204,3 +204,23 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn who_held_a_port_outside_of_a_log_is_not_known() {
+    let explained = |at: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+        command.env_clear().current_dir(folder());
+        let output = command
+            .args(["explain", "co-bind.jsonl", "127.0.0.3:9926", "--format", "json", "--at", at])
+            .output()
+            .unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let before = explained("1999-01-01T00:00:00Z");
+    assert!(before["history"]["holders"].is_null());
+    assert!(before["notices"][0].as_str().unwrap().starts_with("the log begins at "), "{before}");
+    let later = explained("2999-01-01T00:00:00Z");
+    assert!(later["notices"][0].as_str().unwrap().starts_with("the log ends at "), "{later}");
+    let within = explained("12s");
+    assert!(within["history"]["holders"].is_array() && within["notices"].get(0).is_none(), "{within}");
+}

@@ -71,13 +71,11 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
 
 /// What is to be said about a time in which nothing was watched.
 fn outside(at: BootTime, start: BootTime, end: BootTime, clock: Anchors) -> Option<String> {
-    let asked = clock.rfc3339(at);
     if at < start {
-        let began = clock.rfc3339(start);
-        return Some(format!("the log begins at {began}: who held it at {asked} is not known"));
+        return Some(format!("the log begins at {}: who held it before is not known", clock.rfc3339(start)));
     }
-    let ended = clock.rfc3339(end);
     (at > end).then(|| {
-        format!("the log ends at {ended}: who held it at {asked} is not known, what is told is its end")
+        let end = clock.rfc3339(end);
+        format!("the log ends at {end}: who held it later is not known, what is told is its end")
     })
 }

@@ -7,6 +7,7 @@ use crate::event::{
 };
 
 use super::Ledger;
+use super::orphan::FAREWELL_NS;
 use super::party::Party;
 use super::place::{Place, PortKey};
 use super::record::Moment;
@@ -402,6 +403,11 @@ impl Ledger {
             && record.live
             && record.parties.iter().all(|party| party.released_at.is_some())
         {
+            if record.presumed && now.at.0 < record.first_seen.0.saturating_add(FAREWELL_NS) {
+                // It was closed in time. Something of a later time was told before.
+                self.records.retract(id);
+                return;
+            }
             record.live = false;
             record.last_seen = now.at;
             self.records.touch(id);

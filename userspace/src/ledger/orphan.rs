@@ -13,7 +13,7 @@ use super::socket::{Socket, State};
 use super::{Ledger, program};
 
 /// How long a server may outlive the parent that started it, ns: a parent that asks it to end does not always wait.
-const FAREWELL_NS: u64 = 1_000_000_000;
+pub(super) const FAREWELL_NS: u64 = 1_000_000_000;
 /// Sockets of jobs that are watched for the end of a parent, sockets.
 const WARDS_MAX: usize = 65_536;
 /// A full list is swept once for so many sockets that find no room, sockets.
@@ -64,8 +64,10 @@ enum Belonged<'a> {
     Binder(ProcessKey),
     /// A cgroup.
     Cgroup(&'a str),
-    /// A job, or the parent of its server.
+    /// A job.
     Elsewhere,
+    /// The parent of its server, by [`FAREWELL_NS`].
+    Outlived,
 }
 
 impl<'a> Belonged<'a> {
@@ -186,7 +188,7 @@ impl Ledger {
                     })
             };
             if self.holdings.get(cookie).is_some_and(outlives) {
-                self.orphan(vec![cookie], Belonged::Elsewhere, ended, now);
+                self.orphan(vec![cookie], Belonged::Outlived, ended, now);
             }
         }
     }
@@ -242,7 +244,9 @@ impl Ledger {
                 record.live = true;
                 record.first_seen = since.at;
                 record.removed_cgroup = to.cgroup().map(str::to_owned);
+                record.presumed = true;
             }
+            record.presumed &= matches!(to, Belonged::Outlived);
             record.last_owner = record.last_owner.take().or(owner);
             record.evidence.add(since.seq);
             record.evidence.add(now.seq);

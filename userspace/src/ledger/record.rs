@@ -61,6 +61,8 @@ pub(super) struct Record {
     pub(super) evidence: Evidence,
     /// It was reported at some time: that it no longer is has to be reported as well.
     pub(super) shown: bool,
+    /// It is an orphan because nobody closed it in time: a close that was told late may say otherwise.
+    pub(super) presumed: bool,
     /// A bound was reached while it was filled.
     pub(super) cut: bool,
     /// Sharing of one of its sockets turned out to be meant: it may have to be taken back.
@@ -365,6 +367,7 @@ impl Records {
             receives: None,
             evidence: Evidence::default(),
             shown: false,
+            presumed: false,
             cut: false,
             meant: false,
         });

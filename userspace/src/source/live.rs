@@ -555,3 +555,18 @@ impl Live {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_looked_at_though_more_is_lost_all_the_time() {
+        let mut unsettled = Unsettled { first: BootTime(7), last: BootTime(7) };
+        assert_eq!(unsettled.due(), BootTime(7 + SETTLED_NS), "nothing more was lost");
+        unsettled.last = BootTime(7 + 3 * SETTLED_NS);
+        assert_eq!(unsettled.due(), BootTime(7 + 4 * SETTLED_NS));
+        unsettled.last = BootTime(8 + UNSETTLED_MAX_NS);
+        assert_eq!(unsettled.due(), BootTime(7 + UNSETTLED_MAX_NS), "losses go on");
+    }
+}

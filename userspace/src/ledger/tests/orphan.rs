@@ -281,3 +281,22 @@ fn the_cgroup_of_a_job_that_ended_adds_to_the_same_finding() {
     story("job end /ci/job left=A\n rmdir /ci/job");
     story("rmdir /ci/job\n job end /ci/job left=A");
 }
+
+#[test]
+fn a_server_that_closed_in_time_is_no_orphan_though_another_event_was_told_before() {
+    let story = |close: &str| {
+        format!(
+            "proc J cgroup=/j
+             job start /j first=J
+             proc S parent=J cgroup=/j
+             proc A parent=S cgroup=/j
+             bind A a tcp 127.0.0.1:80
+             listen a by=A
+             @2000 exit S
+             @3500 accepted a n=1
+             {close}"
+        )
+    };
+    check(&story("@2500 close a"), "");
+    check(&story("@3600 close a"), "orphan tcp 127.0.0.1:80 A[a closed]");
+}
