@@ -25,6 +25,20 @@ fn what_is_held_is_not_free_because_nobody_reads_on() {
 }
 
 #[test]
+fn what_is_missing_is_told_although_nobody_reads_on() {
+    // Root without a single capability.
+    let codes = ["text", "json"].map(|format| {
+        let (reader, unread) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut bindwatch = Command::new("setpriv");
+        bindwatch.args(["--bounding-set=-all", "--inh-caps=-all", env!("CARGO_BIN_EXE_bindwatch")]);
+        bindwatch.args(["doctor", "--format", format]).stdout(unread).stderr(Stdio::null());
+        bindwatch.status().unwrap().code()
+    });
+    assert_eq!(codes, [Some(125); 2]);
+}
+
+#[test]
 fn what_was_found_is_told_although_nobody_reads_on() {
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/co-bind.jsonl");
     for format in ["text", "json", "markdown", "html", "junit", "sarif", "github"] {

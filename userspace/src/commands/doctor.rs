@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::EXIT_FAILED;
+use super::{EXIT_FAILED, read_enough};
 use crate::cgroup2::{self, Paths};
 use crate::cli::{DoctorArgs, Format, Globals};
 use crate::log::Host;
@@ -154,13 +154,12 @@ struct Doctor {
 pub(super) fn run(_args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     let doctor = examine();
     let mut out = io::stdout().lock();
-    match globals.format {
-        Some(Format::Json) => {
-            serde_json::to_writer_pretty(&mut out, &doctor)?;
-            writeln!(out)?;
-        }
-        _ => text::write(&doctor, &mut out)?,
-    }
+    read_enough(match globals.format {
+        Some(Format::Json) => serde_json::to_writer_pretty(&mut out, &doctor)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+        _ => text::write(&doctor, &mut out),
+    })?;
     Ok(if doctor.ready { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FOUND, UsageError, text_or_json};
+use super::{EXIT_FOUND, UsageError, read_enough, text_or_json};
 use crate::cli::{Background, Format, Globals, TopArgs, View};
 use crate::clock::{self, Anchors};
 use crate::config::Config;
@@ -142,11 +142,10 @@ struct Printer<'a> {
 impl Printer<'_> {
     /// Prints once. Whether that was the last time.
     fn print(&mut self, world: &mut World, complete: bool) -> io::Result<bool> {
-        match self.write(world, complete) {
-            // Nobody reads on: what was found is still to be told by the exit code.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
-            printed => printed,
-        }
+        // It was where nobody reads on: what was found is still to be told by the exit code.
+        let mut was_last = true;
+        read_enough(self.write(world, complete).map(|is_last| was_last = is_last))?;
+        Ok(was_last)
     }
 
     fn write(&mut self, world: &mut World, complete: bool) -> io::Result<bool> {

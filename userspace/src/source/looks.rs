@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sockets::Holdings;
+use super::sockets::{Holdings, in_first_pid_namespace};
 use crate::event::{BootTime, ProcessKey};
 use crate::probe::{FileRow, ProbeError};
 
@@ -43,7 +43,7 @@ impl Looks {
 }
 
 /// Who has which socket open, by inode: as the probe has listed it, and by `/proc` where it could not. None where that cannot be
-/// read either: not the same as that nobody has any.
+/// read either, or has other PIDs than the probe: not the same as that nobody has any.
 pub(super) fn descriptors(listed: Result<Vec<FileRow>, ProbeError>) -> Option<Vec<(u32, ProcessKey)>> {
     match listed {
         Ok(rows) => {
@@ -51,8 +51,8 @@ pub(super) fn descriptors(listed: Result<Vec<FileRow>, ProbeError>) -> Option<Ve
             Some(rows.iter().filter_map(row).collect())
         }
         Err(error) => {
-            log::debug!("descriptors are read from /proc: {error}");
-            let held = Holdings::scan(None).ok()?;
+            log::debug!("the descriptors could not be listed: {error}");
+            let held = in_first_pid_namespace().then(|| Holdings::scan(None).ok())??;
             Some(held.all().iter().map(|held| (held.inode, held.process)).collect())
         }
     }

@@ -147,7 +147,7 @@ impl Inventory {
 }
 
 /// Whether the PIDs that the kernel's programs see are those of `/proc`: in a container mostly they are not.
-fn in_first_pid_namespace() -> bool {
+pub(super) fn in_first_pid_namespace() -> bool {
     // `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the same number on every boot.
     const FIRST: &str = "pid:[4026531836]";
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST)
