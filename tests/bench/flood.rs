@@ -49,22 +49,47 @@ pub(crate) fn nothing_lost(amount: Amount) -> Measured {
     ];
     let mut rows = Vec::new();
     for flood in FLOODS {
-        let outcome = flood.run(1_000_000 / amount.part)?;
-        let Outcome { made, seen, lost, needles } = outcome;
-        let unseen = 1.0 - seen as f64 / made as f64;
-        // Any loss will do that is stated to the bind.
-        let must = if seen + lost == made { 1.0 } else { 0.0 };
+        let rounds = (0..amount.few()).map(|_| flood.run(1_000_000 / amount.part));
+        let rounds = rounds.collect::<anyhow::Result<Vec<Outcome>>>()?;
+        // Any loss will do that is stated to the bind, each time.
+        let must = if rounds.iter().all(Outcome::is_exact) { 1.0 } else { 0.0 };
         let what = format!("binds not seen / made, {} (any, where the loss is exact)", flood.what);
-        let note = format!("{made} made, {seen} seen, {lost} stated as lost");
-        rows.push(Row::new("P9", &what, must, 0.0, vec![unseen]).note(note));
-        // One conflict and one refused bind among them, found or not; each once.
-        let found_once = |wanted: &&str| needles.iter().filter(|kind| kind == wanted).count() == 1;
-        let missed = 2 - ["co-bind", "refused"].iter().filter(|wanted| found_once(wanted)).count();
+        let unseen = rounds.iter().map(Outcome::unseen).collect();
+        rows.push(Row::new("P9", &what, must, 0.0, unseen).note(joined(&rounds, Outcome::binds)));
         let what = "needles among them that are missed or told twice";
-        let found = format!("found: {}", needles.join(", "));
-        rows.push(Row::new("P9", what, 0.0, 0.0, vec![missed as f64]).note(found));
+        let missed = rounds.iter().map(Outcome::missed).collect();
+        rows.push(Row::new("P9", what, 0.0, 0.0, missed).note(joined(&rounds, Outcome::found)));
     }
     Ok(rows)
+}
+
+/// What is to be said of each round.
+fn joined(rounds: &[Outcome], note: fn(&Outcome) -> String) -> String {
+    rounds.iter().map(note).collect::<Vec<_>>().join("; ")
+}
+
+impl Outcome {
+    const fn is_exact(&self) -> bool {
+        self.seen + self.lost == self.made
+    }
+
+    fn unseen(&self) -> f64 {
+        1.0 - self.seen as f64 / self.made as f64
+    }
+
+    fn binds(&self) -> String {
+        format!("{} made, {} seen, {} stated as lost", self.made, self.seen, self.lost)
+    }
+
+    /// How many of one conflict and one refused bind are not found, or not once.
+    fn missed(&self) -> f64 {
+        let found_once = |wanted: &&str| self.needles.iter().filter(|kind| kind == wanted).count() == 1;
+        (2 - ["co-bind", "refused"].iter().filter(|wanted| found_once(wanted)).count()) as f64
+    }
+
+    fn found(&self) -> String {
+        format!("found: {}", self.needles.join(", "))
+    }
 }
 
 impl Flood {

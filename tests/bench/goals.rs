@@ -30,6 +30,11 @@ impl Amount {
     pub(crate) const fn pairs(self) -> usize {
         2 * self.rounds + 1
     }
+
+    /// Rounds of what takes long and differs little: as few as show by how much.
+    pub(crate) fn few(self) -> usize {
+        self.rounds.min(3)
+    }
 }
 
 pub(crate) type Measured = anyhow::Result<Vec<Row>>;
@@ -135,15 +140,18 @@ fn memory(amount: Amount) -> Measured {
     let mut rows = Vec::new();
     for (count, must, aim) in [(1_000, 15.0, 8.0), (100_000 / amount.part, 80.0, 40.0)] {
         let held = holders(count)?;
-        let recording = Recording::start();
-        recording.fence();
-        let mib = status_kib(recording.pid(), "VmRSS")? / 1024.0;
-        let peak = status_kib(recording.pid(), "VmHWM")? / 1024.0;
-        drop(recording.stop());
+        let (mut resident, mut most) = (Vec::new(), 0.0_f64);
+        for _ in 0..amount.few() {
+            let recording = Recording::start();
+            recording.fence();
+            resident.push(status_kib(recording.pid(), "VmRSS")? / 1024.0);
+            most = most.max(status_kib(recording.pid(), "VmHWM")? / 1024.0);
+            drop(recording.stop());
+        }
         drop(held);
         let what = format!("RSS with {count} live sockets, MiB");
         let row =
-            Row::new("P10", &what, must, aim, vec![mib]).note(format!("{peak:.1} at its most, at the start"));
+            Row::new("P10", &what, must, aim, resident).note(format!("{most:.1} at its most, at the start"));
         rows.push(if count == 1_000 { row } else { row.of_a_part(amount.part) });
     }
     Ok(rows)
@@ -217,7 +225,7 @@ fn report(amount: Amount) -> Measured {
         synthetic::write(Plan { events, ..Plan::default() }, log)?;
         let (mut seconds, mut theirs) = (Vec::new(), Vec::new());
         // jq takes minutes.
-        for _ in 0..amount.rounds.min(if name == "plain" { 3 } else { 1 }) {
+        for _ in 0..if name == "plain" { amount.few() } else { 1 } {
             // Some seconds are at the mercy of what else the machine does: the quickest of three turns, and of jq's all.
             let mut turns = Vec::new();
             for _ in 0..3 {
@@ -230,15 +238,14 @@ fn report(amount: Amount) -> Measured {
         }
         let ratios: Vec<f64> = seconds.iter().map(|ours| ours / crate::table::least(&theirs)).collect();
         let took = format!("{:.2} s of processor time", crate::table::median(&seconds));
+        let peaks = (0..amount.few()).map(|_| peak(log)).collect::<anyhow::Result<Vec<f64>>>()?;
         if name == "plain" {
             let what = format!("`report` of {events} events / jq listing ports, sort, uniq -c");
             let row = Row::new("P13", &what, 1.0 / 20.0, 1.0 / 60.0, ratios).of_a_part(amount.part);
             rows.push(row.note(took));
-            rows.push(Row::new("P13", "its peak memory, MiB", 64.0, 64.0, vec![peak(log)?]));
+            rows.push(Row::new("P13", "its peak memory, MiB", 64.0, 64.0, peaks));
         } else {
-            rows.push(
-                Row::new("P13", "the .zst log's peak memory, MiB", 64.0, 64.0, vec![peak(log)?]).note(took),
-            );
+            rows.push(Row::new("P13", "the .zst log's peak memory, MiB", 64.0, 64.0, peaks).note(took));
         }
         fs::remove_file(log)?;
     }
@@ -258,12 +265,21 @@ fn peak(log: &Path) -> anyhow::Result<f64> {
 /// Views of `top`.
 const VIEWS: usize = 5;
 
-fn frame(_: Amount) -> Measured {
+fn frame(amount: Amount) -> Measured {
     let what = "a frame of 120x40 with 10 000 sockets, ms (the slowest view)";
     let program = std::env::current_exe()?.with_file_name("examples").join("frames");
     if !program.is_file() {
         return Ok(vec![Row::not_here("P14", what, "cargo build --release -p bindwatch --example frames")]);
     }
+    let rounds = (0..amount.rounds).map(|_| slowest(&program)).collect::<anyhow::Result<Vec<_>>>()?;
+    let order = rounds.iter().map(|(order, _)| *order).fold(0.0, f64::max);
+    let note = format!("{order:.1} ms at most to order the rows, once when something changed");
+    let frames = rounds.iter().map(|(_, frame)| *frame).collect();
+    Ok(vec![Row::new("P14", what, 8.0, 2.0, frames).time().note(note)])
+}
+
+/// What the slowest view takes with 10 000 sockets to put its rows in order, and for a frame, ms.
+fn slowest(program: &Path) -> anyhow::Result<(f64, f64)> {
     let output = Command::new(program).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the frames could not be drawn: {}", output.status);
     let text = String::from_utf8(output.stdout)?;
@@ -274,10 +290,7 @@ fn frame(_: Amount) -> Measured {
         .map(|words| Ok((words.get(2).context("rows")?.parse()?, words.get(3).context("a frame")?.parse()?)));
     let times = times.collect::<anyhow::Result<Vec<(f64, f64)>>>()?;
     ensure!(times.len() == VIEWS, "{} views were drawn, of {VIEWS}", times.len());
-    let slowest = times.iter().map(|(_, frame)| *frame).fold(0.0, f64::max);
-    let order = times.iter().map(|(order, _)| *order).fold(0.0, f64::max);
-    let note = format!("{order:.1} ms at most to order the rows, once when something changed");
-    Ok(vec![Row::new("P14", what, 8.0, 2.0, vec![slowest]).time().note(note)])
+    Ok(times.iter().fold((0.0, 0.0), |most, one| (most.0.max(one.0), most.1.max(one.1))))
 }
 
 fn size(_: Amount) -> Measured {

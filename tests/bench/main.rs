@@ -48,6 +48,7 @@ fn run(words: &[&str]) -> anyhow::Result<ExitCode> {
             let status = measure::measure(command)?;
             return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        ["soak", events, idle] => scale::soak_here(events, idle)?,
         ["compare", old, new] => {
             let runs = compare::Runs::read(Path::new(old), Path::new(new))?;
             print!("{}", runs.side_by_side());
