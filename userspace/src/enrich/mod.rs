@@ -267,7 +267,13 @@ impl<L: Lookups> Enricher<L> {
                     push(Body::Option(OptionSet { cookie: option.cookie, setting }));
                 }
             }
-            Record::Fork(fork) => self.processes.forked(&fork, &mut self.cgroups, at, facts),
+            Record::Fork(fork) => {
+                self.processes.forked(&fork, &mut self.cgroups, at, facts);
+                if self.processes.is_full() {
+                    self.processes.sweep(self.sockets.all_holders());
+                    facts.push(limit("live-processes", processes::LIVE_MAX as u64, "processes", at));
+                }
+            }
             Record::Exec(exec) => self.processes.executed(&exec, &mut self.cgroups, at, facts),
             Record::Exit(process) => {
                 self.sockets.holder_ended(process, at);

@@ -2,7 +2,8 @@
 //!
 //! A process becomes an event only when something names it: most processes never touch a port.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use super::{Fact, Names};
@@ -22,6 +23,11 @@ pub(super) const ENDED_MAX: usize = 4096;
 /// Processes that ended before these [`ENDED_MAX`] and are remembered for a child that lives, or that one has. Only a
 /// line of forks whose parents end has so many, such as a daemon that replaces itself: it loses its first ancestors.
 pub(super) const ENDED_PARENTS_MAX: usize = 4 * ENDED_MAX;
+
+/// Processes that are held to be alive, before those are forgotten that began longest ago, hold no socket and have no
+/// descendant that stays: the ends of most of them were lost. Whoever lives nonetheless is asked for again when something
+/// names it.
+pub(super) const LIVE_MAX: usize = 131_072;
 
 /// What a process runs; shared by everything it forked.
 #[derive(Debug, Default)]
@@ -77,6 +83,8 @@ pub struct Processes {
     ended: VecDeque<ProcessKey>,
     /// Those before them that had children when they would have been forgotten.
     ended_parents: VecDeque<ProcessKey>,
+    /// How many the table may have before [`Processes::sweep`].
+    sweep_at: usize,
     names: Names,
     /// cgroups of the processes that were told.
     told_in: BTreeSet<String>,
@@ -93,6 +101,7 @@ impl Processes {
             entries: HashMap::new(),
             ended: VecDeque::new(),
             ended_parents: VecDeque::new(),
+            sweep_at: LIVE_MAX,
             names: Names::default(),
             told_in: BTreeSet::new(),
             proc: Proc::open().ok(),
@@ -316,6 +325,43 @@ impl Processes {
             }
             self.forget(oldest);
         }
+    }
+
+    /// Whether more are in the table than should be: time to [`Processes::sweep`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() > self.sweep_at
+    }
+
+    /// Forgets half of [`LIVE_MAX`] and more of those that have not ended, the oldest, without `holders` and without the
+    /// ancestors of any that stays.
+    pub fn sweep(&mut self, holders: impl Iterator<Item = ProcessKey>) {
+        let mut live: Vec<ProcessKey> =
+            self.entries.iter().filter(|(_, entry)| !entry.ended).map(|(key, _)| *key).collect();
+        live.sort_unstable_by_key(|key| Reverse((key.start, key.tgid)));
+        live.truncate(LIVE_MAX / 2);
+        let mut stay: HashSet<ProcessKey> = HashSet::new();
+        for process in live.into_iter().chain(holders) {
+            // Behind one that stays already, so do its ancestors.
+            let mut next = Some(process);
+            while let Some(key) = next.filter(|key| self.entries.contains_key(key) && stay.insert(*key)) {
+                next = self.parent(key);
+            }
+        }
+        // What has ended has a bound of its own.
+        let over: Vec<ProcessKey> = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| !entry.ended && !stay.contains(key))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in over {
+            let parent = self.entries.remove(&key).and_then(|entry| entry.parent);
+            if let Some(parent) = parent.and_then(|parent| self.entries.get_mut(&parent)) {
+                parent.children = parent.children.saturating_sub(1);
+            }
+        }
+        self.sweep_at = LIVE_MAX.max(self.entries.len() + LIVE_MAX / 2);
     }
 
     /// How many are in the table.

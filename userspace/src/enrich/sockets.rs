@@ -9,6 +9,9 @@ use crate::ledger::few::Few;
 
 type Port = (Inum, Protocol, u16);
 
+/// Closed sockets with a connection whose end is waited for. Further ones push out those that are oldest.
+pub(super) const LINGERING_MAX: usize = 16_384;
+
 /// A socket without a known holder.
 #[derive(Clone, Copy)]
 struct Unheld {
@@ -86,6 +89,11 @@ impl Sockets {
         self.unheld.remove(&cookie);
     }
 
+    /// Everyone who has one, some of them more than once.
+    pub(super) fn all_holders(&self) -> impl Iterator<Item = ProcessKey> + use<'_> {
+        self.held_by.iter().map(|(process, _)| *process)
+    }
+
     /// Whether it is held.
     pub(super) fn knows(&self, cookie: Cookie) -> bool {
         self.by_cookie.contains_key(&cookie)
@@ -124,8 +132,18 @@ impl Sockets {
         self.let_go(cookie);
         if port.1 == Protocol::Tcp && !matches!(state, TcpState::Close | TcpState::Listen) {
             self.lingering.insert(cookie);
+            // The kernel numbers sockets in the order in which they are asked for their cookies.
+            if self.lingering.len() > LINGERING_MAX {
+                self.lingering.pop_first();
+            }
         }
         true
+    }
+
+    /// How many closed ones are waited for.
+    #[cfg(test)]
+    pub(super) fn lingering(&self) -> usize {
+        self.lingering.len()
     }
 
     /// The kernel destroyed it. Whether it was waited for.
@@ -191,6 +209,8 @@ impl Sockets {
         let seen: BTreeSet<Inum> = listed.map(|(_, (netns, _, _))| *netns).collect();
         if complete {
             self.listening.retain(|cookie| cookies.contains(cookie));
+            // The ledger waits no longer for the ends of any of them either: that of some was lost.
+            self.lingering.clear();
         }
         let is_gone =
             |cookie: &Cookie, netns: &Inum| !cookies.contains(cookie) && (complete || seen.contains(netns));

@@ -25,3 +25,31 @@ fn the_end_of_a_socket_where_nobody_could_look_is_still_told() {
     bench.enricher.keep_only(&BTreeSet::new(), false, BootTime(bench.now));
     assert_eq!(types(&bench.feed(Record::Close(small(70, TcpState::Close)))), ["close"]);
 }
+
+/// The destruction of a connection can be lost as well as a close.
+#[test]
+fn connections_whose_destruction_was_lost_are_forgotten_at_the_next_inventory() {
+    let mut bench = Bench::new();
+    for cookie in 1..=100 {
+        bench.bind(2, cookie);
+        bench.feed(Record::Close(small(cookie, TcpState::FinWait1)));
+    }
+    bench.enricher.keep_only(&BTreeSet::new(), false, BootTime(bench.now));
+    assert_eq!(types(&bench.feed(Record::Destroy(small(1, TcpState::Close)))), ["gone"], "it may be there still");
+    bench.enricher.keep_only(&BTreeSet::new(), true, BootTime(bench.now));
+    assert_eq!(bench.enricher.sockets.lingering(), 0);
+    assert_eq!(bench.feed(Record::Destroy(small(2, TcpState::Close))), []);
+}
+
+#[test]
+fn connections_that_are_waited_for_are_bounded() {
+    let mut bench = Bench::new();
+    let most = super::super::sockets::LINGERING_MAX as u64;
+    for cookie in 1..=most + 1 {
+        bench.bind(2, cookie);
+        bench.feed(Record::Close(small(cookie, TcpState::FinWait1)));
+    }
+    assert_eq!(bench.enricher.sockets.lingering() as u64, most);
+    assert_eq!(bench.feed(Record::Destroy(small(1, TcpState::Close))), []);
+    assert_eq!(types(&bench.feed(Record::Destroy(small(2, TcpState::Close)))), ["gone"]);
+}

@@ -1,7 +1,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
-use crate::enrich::processes::{ENDED_MAX, ENDED_PARENTS_MAX};
+use crate::enrich::processes::{ENDED_MAX, ENDED_PARENTS_MAX, LIVE_MAX};
 use crate::event::{Known, Mark};
 
 #[test]
@@ -203,6 +203,34 @@ fn memory_is_bounded() {
     let facts = bench.bind(199_999, 70);
     assert_eq!(keys(&facts).last(), Some(&process(199_999)));
     assert!(keys(&facts).len() > 8);
+}
+
+/// Where exits are lost nothing tells that a process is gone.
+#[test]
+fn processes_whose_exits_were_lost_are_bounded() {
+    let mut bench = Bench::new();
+    let fork = |parent, child, start| {
+        let key = |number, start| ProcessKey { tgid: NOWHERE + number, start };
+        Record::Fork(Fork { parent: key(parent, 700), child: key(child, start), session: 9 })
+    };
+    bench.exec(1, "/nowhere/runner", &["runner"]);
+    bench.fork(1, 2);
+    bench.exec(2, "/nowhere/server", &["server"]);
+    bench.bind(2, 70);
+    bench.exec(3, "/nowhere/make", &["make"]);
+    let mut limits = Vec::new();
+    for number in 0..3 * u32::try_from(LIVE_MAX).unwrap() {
+        limits.extend(bench.feed(fork(3, 10 + number, 1_000 + u64::from(number))));
+        // Beside those that stay for the socket, and for what they made.
+        assert!(bench.enricher.processes.len() <= LIVE_MAX + 4);
+    }
+    assert!(!limits.is_empty());
+    assert!(limits.iter().all(|fact| matches!(fact, Body::Limit(limit) if limit.bound == "live-processes")));
+    // Who holds a socket is known still, as it was, with its ancestors; and so is who was made last.
+    assert!(bench.enricher.processes.ancestors(process(2)).contains(&process(1)));
+    assert_eq!(keys(&bench.bind(2, 71)), []);
+    assert_eq!(bench.enricher.processes.children_of(process(3)), Some(3 * LIVE_MAX as u64));
+    assert_eq!(types(&bench.feed(Record::Exit(process(2)))), ["exit"]);
 }
 
 #[test]
