@@ -44,6 +44,8 @@ pub(super) struct Party {
     lineage: ProcessKey,
     parents: Box<[Ancestor]>,
     pub(super) stakes: Vec<Stake>,
+    /// Connections that came to sockets that are not listed any more; None not known.
+    accepted_before: Option<u64>,
     address: IpAddr,
     port: u16,
     pub(super) options: Options,
@@ -115,6 +117,7 @@ impl Party {
                 accepted: None,
                 counted: Seq(0),
             }],
+            accepted_before: Some(0),
             address,
             port,
             options,
@@ -141,6 +144,23 @@ impl Party {
 
     pub(super) fn is_active(&self) -> bool {
         self.stakes.iter().any(|stake| stake.active)
+    }
+
+    /// Where the socket is in its list that can be left out for another: the one that was closed first, but for that which the
+    /// process came in with.
+    pub(super) fn droppable(&self) -> Option<usize> {
+        let closed = self.stakes.iter().enumerate().skip(1);
+        let closed = closed.filter_map(|(at, stake)| stake.closed_at.map(|closed| (closed, at)));
+        closed.min().map(|(_, at)| at)
+    }
+
+    /// Makes room in its list. Whether there is some.
+    pub(super) fn drop_closed(&mut self) -> bool {
+        let Some(at) = self.droppable() else { return false };
+        let dropped = self.stakes.remove(at);
+        self.accepted_before =
+            self.accepted_before.zip(dropped.accepted).map(|(sum, more)| sum.saturating_add(more));
+        true
     }
 
     /// When it let its last socket go; None while it has one.
@@ -192,7 +212,9 @@ impl Party {
             accepted: self
                 .stakes
                 .iter()
-                .try_fold(0_u64, |sum, stake| Some(sum.saturating_add(stake.accepted?))),
+                .map(|stake| stake.accepted)
+                .chain([self.accepted_before])
+                .try_fold(0_u64, |sum, accepted| Some(sum.saturating_add(accepted?))),
             inherited_from: self.inherited_from,
         }
     }

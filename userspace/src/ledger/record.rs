@@ -82,15 +82,17 @@ impl Record {
             return true;
         };
         let Some(joined) = party.stakes.first() else { return false };
-        let full = known.stakes.len() >= STAKES_MAX;
         match known.stakes.iter_mut().find(|stake| stake.cookie == joined.cookie) {
             Some(stake) if stake.is_open() => return false,
             Some(stake) => stake.clone_from(joined),
-            None if full => {
-                self.cut = true;
-                return false;
+            None => {
+                let full = known.stakes.len() >= STAKES_MAX;
+                self.cut |= full;
+                if full && !known.drop_closed() {
+                    return false;
+                }
+                known.stakes.push(joined.clone());
             }
-            None => known.stakes.push(joined.clone()),
         }
         if known.released_at.take().is_some() {
             (known.state, known.options) = (party.state, party.options);
@@ -155,7 +157,9 @@ impl Record {
     fn has_no_room(&self, process: ProcessKey, cookie: Cookie) -> bool {
         match self.index.get(&process).and_then(|at| self.parties.get(*at)) {
             Some(party) => {
-                party.stakes.len() >= STAKES_MAX && party.stakes.iter().all(|stake| stake.cookie != cookie)
+                party.stakes.len() >= STAKES_MAX
+                    && party.droppable().is_none()
+                    && party.stakes.iter().all(|stake| stake.cookie != cookie)
             }
             None => self.parties.len() >= PARTIES_MAX,
         }

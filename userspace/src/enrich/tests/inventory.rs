@@ -35,7 +35,11 @@ fn connections_whose_destruction_was_lost_are_forgotten_at_the_next_inventory() 
         bench.feed(Record::Close(small(cookie, TcpState::FinWait1)));
     }
     bench.enricher.keep_only(&BTreeSet::new(), false, BootTime(bench.now));
-    assert_eq!(types(&bench.feed(Record::Destroy(small(1, TcpState::Close)))), ["gone"], "it may be there still");
+    assert_eq!(
+        types(&bench.feed(Record::Destroy(small(1, TcpState::Close)))),
+        ["gone"],
+        "it may be there still"
+    );
     bench.enricher.keep_only(&BTreeSet::new(), true, BootTime(bench.now));
     assert_eq!(bench.enricher.sockets.lingering(), 0);
     assert_eq!(bench.feed(Record::Destroy(small(2, TcpState::Close))), []);

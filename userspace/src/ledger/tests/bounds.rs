@@ -176,3 +176,44 @@ fn hostile_counts_do_not_overflow() {
     told.tell("bind A a tcp 127.0.0.1:80\nrefuse A b tcp 127.0.0.1:81");
     assert_eq!(told.ledger.stats().binds, u64::MAX);
 }
+
+/// Of a process that binds again and again what is listed is what it has, and not what it had.
+#[test]
+fn a_holder_of_many_sockets_is_not_released_while_it_has_one() {
+    let mut told = Story::new(Settings::default());
+    let mut text = String::from("proc A\nproc B\nbind B b tcp 127.0.0.1:80 rp\nlisten b by=B\n");
+    // It never has less than one.
+    for n in 0..300 {
+        writeln!(text, "bind A a{n} tcp 127.0.0.1:80 rp\nlisten a{n} by=A").unwrap();
+        if n > 0 {
+            writeln!(text, "close a{}", n - 1).unwrap();
+        }
+    }
+    told.tell(&text);
+    let holder = |told: &Story| {
+        let finding = told.ledger.findings().next().unwrap();
+        assert!(finding.live);
+        finding.holders.into_iter().find(|holder| holder.process == told.key("A")).unwrap()
+    };
+    let busy = holder(&told);
+    assert_eq!((busy.released_at, busy.sockets.len()), (None, 256));
+    assert!(busy.sockets.contains(&told.socket("a299")));
+    assert_eq!(busy.socket_cookie, told.socket("a0"), "the one it came in with");
+    assert!(told.ledger.stats().limits.contains_key("holder-sockets"));
+    // Of many at once, those that have no place come in as others leave.
+    let mut text = String::new();
+    for n in 300..580 {
+        writeln!(text, "bind A a{n} tcp 127.0.0.1:80 rp").unwrap();
+    }
+    for n in 299..579 {
+        writeln!(text, "close a{n}").unwrap();
+    }
+    told.tell(&text);
+    let busy = holder(&told);
+    assert_eq!(busy.released_at, None);
+    assert!(busy.sockets.contains(&told.socket("a579")));
+    told.tell("close a579");
+    let finding = told.ledger.findings().next().unwrap();
+    assert!(!finding.live);
+    assert!(finding.holders.iter().any(|holder| holder.released_at.is_some()));
+}

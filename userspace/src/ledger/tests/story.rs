@@ -424,7 +424,10 @@ impl Story {
     }
 
     fn cookie(&self, words: &mut Words<'_>) -> Cookie {
-        let name = words.take();
+        self.socket(words.take())
+    }
+
+    pub(super) fn socket(&self, name: &str) -> Cookie {
         self.sockets.get(name).unwrap_or_else(|| panic!("no socket {name}")).cookie
     }
 
