@@ -383,7 +383,7 @@ impl Ledger {
     }
 
     /// A socket is no longer at its place.
-    fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Box<Socket>> {
+    pub(super) fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Box<Socket>> {
         let socket = self.holdings.remove(cookie)?;
         self.records.follow(&socket, &[], now);
         for id in &socket.findings {

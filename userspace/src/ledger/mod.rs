@@ -140,7 +140,7 @@ impl Ledger {
                     },
                 );
             }
-            Body::Denied(denied) => self.denied(denied, now),
+            Body::Denied(denied) => self.denied(denied, event.hook, now),
             Body::Waiting(waiting) => self.waiting(waiting, now),
             Body::Waited(waited) => self.waited(waited, now),
             Body::Listen(listen) => self.listening(listen, now),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::Settings;
+use super::super::finding::{Holder, Kind};
 use super::story::{Story, check};
 use crate::event::{
     Accepted, Body, Cookie, Denied, Errno, Limit, Omitted, ProcessKey, Tid, WaitOutcome, Waited, Waiting,
@@ -56,6 +57,41 @@ fn the_latest_denials_are_remembered_whatever_their_port() {
         denied(&mut told, "V", 80, Cookie(1));
     }
     assert_eq!(told.ledger.findings().count() - before, 1);
+}
+
+/// A look at the tables while a bind is being refused shows its socket there.
+#[test]
+fn a_socket_that_was_listed_within_its_denied_bind_never_shared() {
+    for others in ["", "proc C\nbind C c tcp 127.0.0.1:80 rp\nlisten c by=C"] {
+        let mut told = Story::new(Settings::default());
+        told.tell("proc A\nproc V\nbind A a tcp 127.0.0.1:80 rp\nlisten a by=A");
+        told.tell(others);
+        let before = told.findings();
+        let listed = told.parse("found v tcp 127.0.0.1:80 close V rp");
+        told.apply(listed, "found v");
+        assert_ne!(told.findings(), before);
+        let Body::BindFailed(failed) = told.parse("refuse V v tcp 127.0.0.1:80 rp") else { panic!() };
+        let denied = Denied {
+            process: failed.process,
+            tid: Tid(1),
+            comm: failed.comm,
+            requested_port: 80,
+            socket: failed.socket,
+            holder_cookie: told.socket("a"),
+            holder: told.key("A"),
+            errno: Errno::EADDRINUSE,
+            dry_run: false,
+        };
+        told.apply(Body::Denied(denied), "denied");
+        let now: Vec<_> = told.ledger.findings().map(|finding| (finding.kind, finding.live)).collect();
+        let shared = before.iter().map(|_| (Kind::CoBind, true));
+        assert_eq!(now, shared.chain([(Kind::Denied, false)]).collect::<Vec<_>>());
+        let names_victim = |holders: &[Holder]| holders.iter().any(|one| one.process == told.key("V"));
+        assert!(!told.ledger.findings().any(|finding| names_victim(&finding.holders)));
+        // It has another port next.
+        told.tell("bind V v tcp 127.0.0.1:81 rp");
+        assert_eq!(told.ledger.findings().count(), now.len());
+    }
 }
 
 #[test]

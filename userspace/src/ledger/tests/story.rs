@@ -121,7 +121,9 @@ impl Story {
     /// Applies an event, and holds what the ledger says has changed against what has.
     pub(super) fn apply(&mut self, body: Body, line: &str) {
         self.seq += 1;
-        let event = Event { seq: Seq(self.seq), at: BootTime(self.at), hook: Hook::Bindwatch, body };
+        // After the port was found, as on any kernel that can.
+        let hook = if matches!(body, Body::Denied(_)) { Hook::GuardBind4 } else { Hook::Bindwatch };
+        let event = Event { seq: Seq(self.seq), at: BootTime(self.at), hook, body };
         let mut changed = Vec::new();
         self.ledger.apply(&event, &mut changed);
         if let Err(why) = self.ledger.check_invariants() {
