@@ -7,6 +7,7 @@
 mod file;
 mod keep;
 mod line;
+mod nuls;
 mod reader;
 mod recent;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::file::ZSTD_MAGIC;
+use super::nuls::WithoutNuls;
 use super::written::{Room, Which};
 use super::{End, Header, LINE_MAX, Line, SCHEMA_NAME, SCHEMA_VERSION, line};
 use crate::event::{Event, Seq};
@@ -140,7 +141,7 @@ impl Reader {
         if magic.starts_with(&[0x1f, 0x8b]) {
             return not_a_log("it is gzip data; decompress it first");
         }
-        let input = Cursor::new(magic).chain(input);
+        let input = WithoutNuls::new(Cursor::new(magic).chain(input));
         let input: Box<dyn Read + Send> = if compressed {
             Box::new(zstd::stream::read::Decoder::new(input).map_err(system)?)
         } else {

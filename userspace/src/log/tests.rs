@@ -152,6 +152,23 @@ fn a_cut_within_a_line_names_the_line() {
     assert_eq!((ending.torn.is_none(), ending.complete()), (true, false));
 }
 
+/// As a machine leaves a file that loses power while it writes: longer than what it has of it.
+#[test]
+fn a_log_with_nuls_behind_the_cut_is_read_up_to_there() {
+    let events = events("crash");
+    for compressed in [false, true] {
+        let whole = written(&events, compressed);
+        for cut in [whole.len() / 3, whole.len() / 2, whole.len() - 9, whole.len()] {
+            let expected = read(&whole[..cut]).unwrap();
+            for nuls in [4096, LINE_MAX + 1] {
+                let mut left = whole[..cut].to_vec();
+                left.resize(cut + nuls, 0);
+                assert_eq!(read(&left).unwrap(), expected, "cut at {cut}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_was_flushed_is_readable_while_the_recording_goes_on() {
     for compressed in [false, true] {
