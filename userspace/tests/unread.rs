@@ -46,5 +46,32 @@ fn what_was_found_is_told_although_nobody_reads_on() {
         assert_eq!(codes(&arguments), [Some(1); 2], "{format}");
     }
     assert_eq!(codes(&["report", "--fail-on", "refused", log]), [Some(0); 2]);
-    assert_eq!(codes(&["top", "--once", "--replay", log, "--fail-on", "error"]), [Some(1); 2]);
+    let top = |how: &[&str]| codes(&[&["top", "--replay", log, "--fail-on", "error"], how].concat());
+    assert_eq!(top(&["--once"]), [Some(1); 2]);
+    // The first time it prints nothing was found yet.
+    assert_eq!(top(&["--batch", "--delay", "100ms"]), [Some(1); 2]);
+    assert_eq!(top(&["--iterations", "1000", "--delay", "100ms"]), [Some(1); 2]);
+    assert_eq!(top(&["--iterations", "2", "--delay", "100ms"]), [Some(0); 2]);
+}
+
+#[test]
+fn what_cannot_be_written_says_where_to() {
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/co-bind.jsonl");
+    let commands: [&[&str]; 7] = [
+        &["report", log],
+        &["top", "--once", "--replay", log],
+        &["check", "127.0.0.1:9"],
+        &["explain", log, ":80"],
+        &["list"],
+        &["man"],
+        &["completions", "bash"],
+    ];
+    for arguments in commands {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut bindwatch = Command::new(env!("CARGO_BIN_EXE_bindwatch"));
+        let output = bindwatch.args(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}: {said}");
+        assert!(said.contains("cannot write to standard output: No space left"), "{arguments:?}: {said}");
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::progress::Progress;
-use super::text_or_json;
+use super::{read_enough, text_or_json};
 use crate::cli::{ExplainArgs, Globals};
 use crate::clock::Anchors;
 use crate::config::Config;
@@ -65,7 +65,7 @@ pub(super) fn run(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<ExitC
         report.notice(notice);
     }
     let style = text::Style { colored: globals.colored(&io::stdout()), whole: globals.verbose > 0 };
-    report.write(format, style, &mut io::stdout().lock())?;
+    read_enough(report.write(format, style, &mut io::stdout().lock()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 
-use super::UsageError;
+use super::{UsageError, read_enough};
 use crate::cli::{Cli, ManArgs};
 
 /// Prints the manual page.
@@ -25,6 +25,6 @@ pub(super) fn run(args: &ManArgs) -> anyhow::Result<ExitCode> {
             })?
         }
     };
-    clap_mangen::Man::new(command).render(&mut std::io::stdout())?;
+    read_enough(clap_mangen::Man::new(command).render(&mut std::io::stdout()))?;
     Ok(ExitCode::SUCCESS)
 }

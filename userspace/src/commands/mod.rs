@@ -53,15 +53,16 @@ fn text_or_json(globals: &Globals) -> Result<Format, UsageError> {
     }
 }
 
-/// What was written for somebody who may have seen enough of it (`bindwatch report LOG | head`): that is no failure, and the
-/// exit code says what it would have said.
+/// What was written to standard output for somebody who may have seen enough of it (`bindwatch report LOG | head`): that is no
+/// failure, and the exit code says what it would have said.
 ///
 /// # Errors
 /// When it could not be written for any other reason.
 pub(crate) fn read_enough(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -131,6 +131,16 @@ fn started(args: &TopArgs, globals: &Globals, config: &Config) -> anyhow::Result
     Ok((feed, world))
 }
 
+/// What comes after something was printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    More,
+    /// It was the last time.
+    Nothing,
+    /// Nobody reads on.
+    Unread,
+}
+
 /// Prints what there is.
 struct Printer<'a> {
     args: &'a TopArgs,
@@ -140,12 +150,13 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    /// Prints once. Whether that was the last time.
-    fn print(&mut self, world: &mut World, complete: bool) -> io::Result<bool> {
-        // It was where nobody reads on: what was found is still to be told by the exit code.
-        let mut was_last = true;
-        read_enough(self.write(world, complete).map(|is_last| was_last = is_last))?;
-        Ok(was_last)
+    /// Prints once.
+    fn print(&mut self, world: &mut World, complete: bool) -> io::Result<Next> {
+        let mut next = Next::Unread;
+        read_enough(self.write(world, complete).map(|is_last| {
+            next = if is_last { Next::Nothing } else { Next::More };
+        }))?;
+        Ok(next)
     }
 
     fn write(&mut self, world: &mut World, complete: bool) -> io::Result<bool> {
@@ -185,15 +196,22 @@ fn print_log(player: &mut Player, world: &mut World, printer: &mut Printer<'_>) 
         printer.print(world, complete)?;
         return Ok(());
     }
-    let step = printer.args.delay.mul_f64(printer.args.speed);
+    let step = u64::try_from(printer.args.delay.mul_f64(printer.args.speed).as_nanos()).unwrap_or(u64::MAX);
     let mut at = first.unwrap_or(start);
     loop {
         let complete = player.until(Some(at), world);
         world.say(player.notices());
-        if printer.print(world, complete)? || player.is_over() {
+        let next = printer.print(world, complete)?;
+        if next == Next::Nothing || player.is_over() {
             return Ok(());
         }
-        at = BootTime(at.0.saturating_add(u64::try_from(step.as_nanos()).unwrap_or(u64::MAX)));
+        let after = |steps| BootTime(at.0.saturating_add(step.saturating_mul(steps)));
+        if next == Next::Unread {
+            // What was found is still to be told by the exit code: all that would have been shown.
+            player.until(printer.limit().map(|limit| after(limit - printer.printed - 1)), world);
+            return Ok(());
+        }
+        at = after(1);
     }
 }
 
@@ -205,7 +223,7 @@ async fn print_live(mut feed: Feed, world: &mut World, printer: &mut Printer<'_>
     if printer.args.view == Some(View::Ports) {
         tui::count_ports(world);
     }
-    if printer.print(world, true)? {
+    if printer.print(world, true)? != Next::More {
         return Ok(());
     }
     let mut every = tokio::time::interval(printer.args.delay.max(Duration::from_millis(1)));
@@ -221,7 +239,7 @@ async fn print_live(mut feed: Feed, world: &mut World, printer: &mut Printer<'_>
                 if printer.args.view == Some(View::Ports) {
                     tui::count_ports(world);
                 }
-                if printer.print(world, true)? {
+                if printer.print(world, true)? != Next::More {
                     return Ok(());
                 }
             }
