@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, listen, socket_with};
 use scenarios::synthetic::{self, Plan};
@@ -106,8 +106,6 @@ pub(crate) fn many_processes(amount: Amount) -> Measured {
 const EVENTS: u64 = 40_000_000;
 /// Most that its log may have, bytes.
 const LOG_MAX: u64 = 64 << 20;
-/// How often it is looked how much memory is used.
-const SAMPLES: u64 = 400;
 
 /// Whether a recording that lasts long, with a log of limited size, needs more and more memory: most of its last quarter compared
 /// with most of its second. The first fills what has bounds; a log that is made shorter takes some for a moment.
@@ -157,18 +155,16 @@ fn lasting(plan: Plan) -> anyhow::Result<(f64, String)> {
     let folder = Folder::new();
     let (mut seen, mut last) = (0, 0);
     let mut first = None;
-    let mut most = [0.0_f64; 4];
+    let mut most = Vec::new();
     let (truth, ledger) = synthetic::record(plan, &folder.file("log.jsonl"), LOG_MAX, |event| {
         seen += 1;
         last = event.at.0;
         first.get_or_insert(last);
-        if seen % (plan.events / SAMPLES) == 0
-            && let Some(most) =
-                usize::try_from(seen * 4 / plan.events).ok().and_then(|quarter| most.get_mut(quarter))
-        {
-            *most = most.max(status_kib(std::process::id(), "VmRSS").unwrap_or(f64::NAN) / 1024.0);
+        if seen % (plan.events / 4) == 0 {
+            most.push(most_since_last());
         }
     })?;
+    let most = most.into_iter().collect::<anyhow::Result<Vec<f64>>>()?;
     let hours = (last - first.unwrap_or(last)) as f64 / 3.6e12;
     let note = format!(
         "{hours:.1} hours of the log's clock, {} events, {} binds; most in each quarter: {most:.0?} MiB; {} findings are kept",
@@ -176,6 +172,14 @@ fn lasting(plan: Plan) -> anyhow::Result<(f64, String)> {
         truth.binds,
         ledger.findings().count()
     );
-    let [_, second, _, fourth] = most;
+    let [_, second, _, fourth] = most[..] else { bail!("{} quarters were measured", most.len()) };
     Ok((fourth / second, note))
+}
+
+/// Most memory that this process had since this was asked last, MiB: however short it was, as while a log is made shorter.
+fn most_since_last() -> anyhow::Result<f64> {
+    let most = status_kib(std::process::id(), "VmHWM")? / 1024.0;
+    // The peak begins anew (proc(5)).
+    fs::write("/proc/self/clear_refs", "5")?;
+    Ok(most)
 }

@@ -71,6 +71,11 @@ impl<L: Lookups> Enricher<L> {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
         self.processes.publish(holder, None, &mut self.cgroups, at, facts);
         let dry_run = call.errno == Errno::UNKNOWN;
+        if !dry_run && matches!(hook, Hook::GuardBind4 | Hook::GuardBind6) {
+            // It had its port only within the call: who looked just then found it there.
+            self.sockets.forget(call.socket.cookie);
+            self.forget(call.socket.cookie);
+        }
         let body = Denied {
             process: call.task.process,
             tid: call.task.tid,

@@ -217,12 +217,17 @@ impl Sockets {
         let gone = self.by_cookie.iter().filter(|(cookie, (netns, _, _))| is_gone(cookie, netns));
         let gone: Vec<Cookie> = gone.map(|(cookie, _)| *cookie).collect();
         for cookie in gone {
-            self.listening.remove(&cookie);
-            if let Some(port) = self.by_cookie.remove(&cookie) {
-                self.on_port.remove(&(port, cookie));
-            }
-            self.let_go(cookie);
+            self.forget(cookie);
         }
+    }
+
+    /// It is not at its port, or never was.
+    pub(super) fn forget(&mut self, cookie: Cookie) {
+        self.listening.remove(&cookie);
+        if let Some(port) = self.by_cookie.remove(&cookie) {
+            self.on_port.remove(&(port, cookie));
+        }
+        self.let_go(cookie);
     }
 
     fn let_go(&mut self, cookie: Cookie) {

@@ -3,15 +3,19 @@
 
 use crate::event::{
     Accepted, Bind, Changed, Close, Cookie, Found, Holders, Inventory, InventoryPhase, Listen, OptionSet,
-    ProcessKey, Protocol, Seq, Setting, TcpState, Unlisten,
+    ProcessKey, Protocol, Seq, Setting, SocketFacts, TcpState, Unlisten,
 };
 
 use super::Ledger;
+use super::finding::FindingId;
 use super::orphan::FAREWELL_NS;
 use super::party::Party;
 use super::place::{Place, PortKey};
 use super::record::Moment;
 use super::socket::{Socket, State};
+
+/// How long a bind may take, and the record of it until it is read, ns.
+const BIND_NS: u64 = 1_000_000_000;
 
 /// An inventory under way, and the last one that was whole.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,11 +30,40 @@ impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
         self.acquit(bind.socket.cookie, now);
         self.waits.succeeded(bind.socket.cookie);
-        self.leave(bind.socket.cookie, now);
+        if !self.unsee(&bind.socket, BIND_NS, now) {
+            self.leave(bind.socket.cookie, now);
+        }
         let mut socket = Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq);
         socket.chosen = bind.requested_port == 0;
         self.enter(socket, now);
         self.ward(bind.socket.cookie, bind.process);
+    }
+
+    /// Who looks at the tables during a bind sees its socket there, before it is told how that call ended. Takes such a socket
+    /// out: what follows from that look never was, or begins with the bind. A socket that has a port is not bound again, so
+    /// what was seen is of this call, unless an overlap was found more than `within_ns` ago. Whether there was one.
+    pub(super) fn unsee(&mut self, asked: &SocketFacts, within_ns: u64, now: Moment) -> bool {
+        let (port, place) = (PortKey::of(asked), Place::of(asked));
+        let seen = self.holdings.get(asked.cookie);
+        let Some(seen) = seen.filter(|seen| seen.since.is_none() && (seen.port, seen.place) == (port, place))
+        else {
+            return false;
+        };
+        let overlaps = |id: &FindingId| {
+            let record = self.records.get(*id).filter(|record| record.live && record.overlaps());
+            record.map(|record| (record.id, now.at.since(record.first_seen) <= within_ns))
+        };
+        let found: Vec<(FindingId, bool)> = seen.findings.iter().filter_map(overlaps).collect();
+        if !found.iter().all(|(_, is_recent)| *is_recent) {
+            return false;
+        }
+        for (id, _) in found {
+            if let Some(record) = self.records.peek(id) {
+                record.withdraw(asked.cookie);
+            }
+        }
+        self.move_out(asked.cookie, now);
+        true
     }
 
     pub(super) fn listening(&mut self, listen: &Listen, now: Moment) {
@@ -397,7 +430,7 @@ impl Ledger {
     }
 
     /// An orphan whose last socket was released is over.
-    fn settle_orphan(&mut self, id: super::FindingId, now: Moment) {
+    fn settle_orphan(&mut self, id: FindingId, now: Moment) {
         if let Some(record) = self.records.peek(id)
             && record.kind == super::Kind::Orphan
             && record.live
@@ -416,7 +449,7 @@ impl Ledger {
 
     /// A newcomer that is gone as soon as the older holder took nothing over: both ended together, and until then both
     /// answered.
-    fn settle_handover(&mut self, id: super::FindingId, now: Moment) {
+    fn settle_handover(&mut self, id: FindingId, now: Moment) {
         let within_ns = self.settings.handover_ns;
         if let Some(record) = self.records.peek(id)
             && record.kind == super::Kind::Handover

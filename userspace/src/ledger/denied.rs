@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::event::{Cookie, Denied, Enforcement, Hook, ProcessKey, SocketFacts};
+use crate::event::{Cookie, Denied, Enforcement, Hook, ProcessKey};
 
 use super::Ledger;
 use super::finding::{FindingId, HolderState, Kind};
 use super::party::Party;
-use super::place::{Place, PortKey};
+use super::place::PortKey;
 use super::record::Moment;
 use super::refused::Call;
 use super::settings::is_at_or_below;
@@ -73,7 +73,8 @@ impl Ledger {
     /// One holder kept one endpoint: one finding, whoever wanted it and however often.
     pub(super) fn denied(&mut self, denied: &Denied, hook: Hook, now: Moment) {
         if !denied.dry_run && matches!(hook, Hook::GuardBind4 | Hook::GuardBind6) {
-            self.never_held(&denied.socket, now);
+            // The kernel takes the port from the socket again before the call returns (`__inet_bind` in `net/ipv4/af_inet.c`).
+            self.unsee(&denied.socket, u64::MAX, now);
         }
         let call = Call {
             process: denied.process,
@@ -86,24 +87,6 @@ impl Ledger {
         if let Some(record) = id.and_then(|id| self.records.peek(id)) {
             record.dry_run = denied.dry_run;
         }
-    }
-
-    /// A bind was refused after it had its port: the kernel takes the port from the socket again before the call returns
-    /// (`__inet_bind` in `net/ipv4/af_inet.c`). Whoever looked at the tables just then saw the socket there: what follows
-    /// from that never was. A socket that has a port is not bound again, so the one it was seen with is that of this call.
-    fn never_held(&mut self, refused: &SocketFacts, now: Moment) {
-        let (port, place) = (PortKey::of(refused), Place::of(refused));
-        let seen = self.holdings.get(refused.cookie);
-        let Some(seen) = seen.filter(|seen| seen.since.is_none() && (seen.port, seen.place) == (port, place))
-        else {
-            return;
-        };
-        for id in &seen.findings {
-            if let Some(record) = self.records.peek(*id).filter(|record| record.live && record.overlaps()) {
-                record.withdraw(refused.cookie);
-            }
-        }
-        self.move_out(refused.cookie, now);
     }
 
     /// A call that a holder keeps from its endpoint.

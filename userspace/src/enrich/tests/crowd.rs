@@ -69,6 +69,23 @@ fn a_neighbour_whose_own_record_is_to_come_is_left_to_that() {
     assert_eq!(without_processes(&bind(&mut bench, 4, 72, 1)).last(), Some(&"bind"));
 }
 
+/// As it was found while its bind was being refused.
+#[test]
+fn a_socket_whose_bind_was_denied_is_not_on_the_port() {
+    for hook in [Hook::GuardBind4, Hook::CheckBind4] {
+        let mut bench = bench(vec![neighbour(70, 1, 2), neighbour(71, 1, 3)]);
+        assert_eq!(without_processes(&bind(&mut bench, 3, 71, 1)), ["socket", "bind"]);
+        let call = Call { socket: at(70, 1), errno: Errno::EADDRINUSE, ..call(2, 70) };
+        let denied = Record::Denied { call, holder_cookie: Cookie(71), holder: process(3) };
+        assert_eq!(without_processes(&bench.feed_from(hook, denied)), ["denied"]);
+        // Before it had a port nothing could be seen of it: what is known was so before.
+        let is_known = hook == Hook::CheckBind4;
+        assert_eq!(bench.enricher.knows(Cookie(70)), is_known);
+        let closed = bench.feed(Record::Close(small(70, TcpState::Close)));
+        assert_eq!(types(&closed), if is_known { vec!["close"] } else { vec![] });
+    }
+}
+
 #[test]
 fn ports_beyond_the_bound_are_looked_at_later() {
     let mut bench = bench(vec![neighbour(1, 1, 2)]);

@@ -94,6 +94,26 @@ fn a_socket_that_was_listed_within_its_denied_bind_never_shared() {
     }
 }
 
+/// The same of a bind that succeeds: it shares from its bind on, and is told once.
+#[test]
+fn a_socket_that_was_listed_within_its_bind_shares_since_then() {
+    let mut told = Story::new(Settings::default());
+    told.tell("proc A\nproc B\nfound b tcp 127.0.0.1:80 close B rp\nbind A a tcp 127.0.0.1:80 rp");
+    assert_eq!(told.ledger.findings().count(), 1);
+    told.tell("bind B b tcp 127.0.0.1:80 rp");
+    let findings: Vec<_> = told.ledger.findings().collect();
+    let [shared] = &findings[..] else { panic!("{findings:?}") };
+    assert_eq!((shared.kind, shared.live), (Kind::CoBind, true));
+    let came: Vec<_> =
+        shared.holders.iter().map(|holder| (holder.process, holder.bound_at.is_some())).collect();
+    assert_eq!(came, [(told.key("A"), true), (told.key("B"), true)]);
+    // What was shared for long was shared.
+    let mut told = Story::new(Settings::default());
+    told.tell("proc A\nproc B\nfound b tcp 127.0.0.1:80 close B rp\nbind A a tcp 127.0.0.1:80 rp");
+    told.tell("@9000 bind B b tcp 127.0.0.1:80 rp");
+    assert_eq!(told.ledger.findings().count(), 2);
+}
+
 #[test]
 fn a_denial_is_not_put_to_a_wait_that_ended_in_a_refusal() {
     let mut told = Story::new(Settings::default());
