@@ -333,7 +333,7 @@ impl Processes {
         self.entries.len() > self.sweep_at
     }
 
-    /// Forgets half of [`LIVE_MAX`] and more of those that have not ended, the oldest, without `holders` and without the
+    /// Forgets those that have not ended, but for the youngest (half of `LIVE_MAX`), for `holders` and for the
     /// ancestors of any that stays.
     pub fn sweep(&mut self, holders: impl Iterator<Item = ProcessKey>) {
         let mut live: Vec<ProcessKey> =

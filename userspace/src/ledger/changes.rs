@@ -30,7 +30,8 @@ impl Ledger {
     pub(super) fn bound(&mut self, bind: &Bind, now: Moment) {
         self.acquit(bind.socket.cookie, now);
         self.waits.succeeded(bind.socket.cookie);
-        if !self.unsee(&bind.socket, BIND_NS, now) {
+        let is_known = self.holdings.get(bind.socket.cookie).is_some();
+        if is_known && !self.unsee(&bind.socket, BIND_NS, now) {
             self.leave(bind.socket.cookie, now);
         }
         let mut socket = Socket::new(&bind.socket, State::Bound, Some(bind.process), Some(now.at), now.seq);
@@ -416,7 +417,7 @@ impl Ledger {
     }
 
     /// A socket is no longer at its place.
-    pub(super) fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Box<Socket>> {
+    fn move_out(&mut self, cookie: Cookie, now: Moment) -> Option<Box<Socket>> {
         let socket = self.holdings.remove(cookie)?;
         self.records.follow(&socket, &[], now);
         for id in &socket.findings {
