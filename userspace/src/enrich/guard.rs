@@ -71,11 +71,6 @@ impl<L: Lookups> Enricher<L> {
         self.processes.publish(call.task.process, Some(&call.task), &mut self.cgroups, at, facts);
         self.processes.publish(holder, None, &mut self.cgroups, at, facts);
         let dry_run = call.errno == Errno::UNKNOWN;
-        if !dry_run && matches!(hook, Hook::GuardBind4 | Hook::GuardBind6) {
-            // It had its port only within the call: who looked just then found it there.
-            self.sockets.forget(call.socket.cookie);
-            self.forget(call.socket.cookie);
-        }
         let body = Denied {
             process: call.task.process,
             tid: call.task.tid,
@@ -87,6 +82,10 @@ impl<L: Lookups> Enricher<L> {
             errno: if dry_run { Errno::EADDRINUSE } else { call.errno },
             dry_run,
         };
+        if body.had_port(hook) {
+            self.sockets.forget(body.socket.cookie);
+            self.forget(body.socket.cookie);
+        }
         facts.push(Fact { at, hook, body: Body::Denied(body) });
     }
 }

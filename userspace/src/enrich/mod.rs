@@ -271,7 +271,7 @@ impl<L: Lookups> Enricher<L> {
                 self.processes.forked(&fork, &mut self.cgroups, at, facts);
                 if self.processes.is_full() {
                     self.processes.sweep(self.sockets.all_holders());
-                    facts.push(limit("live-processes", processes::LIVE_MAX as u64, "processes", at));
+                    facts.push(limit("live-processes", crate::ledger::LIVE_MAX as u64, "processes", at));
                 }
             }
             Record::Exec(exec) => self.processes.executed(&exec, &mut self.cgroups, at, facts),

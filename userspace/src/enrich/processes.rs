@@ -3,13 +3,14 @@
 //! A process becomes an event only when something names it: most processes never touch a port.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::{Fact, Names};
 use crate::cgroup2;
 use crate::cli::Cmdline;
 use crate::event::{Body, BootTime, Hook, Known, Mark, Process, ProcessKey, Uid};
+use crate::ledger::{LIVE_MAX, with_ancestors};
 use crate::probe::Kinship;
 use crate::proc::{Proc, container_id};
 use crate::wire::{Exec, Fork, Task};
@@ -23,11 +24,6 @@ pub(super) const ENDED_MAX: usize = 4096;
 /// Processes that ended before these [`ENDED_MAX`] and are remembered for a child that lives, or that one has. Only a
 /// line of forks whose parents end has so many, such as a daemon that replaces itself: it loses its first ancestors.
 pub(super) const ENDED_PARENTS_MAX: usize = 4 * ENDED_MAX;
-
-/// Processes that are held to be alive, before those are forgotten that began longest ago, hold no socket and have no
-/// descendant that stays: the ends of most of them were lost. Whoever lives nonetheless is asked for again when something
-/// names it.
-pub(super) const LIVE_MAX: usize = 131_072;
 
 /// What a process runs; shared by everything it forked.
 #[derive(Debug, Default)]
@@ -333,21 +329,15 @@ impl Processes {
         self.entries.len() > self.sweep_at
     }
 
-    /// Forgets those that have not ended, but for the youngest (half of `LIVE_MAX`), for `holders` and for the
-    /// ancestors of any that stays.
+    /// Forgets those that have not ended, but for the youngest (half of as many as may live), for `holders` and for the
+    /// ancestors of any that stays: the ends of most of the others were lost. Whoever lives nonetheless is asked for again
+    /// when something names it.
     pub fn sweep(&mut self, holders: impl Iterator<Item = ProcessKey>) {
         let mut live: Vec<ProcessKey> =
             self.entries.iter().filter(|(_, entry)| !entry.ended).map(|(key, _)| *key).collect();
         live.sort_unstable_by_key(|key| Reverse((key.start, key.tgid)));
         live.truncate(LIVE_MAX / 2);
-        let mut stay: HashSet<ProcessKey> = HashSet::new();
-        for process in live.into_iter().chain(holders) {
-            // Behind one that stays already, so do its ancestors.
-            let mut next = Some(process);
-            while let Some(key) = next.filter(|key| self.entries.contains_key(key) && stay.insert(*key)) {
-                next = self.parent(key);
-            }
-        }
+        let stay = with_ancestors(live.into_iter().chain(holders), |key| self.parent(key));
         // What has ended has a bound of its own.
         let over: Vec<ProcessKey> = self
             .entries

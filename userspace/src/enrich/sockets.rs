@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 
 use super::{UNHELD_MAX_NS, UNHELD_NS};
 use crate::event::{BootTime, Cookie, Found, Inum, ProcessKey, Protocol, SocketFacts, TcpState};
+use crate::ledger::LINGERING_MAX;
 use crate::ledger::few::Few;
 
 type Port = (Inum, Protocol, u16);
-
-/// Closed sockets with a connection whose end is waited for. Further ones push out those that are oldest.
-pub(super) const LINGERING_MAX: usize = 16_384;
 
 /// A socket without a known holder.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cookie, Ifindex, Inum, NetnsCookie, ProcessKey, Tid, Uid};
+use super::{Cookie, Hook, Ifindex, Inum, NetnsCookie, ProcessKey, Tid, Uid};
 
 /// Address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -270,6 +270,15 @@ pub struct Denied {
     /// It was let through: a dry run only tells what it would have refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+}
+
+impl Denied {
+    /// Whether the socket had got its port, which the kernel takes from it again before the call returns (`__inet_bind` in
+    /// `net/ipv4/af_inet.c`): who looks at the tables meanwhile sees it there.
+    #[must_use]
+    pub const fn had_port(&self, hook: Hook) -> bool {
+        !self.dry_run && matches!(hook, Hook::GuardBind4 | Hook::GuardBind6)
+    }
 }
 
 const fn address_in_use() -> Errno {

@@ -72,8 +72,7 @@ impl Ledger {
 
     /// One holder kept one endpoint: one finding, whoever wanted it and however often.
     pub(super) fn denied(&mut self, denied: &Denied, hook: Hook, now: Moment) {
-        if !denied.dry_run && matches!(hook, Hook::GuardBind4 | Hook::GuardBind6) {
-            // The kernel takes the port from the socket again before the call returns (`__inet_bind` in `net/ipv4/af_inet.c`).
+        if denied.had_port(hook) {
             self.unsee(&denied.socket, u64::MAX, now);
         }
         let call = Call {

@@ -13,7 +13,7 @@ use super::settings::{PoolRule, RelatedBy, Settings};
 /// Ended processes remembered beyond those that something still refers to, processes.
 pub(super) const ENDED_MAX: usize = 16_384;
 /// Processes believed alive, processes; more than a machine runs, reached when exits were lost.
-pub(super) const LIVE_MAX: usize = 131_072;
+pub(crate) const LIVE_MAX: usize = 131_072;
 /// Generations followed upwards, processes.
 const GENERATIONS_MAX: usize = 128;
 /// Ancestors shown with a holder, processes.
@@ -222,7 +222,6 @@ impl Kin {
     /// Forgets the oldest ended processes, down to half the bound, that nothing refers to: neither `roots`
     /// nor any process that stays, by descent. Returns how many processes believed alive had to go as well.
     pub(super) fn sweep(&mut self, roots: impl Iterator<Item = ProcessKey>) -> u64 {
-        let mut keep: rustc_hash::FxHashSet<ProcessKey> = rustc_hash::FxHashSet::default();
         let roots: BTreeSet<ProcessKey> = roots.collect();
         let mut stays: Vec<ProcessKey> =
             roots.into_iter().filter(|root| self.processes.contains_key(root)).collect();
@@ -241,13 +240,7 @@ impl Kin {
         live.truncate(live.len() - dropped);
         ended.truncate(ENDED_MAX / 2);
         stays.extend(live.iter().chain(&ended).map(|(_, process)| *process));
-        for process in stays {
-            // Behind a process that stays already, so do its ancestors.
-            let mut next = Some(process);
-            while let Some(one) = next.filter(|one| keep.insert(*one)) {
-                next = self.parent(one);
-            }
-        }
+        let keep = with_ancestors(stays.into_iter(), |process| self.parent(process));
         self.processes.retain(|process, _| keep.contains(process));
         self.ended = self.processes.values().filter(|known| known.ended.is_some()).count();
         self.sweep_ended_at = ENDED_MAX.max(self.ended + ENDED_MAX / 2);
@@ -265,4 +258,20 @@ impl Kin {
             None => Ok(()),
         }
     }
+}
+
+/// Processes and all that they descend from, as `parent` has it: who stays where others are forgotten.
+pub(crate) fn with_ancestors(
+    of: impl Iterator<Item = ProcessKey>,
+    parent: impl Fn(ProcessKey) -> Option<ProcessKey>,
+) -> rustc_hash::FxHashSet<ProcessKey> {
+    let mut all = rustc_hash::FxHashSet::default();
+    for process in of {
+        // Behind a process that is among them already, so are its ancestors.
+        let mut next = Some(process);
+        while let Some(one) = next.filter(|one| all.insert(*one)) {
+            next = parent(one);
+        }
+    }
+    all
 }

@@ -35,6 +35,8 @@ mod view;
 mod waiting;
 
 pub use finding::{Finding, FindingId, Kind};
+pub(crate) use kin::{LIVE_MAX, with_ancestors};
+pub(crate) use past::LINGERING_MAX;
 pub use place::conflict;
 pub use pool::PoolOf;
 pub use settings::{AllowRule, PoolRule, RelatedBy, Settings, Standing};

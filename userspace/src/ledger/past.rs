@@ -18,7 +18,7 @@ const LATEST_MAX: usize = 4 * RELEASES_MAX;
 /// From how many on those that no longer count are taken out of the queue, when they are half of it, releases.
 const TIDY_MIN: usize = if cfg!(test) { 8 } else { 8_192 };
 /// Closed sockets with connections remembered, sockets.
-pub(super) const LINGERING_MAX: usize = 16_384;
+pub(crate) const LINGERING_MAX: usize = 16_384;
 
 /// A process gave a port up.
 #[derive(Clone, Copy, Debug)]

@@ -48,7 +48,7 @@ fn connections_whose_destruction_was_lost_are_forgotten_at_the_next_inventory() 
 #[test]
 fn connections_that_are_waited_for_are_bounded() {
     let mut bench = Bench::new();
-    let most = super::super::sockets::LINGERING_MAX as u64;
+    let most = crate::ledger::LINGERING_MAX as u64;
     for cookie in 1..=most + 1 {
         bench.bind(2, cookie);
         bench.feed(Record::Close(small(cookie, TcpState::FinWait1)));

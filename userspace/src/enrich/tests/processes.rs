@@ -1,8 +1,9 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
-use crate::enrich::processes::{ENDED_MAX, ENDED_PARENTS_MAX, LIVE_MAX};
+use crate::enrich::processes::{ENDED_MAX, ENDED_PARENTS_MAX};
 use crate::event::{Known, Mark};
+use crate::ledger::LIVE_MAX;
 
 #[test]
 fn one_that_is_gone_has_its_program_and_its_ancestors() {

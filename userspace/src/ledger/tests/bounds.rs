@@ -28,21 +28,26 @@ fn many_victims_that_retry_are_one_finding_each() {
 }
 
 fn denied(told: &mut Story, victim: &str, port: u16, holder: Cookie) {
-    let line = format!("refuse {victim} d{port}x{} tcp 127.0.0.1:{port}", told.seq);
-    let Body::BindFailed(failed) = told.parse(&line) else { panic!("{line}") };
+    let socket = format!("d{port}x{}", told.seq);
+    deny(told, &format!("refuse {victim} {socket} tcp 127.0.0.1:{port}"), holder);
+}
+
+/// A bind of this line is denied, for a socket of A.
+fn deny(told: &mut Story, line: &str, holder: Cookie) {
+    let Body::BindFailed(failed) = told.parse(line) else { panic!("{line}") };
     let holder_key: ProcessKey = told.key("A");
     let body = Body::Denied(Denied {
         process: failed.process,
         tid: Tid(1),
         comm: failed.comm,
-        requested_port: port,
+        requested_port: failed.socket.port,
         socket: failed.socket,
         holder_cookie: holder,
         holder: holder_key,
         errno: Errno::EADDRINUSE,
         dry_run: false,
     });
-    told.apply(body, &line);
+    told.apply(body, line);
 }
 
 #[test]
@@ -67,22 +72,10 @@ fn a_socket_that_was_listed_within_its_denied_bind_never_shared() {
         told.tell("proc A\nproc V\nbind A a tcp 127.0.0.1:80 rp\nlisten a by=A");
         told.tell(others);
         let before = told.findings();
-        let listed = told.parse("found v tcp 127.0.0.1:80 close V rp");
-        told.apply(listed, "found v");
+        told.tell("found v tcp 127.0.0.1:80 close V rp");
         assert_ne!(told.findings(), before);
-        let Body::BindFailed(failed) = told.parse("refuse V v tcp 127.0.0.1:80 rp") else { panic!() };
-        let denied = Denied {
-            process: failed.process,
-            tid: Tid(1),
-            comm: failed.comm,
-            requested_port: 80,
-            socket: failed.socket,
-            holder_cookie: told.socket("a"),
-            holder: told.key("A"),
-            errno: Errno::EADDRINUSE,
-            dry_run: false,
-        };
-        told.apply(Body::Denied(denied), "denied");
+        let holder = told.socket("a");
+        deny(&mut told, "refuse V v tcp 127.0.0.1:80 rp", holder);
         let now: Vec<_> = told.ledger.findings().map(|finding| (finding.kind, finding.live)).collect();
         let shared = before.iter().map(|_| (Kind::CoBind, true));
         assert_eq!(now, shared.chain([(Kind::Denied, false)]).collect::<Vec<_>>());
