@@ -78,6 +78,17 @@ impl Report {
         self.0["stats"][name].as_u64().unwrap_or_else(|| panic!("no number {name} in {}", self.0["stats"]))
     }
 
+    /// Whether a finding of it is uncertain for another reason than that events were lost. Rightly so are findings of guests now and
+    /// then: an emulated processor is preempted in the middle of a program, and the kernel leaves out what comes by meanwhile.
+    ///
+    /// # Panics
+    /// When the finding or the report does not say.
+    #[must_use]
+    #[track_caller]
+    pub fn doubts(&self, finding: &Finding) -> bool {
+        finding.0["uncertain"].as_bool().expect("uncertain") && self.stat("lost") == 0
+    }
+
     /// Whether the log was ended in order.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 #![expect(clippy::indexing_slicing, clippy::expect_used, reason = "tests fail by panicking")]
 
-use scenarios::{Actor, Recording, Run, loopback};
+use scenarios::{Actor, Finding, Recording, Report, Run, loopback};
 use serde_json::Value;
 
 /// A backend, as `doctor` tells of it.
@@ -86,7 +86,7 @@ const EXPECTED: [&str; 10] = [
 ];
 
 /// What a finding says, without what is another run's: ids, times, addresses and processes by number.
-fn gist(finding: &scenarios::Finding) -> String {
+fn gist(report: &Report, finding: &Finding) -> String {
     let victim = &finding.0["victim"];
     let states: Vec<&Value> =
         finding.0["holders"].as_array().expect("holders").iter().map(|holder| &holder["state"]).collect();
@@ -99,7 +99,7 @@ fn gist(finding: &scenarios::Finding) -> String {
         field("port"),
         field("cause"),
         field("count"),
-        field("uncertain"),
+        report.doubts(finding),
         victim["call"],
         victim["errno"],
         Value::from_iter(states.into_iter().cloned()),
@@ -152,7 +152,7 @@ fn live_through(backend: &str) -> Vec<String> {
     let report = recording.stop().report();
     let there = report.in_netns(alone.netns());
     let found = [report.at(one), report.at(one.to_ipv6_mapped()), report.at(other), there].concat();
-    let mut gists: Vec<String> = found.iter().map(gist).collect();
+    let mut gists: Vec<String> = found.iter().map(|finding| gist(&report, finding)).collect();
     gists.sort();
     gists
 }
@@ -187,9 +187,10 @@ fn functions_show_what_system_calls_do_not() {
         recording.fence();
         let report = recording.stop().report();
         for address in refused {
-            assert_eq!(gist(&report.only(address, 8000)), EXPECTED[6], "{backend}");
+            assert_eq!(gist(&report, &report.only(address, 8000)), EXPECTED[6], "{backend}");
         }
-        let exhausted: Vec<String> = report.in_netns(alone.netns()).iter().map(gist).collect();
+        let there = report.in_netns(alone.netns());
+        let exhausted: Vec<String> = there.iter().map(|finding| gist(&report, finding)).collect();
         let expected =
             "exhausted error udp 0 cause null count 1 uncertain false victim send EAGAIN holders [bound]";
         assert_eq!(exhausted, [expected], "{backend}");

@@ -78,7 +78,7 @@ fn a_mark_that_both_inherited_makes_no_pool() {
     let report = recording.stop().report();
     for address in [address, other] {
         let finding = report.only(address, 8000);
-        assert_eq!((finding.kind(), finding.0["uncertain"].as_bool()), ("co-bind", Some(false)));
+        assert_eq!((finding.kind(), report.doubts(&finding)), ("co-bind", false));
     }
 }
 

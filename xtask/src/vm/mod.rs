@@ -147,7 +147,7 @@ pub(crate) fn vm(options: &Options<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How much of what a guest wrote is shown when something is wrong in a quick run, lines.
+/// How much of each thing that a guest wrote is shown when something is wrong in a quick run, lines.
 const SHOWN: usize = 80;
 
 /// The quick scenarios on the oldest and the newest kernel, for `cargo xtask test`: how many tests passed, and how much is wrong.
@@ -224,17 +224,26 @@ fn verdicts(options: &Options<'_>) -> anyhow::Result<Vec<Verdict>> {
     Ok(verdicts)
 }
 
-/// The end of what a guest wrote: where this runs in CI nobody can look into its files. Escaped, as it can be anything.
+/// What a guest wrote of what failed, and the end of all: where this runs in CI nobody can look into its files. Escaped, as it can be
+/// anything.
 fn show(verdict: &Verdict) {
     let kernel = &verdict.column.kernel.name;
-    for name in ["results.log", "console.log"] {
-        println!("vm: the end of {name} of {kernel}:");
+    let read = |name: &str| {
         let text = std::fs::read(failed(kernel).join(name)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let print = |title: &str, text: &str| {
+        println!("vm: the end of {title} of {kernel}:");
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(SHOWN);
         lines.iter().skip(from).for_each(|line| println!("  {}", line.escape_debug()));
+    };
+    let results = read("results.log");
+    for (name, said) in outcome::of_failed(&results) {
+        print(name, &said);
     }
+    print("results.log", &results);
+    print("console.log", &read("console.log"));
 }
 
 /// The names of all kernels.

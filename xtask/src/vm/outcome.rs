@@ -116,6 +116,27 @@ pub(crate) fn of(results: &str, console: &str, known: &[String], silent: bool) -
     outcome
 }
 
+/// What was said in each scenario that failed, by its backend and name.
+pub(crate) fn of_failed(results: &str) -> Vec<(&str, String)> {
+    let mut failed = Vec::new();
+    let mut said: Option<(&str, String)> = None;
+    for line in results.lines() {
+        if let Some(name) = line.strip_prefix("@@ begin ") {
+            said = Some((name, String::new()));
+        } else if let Some(end) = line.strip_prefix("@@ end ") {
+            let ended_well = |(name, _): &(&str, String)| {
+                end.strip_prefix(*name).is_some_and(|status| status.starts_with(" 0 "))
+            };
+            failed.extend(said.take().filter(|said| !ended_well(said)));
+        } else if let Some((_, said)) = &mut said {
+            said.push_str(line);
+            said.push('\n');
+        }
+    }
+    failed.extend(said);
+    failed
+}
+
 #[cfg(test)]
 #[expect(clippy::panic, reason = "tests fail by panicking")]
 mod tests {
@@ -143,6 +164,16 @@ mod tests {
         assert_eq!(
             (&one.passed[..], &one.failed[..]),
             (&["run::a".to_owned(), "run::c".to_owned()][..], &["run::b".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn what_failed_is_shown_wherever_it_stands() {
+        let results = "@@ kernel 6.1.0\n@@ begin fexit one\nfine\n@@ end fexit one 0 7\n@@ begin fexit two\nwhy\nwhere\n@@ end fexit two 101 7\n\
+                       between\n@@ begin kprobe one\nfine\n@@ end kprobe one 0 1\n@@ begin kprobe two\ncut off";
+        assert_eq!(
+            of_failed(results),
+            [("fexit two", "why\nwhere\n".to_owned()), ("kprobe two", "cut off\n".to_owned())]
         );
     }
 
